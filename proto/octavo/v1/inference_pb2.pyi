@@ -1,0 +1,344 @@
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OffsetUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OFFSET_UNIT_UNSPECIFIED: _ClassVar[OffsetUnit]
+    OFFSET_UNIT_CODE_POINT: _ClassVar[OffsetUnit]
+    OFFSET_UNIT_UTF16: _ClassVar[OffsetUnit]
+    OFFSET_UNIT_UTF8: _ClassVar[OffsetUnit]
+
+class SegmentationPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEGMENTATION_POLICY_UNSPECIFIED: _ClassVar[SegmentationPolicy]
+    SEGMENTATION_POLICY_CONTENT: _ClassVar[SegmentationPolicy]
+    SEGMENTATION_POLICY_SENTENCE: _ClassVar[SegmentationPolicy]
+    SEGMENTATION_POLICY_FIXED: _ClassVar[SegmentationPolicy]
+
+class InputType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INPUT_TYPE_UNSPECIFIED: _ClassVar[InputType]
+    INPUT_TYPE_QUERY: _ClassVar[InputType]
+    INPUT_TYPE_PASSAGE: _ClassVar[InputType]
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+    DATA_TYPE_FLOAT16: _ClassVar[DataType]
+    DATA_TYPE_INT8: _ClassVar[DataType]
+    DATA_TYPE_BINARY: _ClassVar[DataType]
+
+class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POOLING_UNSPECIFIED: _ClassVar[Pooling]
+    POOLING_MEAN: _ClassVar[Pooling]
+    POOLING_CLS: _ClassVar[Pooling]
+OFFSET_UNIT_UNSPECIFIED: OffsetUnit
+OFFSET_UNIT_CODE_POINT: OffsetUnit
+OFFSET_UNIT_UTF16: OffsetUnit
+OFFSET_UNIT_UTF8: OffsetUnit
+SEGMENTATION_POLICY_UNSPECIFIED: SegmentationPolicy
+SEGMENTATION_POLICY_CONTENT: SegmentationPolicy
+SEGMENTATION_POLICY_SENTENCE: SegmentationPolicy
+SEGMENTATION_POLICY_FIXED: SegmentationPolicy
+INPUT_TYPE_UNSPECIFIED: InputType
+INPUT_TYPE_QUERY: InputType
+INPUT_TYPE_PASSAGE: InputType
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_FLOAT32: DataType
+DATA_TYPE_FLOAT16: DataType
+DATA_TYPE_INT8: DataType
+DATA_TYPE_BINARY: DataType
+POOLING_UNSPECIFIED: Pooling
+POOLING_MEAN: Pooling
+POOLING_CLS: Pooling
+
+class Document(_message.Message):
+    __slots__ = ("id", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    text: str
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Segmentation(_message.Message):
+    __slots__ = ("policy", "max_tokens", "min_tokens")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    policy: SegmentationPolicy
+    max_tokens: int
+    min_tokens: int
+    def __init__(self, policy: _Optional[_Union[SegmentationPolicy, str]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ...) -> None: ...
+
+class CallOptions(_message.Message):
+    __slots__ = ("model", "expected_fingerprint", "offset_unit", "segmentation", "window", "input_type")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    expected_fingerprint: str
+    offset_unit: OffsetUnit
+    segmentation: Segmentation
+    window: int
+    input_type: InputType
+    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class SegmentInfo(_message.Message):
+    __slots__ = ("index", "span", "tokens", "processed_tokens", "resumed_from_layer", "digest")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FROM_LAYER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    span: Span
+    tokens: int
+    processed_tokens: int
+    resumed_from_layer: int
+    digest: bytes
+    def __init__(self, index: _Optional[int] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., resumed_from_layer: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    processed_tokens: int
+    computed_tokens: int
+    cached_tokens: int
+    charged_tokens: int
+    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., charged_tokens: _Optional[int] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("total", "tokenize", "queue", "cache", "compute")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_FIELD_NUMBER: _ClassVar[int]
+    total: _duration_pb2.Duration
+    tokenize: _duration_pb2.Duration
+    queue: _duration_pb2.Duration
+    cache: _duration_pb2.Duration
+    compute: _duration_pb2.Duration
+    def __init__(self, total: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., tokenize: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., queue: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., cache: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., compute: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ModelRef(_message.Message):
+    __slots__ = ("name", "version", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class ReplyInfo(_message.Message):
+    __slots__ = ("model", "fingerprint", "usage", "timings", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: ModelRef
+    fingerprint: str
+    usage: Usage
+    timings: Timings
+    request_id: str
+    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("data_type", "shape", "data")
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data_type: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class EmbedOptions(_message.Message):
+    __slots__ = ("pooling", "normalize", "dimensions", "data_type", "return_segment_vectors", "spans")
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    RETURN_SEGMENT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    pooling: Pooling
+    normalize: bool
+    dimensions: int
+    data_type: DataType
+    return_segment_vectors: bool
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, pooling: _Optional[_Union[Pooling, str]] = ..., normalize: bool = ..., dimensions: _Optional[int] = ..., data_type: _Optional[_Union[DataType, str]] = ..., return_segment_vectors: bool = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+
+class Embedding(_message.Message):
+    __slots__ = ("document_vector", "segment_vectors", "span_vectors")
+    DOCUMENT_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    SPAN_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    document_vector: Tensor
+    segment_vectors: Tensor
+    span_vectors: Tensor
+    def __init__(self, document_vector: _Optional[_Union[Tensor, _Mapping]] = ..., segment_vectors: _Optional[_Union[Tensor, _Mapping]] = ..., span_vectors: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class Task(_message.Message):
+    __slots__ = ("name", "embed")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EMBED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    embed: EmbedOptions
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("name", "embed")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EMBED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    embed: Embedding
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ...) -> None: ...
+
+class SegmentRequest(_message.Message):
+    __slots__ = ("document", "options")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ...) -> None: ...
+
+class SegmentResponse(_message.Message):
+    __slots__ = ("info", "segments", "uncached_tokens", "would_charge_tokens")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WOULD_CHARGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    uncached_tokens: int
+    would_charge_tokens: int
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ..., would_charge_tokens: _Optional[int] = ...) -> None: ...
+
+class EmbedRequest(_message.Message):
+    __slots__ = ("documents", "options", "embed")
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    EMBED_FIELD_NUMBER: _ClassVar[int]
+    documents: _containers.RepeatedCompositeFieldContainer[Document]
+    options: CallOptions
+    embed: EmbedOptions
+    def __init__(self, documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
+
+class EmbedResponse(_message.Message):
+    __slots__ = ("info", "results")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    results: _containers.RepeatedCompositeFieldContainer[EmbedResult]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ...) -> None: ...
+
+class EmbedResult(_message.Message):
+    __slots__ = ("id", "status", "segments", "embedding", "usage")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    status: _status_pb2.Status
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    embedding: Embedding
+    usage: Usage
+    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class AnalyzeRequest(_message.Message):
+    __slots__ = ("document", "options", "tasks")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+
+class AnalyzeResponse(_message.Message):
+    __slots__ = ("info", "segments", "results")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
+
+class StreamSegmentsRequest(_message.Message):
+    __slots__ = ("document", "options", "tasks")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+
+class StreamSegmentsResponse(_message.Message):
+    __slots__ = ("header", "segment", "summary")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    header: StreamHeader
+    segment: SegmentResult
+    summary: StreamSummary
+    def __init__(self, header: _Optional[_Union[StreamHeader, _Mapping]] = ..., segment: _Optional[_Union[SegmentResult, _Mapping]] = ..., summary: _Optional[_Union[StreamSummary, _Mapping]] = ...) -> None: ...
+
+class StreamHeader(_message.Message):
+    __slots__ = ("model", "fingerprint", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: ModelRef
+    fingerprint: str
+    request_id: str
+    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SegmentResult(_message.Message):
+    __slots__ = ("segment", "results")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    segment: SegmentInfo
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
+
+class StreamSummary(_message.Message):
+    __slots__ = ("info", "results", "partial")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    partial: bool
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ...) -> None: ...
