@@ -1,0 +1,273 @@
+"""What can be set: one frozen tree, from which the documentation's table and `octavo config show` are generated.
+
+`Settings()` is the defaults and reads nothing; `server.configuration.load` reads a file, the environment and flags.
+"""
+
+import os
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+UNIX = "unix:"
+MAX_PORT = 65535
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its NUL
+
+
+def cache_home() -> Path:
+    """Return the folder of models and cached states: `$XDG_CACHE_HOME/octavo`, by default `~/.cache/octavo`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "octavo"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port` into host and port; raise ValueError for anything else."""
+    match = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\s:/\[\]]+)):(\d{1,5})", address)
+    if match is None or int(match[3]) > MAX_PORT:
+        raise ValueError(f"{address!r} is not an address: write host:port, [::1]:port or unix:/path")
+    return match[1] or match[2], int(match[3])
+
+
+def is_local(address: str) -> bool:
+    """Tell whether only this machine can reach the address: a unix socket, a loopback IP address or `localhost`."""
+    if address.startswith(UNIX):
+        return True
+    host, _ = split_address(address)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # what another name resolves to can change after the check
+
+
+def _check_address(address: str) -> str:
+    if not address.startswith(UNIX):
+        split_address(address)
+    elif not 1 <= len(os.fsencode(address.removeprefix(UNIX))) <= MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"the path of a unix socket has 1 to {MAX_SOCKET_PATH_BYTES} bytes")
+    return address
+
+
+def _check_local(address: str, allowed_by: str, info: ValidationInfo) -> None:
+    if not (info.data.get(allowed_by) or is_local(address)):
+        raise ValueError(
+            f"{address} can be reached from other machines in plain text; set {allowed_by} = true to allow"
+        )
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]  # gRPC counts in int32; 1 MiB for the rest
+Count = Annotated[int, Field(ge=1)]
+CountOrAuto = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+# Half width in tokens. "none" reads better in a file than 0 does.
+Window = Annotated[int, BeforeValidator(lambda value: 0 if value == "none" else value), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A table of settings: immutable, every key known, defaults held to the same rules as values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ServerSettings(Section):
+    """The gRPC listener and the bounds of a call."""
+
+    allow_plaintext_remote: bool = Field(
+        default=False, description="Let `server.listen` name addresses that other machines reach, without encryption."
+    )
+    listen: tuple[Address, ...] = Field(
+        default=("127.0.0.1:50051",),
+        min_length=1,
+        description="Addresses to serve on: `host:port`, `[::1]:port` or `unix:/path`. Port 0 takes a free one.",
+    )
+    max_document_bytes: MessageBytes = Field(
+        default=16_000_000, description="Most bytes of UTF-8 in a document, or in all documents of an Embed together."
+    )
+    max_reply_bytes: MessageBytes = Field(
+        default=4_000_000,
+        description="Most bytes of a unary reply; StreamSegments has no such bound. Clients refuse 4 MiB.",
+    )
+    max_documents: Count = Field(default=256, description="Most documents of an Embed.")
+    max_tasks: Count = Field(default=16, description="Most tasks of an Analyze or a StreamSegments.")
+    default_deadline_seconds: Seconds = Field(
+        default=300.0, description="Time a call has when its client set no deadline."
+    )
+    stop_grace_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time that calls have to finish once the server is told to stop.",
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_local(cls, listen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for address in listen:
+            _check_local(address, "allow_plaintext_remote", info)
+        return listen
+
+
+class SegmentationSettings(Section):
+    """Where a model's documents are cut, unless a call says otherwise."""
+
+    policy: Literal["content", "sentence", "fixed"] = Field(
+        default="content",
+        description="`content` cuts where an edit moves fewest cuts, `sentence` at ends, `fixed` by count.",
+    )
+    max_tokens: Count | None = Field(
+        default=None,
+        description="Most tokens that a segment owns; unset: as many as the model reads beside its own tokens.",
+    )
+    min_tokens: Count | None = Field(
+        default=None, description="Fewest tokens that a segment owns, the last one apart; unset: half of `max_tokens`."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_tokens and self.min_tokens and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})")
+        return self
+
+
+class ModelSettings(Section):
+    """A model that is served; the first of them is the default one."""
+
+    path: str = Field(
+        min_length=1,
+        description="A folder (with a slash in it), or a name to be looked up in `$XDG_CACHE_HOME/octavo/models`.",
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="What clients call it; unset: the folder's name.",
+    )
+    scheme: Literal["auto", "int8", "bf16", "fp32"] = Field(
+        default="auto", description="The number scheme; `auto` takes the fastest that is exact on this machine."
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+    )
+    window: Window = Field(
+        default=0,
+        description="Half width of the attention in tokens; 0 or `none`: each token attends to its whole segment.",
+    )
+    pooling: Literal["mean", "cls"] | None = Field(
+        default=None, description="How a segment's states become its vector; unset: as the model's folder says."
+    )
+    query_prefix: str | None = Field(
+        default=None, description="Put before each query; unset: as the model's folder says."
+    )
+    passage_prefix: str | None = Field(
+        default=None, description="Put before each passage; unset: as the model's folder says."
+    )
+    segmentation: SegmentationSettings = SegmentationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies; it need not exist."""
+        if "/" in self.path:
+            return Path(self.path).expanduser()
+        return cache_home() / "models" / self.path
+
+    @property
+    def served_name(self) -> str:
+        """What clients call the model."""
+        return self.name or self.folder.resolve().name
+
+
+class ComputeSettings(Section):
+    """How the machine is used."""
+
+    threads: CountOrAuto = Field(
+        default=0, description="Cores that compute; 0: what the process' CPU affinity and its cgroup's quota grant."
+    )
+    streams: CountOrAuto = Field(default=0, description="Batches that are computed at the same time; 0: one a thread.")
+    batch_tokens: Count = Field(
+        default=4096, description="Most tokens, with specials, that one run of the encoder reads."
+    )
+    tokenizer_threads: Count = Field(default=2, description="Documents that are tokenised at the same time.")
+    in_flight_segments: Count = Field(
+        default=32, description="Segments that a call may have between cutting and reply."
+    )
+
+
+class CacheSettings(Section):
+    """The layer cache on disk."""
+
+    enabled: bool = Field(default=False, description="Keep what the encoder computed. Not part of this version yet.")
+    dir: Folder = Field(
+        default_factory=lambda: cache_home() / "cache",
+        description="The cache's folder.",
+        json_schema_extra={"default": "$XDG_CACHE_HOME/octavo/cache"},
+    )
+
+    @field_validator("enabled")
+    @classmethod
+    def _not_yet(cls, enabled: bool) -> bool:
+        if enabled:
+            raise ValueError("the layer cache is not part of this version yet")
+        return enabled
+
+
+class MetricsSettings(Section):
+    """The HTTP listener of `/metrics`, `/livez` and `/readyz`."""
+
+    allow_remote: bool = Field(
+        default=False, description="Let `metrics.listen` name an address that other machines reach."
+    )
+    listen: str = Field(
+        default="127.0.0.1:9464", description='`host:port`; port 0 takes a free one; "" listens nowhere.'
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_local(cls, listen: str, info: ValidationInfo) -> str:
+        if listen:
+            split_address(listen)
+            _check_local(listen, "allow_remote", info)
+        return listen
+
+
+class LogSettings(Section):
+    """What the server tells on standard error. Never a document's text."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least that is told.")
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="`json`: one object a line; `console`: for people; `auto`: console when a terminal looks on.",
+    )
+
+
+class Settings(Section):
+    """All settings of a server."""
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    models: tuple[ModelSettings, ...] = Field(default=(ModelSettings(path="all-MiniLM-L6-v2"),), min_length=1)
+    compute: ComputeSettings = Field(default_factory=ComputeSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        names = [model.served_name for model in models]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two models are called {twice[0]!r}; give one of them another name")
+        return models
