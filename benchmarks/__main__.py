@@ -1,0 +1,88 @@
+"""`python -m benchmarks SCENARIO [--json FILE] […]`: runs a scenario, prints its table, writes its record."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import machine, report
+from benchmarks.figures import Figures, Missing, Outcome, attempt
+from benchmarks.registry import Scenario, scenarios
+from benchmarks.targets import of_scenario
+
+EPILOG = "Exit status: 0 all figures hold what they must, 1 one does not or is missing, 2 wrong usage."
+
+
+class Scenarios(click.Group):
+    """The scenarios as subcommands; only the one that is asked for is imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name what can be listed and for completion."""
+        del ctx
+        return list(scenarios())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Build the scenario's command, its options taken from its ``run``."""
+        del ctx
+        found = scenarios().get(cmd_name)
+        return _command(found) if found else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one line a scenario, from the sources alone."""
+        del ctx
+        with formatter.section("Scenarios"):
+            if known := scenarios():
+                formatter.write_dl([(scenario.name, scenario.summary) for scenario in known.values()])
+
+
+@click.group(cls=Scenarios, invoke_without_command=True, epilog=EPILOG)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Measure Octavo on this machine. `python -m benchmarks SCENARIO --help` tells a scenario's options."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _command(scenario: Scenario) -> click.Command:
+    run, options = scenario.load()
+    json_option = click.Option(
+        ["--json", "json_path"],
+        type=click.Path(path_type=Path, dir_okay=False, writable=True),
+        help="Write the record (machine, versions, commit, settings, figures) to this file.",
+    )
+
+    def execute(json_path: Path | None, **settings: Any) -> None:
+        record = _measure(scenario, run, settings)
+        click.echo(report.table(record))
+        if json_path:
+            report.write(record, json_path)
+        if record.misses:
+            click.echo(f"missed: {', '.join(record.misses)}", err=True)
+            sys.exit(1)
+
+    return click.Command(
+        scenario.name, callback=execute, params=[*options, json_option], help=scenario.summary, epilog=EPILOG
+    )
+
+
+def _measure(scenario: Scenario, run: Any, settings: dict[str, Any]) -> report.Record:
+    described = machine.describe()
+    if warning := machine.busy(described):
+        click.echo(f"warning: {warning}", err=True)
+    started, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    figures: dict[str, Outcome] | Figures = attempt(list(of_scenario(scenario.name)), lambda: run(**settings))
+    if not figures:
+        figures = {"figures": Missing("the scenario gave none")}
+    seconds = round(time.perf_counter() - start, 1)
+    return report.Record(
+        scenario.name, described, machine.versions(), machine.commit(), settings, started, seconds, figures
+    )
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,81 @@
+"""What each figure must reach and should reach: the project's promises, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from benchmarks.figures import Missing, Outcome
+
+__all__ = ["TARGETS", "Target", "Verdict", "judge", "of_scenario"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure's thresholds. ``lower`` is true where less is better; a figure without ``must`` is only reported."""
+
+    scenario: str
+    id: str
+    meaning: str
+    must: float | None = None
+    reach: float | None = None
+    lower: bool = False
+
+
+class Verdict(StrEnum):
+    """How a figure stands against its target."""
+
+    REACHED = "reached"
+    MET = "met"
+    MISS = "MISS"
+    MISSING = "MISSING"
+    REPORTED = ""
+
+
+TARGETS = (
+    Target("document", "st_max_diff", "difference to sentence-transformers, fp32, 1 to 510 tokens", 1e-5, lower=True),
+    Target("document", "memory_1m_mb", "peak memory for a million tokens over that for 10k", 300, 100, lower=True),
+    Target("document", "loop_block_ms", "longest time the event loop was blocked", 50, 15, lower=True),
+    Target("document", "first_segment_share", "first streamed segment's time over the total", 2, 0.2, lower=True),
+    Target("segmentation", "edit_segments_p50", "segments new after a sentence's edit, median", 2, 1, lower=True),
+    Target("segmentation", "edit_segments_p95", "segments new after a sentence's edit, 95 %", 4, 2, lower=True),
+    Target("engine", "x_bf16_512", "tokens/s over transformers bf16 sdpa at its best, 512 tokens each", 1.2, 2),
+    Target("engine", "x_bf16_content", "over transformers bf16, eager or compiled, content-defined segments", 1.7, 3),
+    Target("engine", "x_naive_content", "over transformers as it loads by default, fp32, one by one", 4, 7),
+    Target("engine", "x_ort_int8", "over onnxruntime int8 at its best, content-defined segments", 3, 5),
+    Target("engine", "x_openvino", "over OpenVINO bf16 at its best, content-defined segments", 1.6, 3),
+    Target("engine", "x_own_bf16", "8-bit over our own bf16, content-defined segments", 1.05, 1.4),
+    Target("engine", "x_short", "256 texts of 8 to 64 tokens over transformers bf16 in sorted batches", 1.0, 1.8),
+    Target("engine", "query_p50", "a query of 16 tokens: time over transformers bf16's", 1.2, 0.6, lower=True),
+    Target("engine", "x_base_content", "x_bf16_content for 12 layers and 768 hidden, random weights", 1.4, 2.5),
+    Target("engine", "attention_full", "attention's time over unmasked bf16 SDPA's, no window", 0.55, 0.3, lower=True),
+    Target("engine", "attention_64", "attention's time over unmasked bf16 SDPA's, ±64 tokens", 0.35, 0.15, lower=True),
+    Target("engine", "bytes_layers", "bytes held for the layers' weights over fp32's", 0.28, lower=True),
+    Target("engine", "bytes_model", "bytes held for all weights over fp32's", 0.30, lower=True),
+    Target("fidelity", "cos_mean", "cosine of segment vectors to fp32, mean of 200", 0.9993, 0.9996),
+    Target("fidelity", "cos_min", "cosine of segment vectors to fp32, worst of 200", 0.999, 0.9994),
+    Target("fidelity", "top10_overlap", "ten nearest of 2,000 segments, shared with fp32", 0.97, 0.985),
+    Target("fidelity", "flips", "classifications that differ from fp32's", 1, 0.3, lower=True),
+    Target("fidelity", "window_64_flips", "the same with a window of ±64 tokens", lower=True),
+    Target("fidelity", "window_64_cos", "cosine of segment vectors to fp32, mean of 200, at ±64 tokens"),
+)  # fmt: skip
+
+
+def of_scenario(scenario: str) -> dict[str, Target]:
+    """List the targets of a scenario by figure id, in the table's order."""
+    return {target.id: target for target in TARGETS if target.scenario == scenario}
+
+
+def judge(outcome: Outcome, target: Target | None) -> Verdict:
+    """Judge a figure by its value; the confidence interval is printed beside it, not argued with."""
+    if isinstance(outcome, Missing):
+        return Verdict.MISSING
+    if target is None or target.must is None:
+        return Verdict.REPORTED
+
+    def holds(threshold: float) -> bool:
+        return outcome.value <= threshold if target.lower else outcome.value >= threshold
+
+    if not holds(target.must):
+        return Verdict.MISS
+    return Verdict.REACHED if holds(target.must if target.reach is None else target.reach) else Verdict.MET
