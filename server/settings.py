@@ -88,7 +88,6 @@ class ServerSettings(Section):
     )
     listen: tuple[Address, ...] = Field(
         default=("127.0.0.1:50051",),
-        min_length=1,
         description="Addresses to serve on: `host:port`, `[::1]:port` or `unix:/path`. Port 0 takes a free one.",
     )
     max_document_bytes: MessageBytes = Field(
@@ -113,6 +112,8 @@ class ServerSettings(Section):
     @field_validator("listen")
     @classmethod
     def _listen_is_local(cls, listen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not listen:
+            raise ValueError("name at least one address")
         for address in listen:
             _check_local(address, "allow_plaintext_remote", info)
         return listen
@@ -258,7 +259,7 @@ class Settings(Section):
     """All settings of a server."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
-    models: tuple[ModelSettings, ...] = Field(default=(ModelSettings(path="all-MiniLM-L6-v2"),), min_length=1)
+    models: tuple[ModelSettings, ...] = (ModelSettings(path="all-MiniLM-L6-v2"),)
     compute: ComputeSettings = Field(default_factory=ComputeSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -267,6 +268,8 @@ class Settings(Section):
     @field_validator("models")
     @classmethod
     def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        if not models:
+            raise ValueError("name at least one model")
         names = [model.served_name for model in models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are called {twice[0]!r}; give one of them another name")
