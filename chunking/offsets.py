@@ -1,0 +1,101 @@
+"""Positions in a text: code points inside, UTF-16 units or UTF-8 bytes for those who count so."""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunking.errors import OffsetError
+from chunking.regions import code_points
+from chunking.tokenizer import Offsets
+
+_BLOCK: Final = 1 << 16
+
+
+class Unit(Enum):
+    """What a position counts."""
+
+    CODE_POINT = "code_point"
+    UTF16 = "utf16"
+    UTF8 = "utf8"
+
+
+class Ruler:
+    """Converts ascending positions of one text between code points and another unit.
+
+    It walks along the text once, in blocks of 65,536 code points, and never back: memory is a block's, and a document's
+    positions cost one pass, in as many calls as one likes. Each direction needs a ruler of its own.
+    """
+
+    def __init__(self, text: str, unit: Unit) -> None:
+        self._text = text
+        self._unit = unit
+        self._same = unit is Unit.CODE_POINT or text.isascii()
+        self._point = 0  # where the current block begins, in code points and in units
+        self._mark = 0
+        self._marks = self._measure()
+
+    def units(self, points: Sequence[int] | Offsets) -> Offsets:
+        """Units before each code point position, int64.
+
+        Raises:
+            OffsetError: a position is outside the text, or less than one before it.
+        """
+        return self._walk(np.asarray(points, np.int64), forth=True)
+
+    def points(self, units: Sequence[int] | Offsets) -> Offsets:
+        """Code points before each position in units, int64.
+
+        Raises:
+            OffsetError: a position is outside the text, inside a code point, or less than one before it.
+        """
+        return self._walk(np.asarray(units, np.int64), forth=False)
+
+    def _walk(self, positions: Offsets, *, forth: bool) -> Offsets:
+        if np.any(np.diff(positions) < 0):
+            raise OffsetError("positions must ascend")
+        if self._same:
+            if len(positions) and not 0 <= positions[0] <= positions[-1] <= len(self._text):
+                raise OffsetError(f"position outside the text of {len(self._text)}")
+            return positions.copy()
+        converted: Offsets = np.empty_like(positions)
+        done = 0
+        while done < len(positions):
+            begin, end = (self._point, self._point + len(self._marks) - 1) if forth else (self._mark, self._marks[-1])
+            if positions[done] < begin:
+                raise OffsetError("position before one that was converted already" if begin else "negative position")
+            here = positions[done : np.searchsorted(positions, end, side="right")]
+            converted[done : done + len(here)] = self._forth(here) if forth else self._back(here)
+            done += len(here)
+            if done < len(positions):
+                self._advance()
+        return converted
+
+    def _forth(self, points: Offsets) -> Offsets:
+        return self._marks[points - self._point]
+
+    def _back(self, units: Offsets) -> Offsets:
+        index = np.searchsorted(self._marks, units)
+        if np.any(self._marks[index] != units):
+            raise OffsetError(f"position inside a code point, in {self._unit.value}")
+        return self._point + index
+
+    def _advance(self) -> None:
+        """Moves on to the next block."""
+        self._point += len(self._marks) - 1
+        if self._point >= len(self._text):
+            raise OffsetError(f"position outside the text of {self._marks[-1]} in {self._unit.value}")
+        self._mark = int(self._marks[-1])
+        self._marks = self._measure()
+
+    def _measure(self) -> Offsets:
+        """Units before each code point of the current block, and after its last."""
+        if self._same:
+            return np.zeros(1, np.int64)
+        block = code_points(self._text[self._point : self._point + _BLOCK], self._point)
+        widths: NDArray[np.int64] = np.ones(len(block), np.int64)
+        for least in (0x80, 0x800, 0x10000) if self._unit is Unit.UTF8 else (0x10000,):
+            widths += block >= least
+        return self._mark + np.concatenate([[0], np.cumsum(widths)])
