@@ -1,0 +1,111 @@
+"""What the server counts and measures, as Prometheus instruments on a registry that the caller passes.
+
+Labels come from closed sets (the service's methods, status codes, reasons, the served models), never from what a client
+sent: a label's values live as long as the process. `docs/metrics.md` is generated from the same lines.
+"""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from threading import Lock
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 150, 300)
+STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1, 5)
+BATCH_TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An instrument as the documentation shows it; `name` is the one that is scraped."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+class Metrics:
+    """The instruments, each named as on the wire without `octavo_` and unit; all may be used from any thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.descriptions: list[Description] = []
+        self._worst_lag = 0.0
+        self._worst_lag_lock = Lock()
+
+        self.requests = self._counter(
+            "requests_total", "Calls answered, by method, gRPC status code and ErrorInfo reason.", "method code reason"
+        )
+        self.request_seconds = self._histogram(
+            "request_duration_seconds", "From a call's arrival to its last message.", REQUEST_SECONDS, "method"
+        )
+        self.requests_in_flight = self._gauge("requests_in_flight", "Calls that were not answered yet.", "method")
+
+        self.documents = self._counter("documents_total", "Documents answered.", "model")
+        self.document_tokens = self._counter("document_tokens_total", "Tokens of those documents.", "model")
+        self.processed_tokens = self._counter(
+            "processed_tokens_total",
+            "Tokens of segments with specials and prefix; source: computed, or cached where no layer ran.",
+            "model source",
+        )
+        self.segments = self._counter(
+            "segments_total", "Segments answered; source: computed or cached.", "model source"
+        )
+
+        self.queue_depth = self._gauge("queue_depth_segments", "Segments that wait for the machine.")
+        self.queue_wait = self._histogram("queue_wait_seconds", "How long a segment waited for it.", STAGE_SECONDS)
+        self.tokenize_seconds = self._histogram(
+            "tokenize_seconds", "Tokenising and cutting one region of a document.", STAGE_SECONDS
+        )
+        self.batch_tokens = self._histogram("batch_tokens", "Tokens that one run of the encoder read.", BATCH_TOKENS)
+        self.compute_seconds = self._histogram(
+            "segment_compute_seconds", "A run's time divided by its segments.", STAGE_SECONDS, "model"
+        )
+
+        self.loop_lag = self._histogram(
+            "event_loop_lag_seconds",
+            "How late the event loop woke a timer of every 5 ms; idle: up to 1 ms.",
+            LAG_SECONDS,
+        )
+        self.loop_lag_max = self._gauge("event_loop_lag_max_seconds", "The worst of it since the scrape before.")
+        self.loop_lag_max.set_function(self._take_worst_lag)
+
+        self.model = self._gauge(
+            "model_info", "1 for each served model.", "model version fingerprint scheme kernels device"
+        )
+        build = self._gauge("build_info", "1; the versions that run.", "version python torch")
+        build.labels(version("octavo"), platform.python_version(), version("torch")).set(1)
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def lagged(self, seconds: float) -> None:
+        """Count one late wake-up of the event loop."""
+        self.loop_lag.observe(seconds)
+        with self._worst_lag_lock:
+            self._worst_lag = max(self._worst_lag, seconds)
+
+    def _take_worst_lag(self) -> float:
+        with self._worst_lag_lock:
+            worst, self._worst_lag = self._worst_lag, 0.0
+            return worst
+
+    def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:
+        name = self._describe(name, "counter", labels, meaning)
+        return Counter(name, meaning, labels.split(), registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: str = "") -> Gauge:
+        name = self._describe(name, "gauge", labels, meaning)
+        return Gauge(name, meaning, labels.split(), registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], labels: str = "") -> Histogram:
+        name = self._describe(name, "histogram", labels, meaning)
+        return Histogram(name, meaning, labels.split(), buckets=buckets, registry=self.registry)
+
+    def _describe(self, name: str, kind: str, labels: str, meaning: str) -> str:
+        self.descriptions.append(Description(f"octavo_{name}", kind, tuple(labels.split()), meaning))
+        return f"octavo_{name}"
