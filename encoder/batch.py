@@ -1,0 +1,70 @@
+"""Segments laid end to end, and their states as arrays for a store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoder.errors import BatchError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Segments laid end to end, without padding."""
+
+    ids: Tensor
+    """(tokens,) int32."""
+    lengths: tuple[int, ...]
+    """Tokens of each segment; they sum to the number of ids."""
+    window: int
+    """Half width of attention in tokens; 0: each segment is seen whole. A segment's two end tokens see and are seen by all."""
+    state: Tensor | None = None
+    """(tokens, hidden) at the layer where the next `run` starts; None before the embeddings."""
+
+
+def lay_end_to_end(segments: Sequence[NDArray[Any]], window: int, *, vocabulary: int, max_tokens: int) -> Batch:
+    """Build a batch from each segment's token ids, special tokens included.
+
+    Raises:
+        BatchError: no segment, an empty or too long one, an id outside the vocabulary, a negative window.
+    """
+    if not segments:
+        raise BatchError("a batch needs a segment")
+    if window < 0:
+        raise BatchError(f"window must not be negative: {window}")
+    lengths = tuple(len(segment) for segment in segments)
+    for index, length in enumerate(lengths):
+        if not 0 < length <= max_tokens:
+            raise BatchError(f"segment {index} has {length} tokens; the model takes 1 to {max_tokens}")
+    ids = np.concatenate(segments)
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        raise BatchError(f"token ids must lie in 0 to {vocabulary - 1}")
+    return Batch(torch.from_numpy(ids.astype(np.int32)), lengths, window)
+
+
+def state_to_numpy(state: Tensor) -> NDArray[Any]:
+    """A state's own bits: float32 as float32, bfloat16 as uint16, which numpy has no name for.
+
+    A view where the state lies in memory that the CPU reads.
+    """
+    bits = state.contiguous().cpu()
+    array: NDArray[Any] = (bits.view(torch.uint16) if bits.dtype == torch.bfloat16 else bits).numpy()
+    return array
+
+
+def numpy_to_state(array: NDArray[Any]) -> Tensor:
+    """The inverse of `state_to_numpy`; a view, so the array must live as long. Read-only arrays are welcome.
+
+    Raises:
+        BatchError: neither float32 nor uint16.
+    """
+    if array.dtype not in (np.float32, np.uint16):
+        raise BatchError(f"a state is kept as float32 or uint16, not {array.dtype}")
+    # torch warns of read-only memory, from a buffer as well; states are never written.
+    writable = array if array.flags.writeable else np.lib.stride_tricks.as_strided(array, writeable=True)
+    bits = torch.from_numpy(writable)
+    return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits

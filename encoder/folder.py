@@ -1,0 +1,193 @@
+"""What a model folder says of itself, read without torch: pooling, prefixes, limits, licence, digest.
+
+The layout is Hugging Face's (`config.json`, safetensors, tokenizer files), with those that sentence-transformers adds
+(`modules.json`, `1_Pooling/config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`).
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from encoder.errors import DamagedFileError, MissingFileError, RemoteCodeError, UnsupportedError
+
+Pooling = Literal["mean", "cls"]
+
+_MODULES = {"Transformer", "Pooling", "Normalize"}
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls"}
+_LICENCES = (
+    ("Apache-2.0", re.compile(r"Apache License\s+Version 2\.0")),
+    ("MIT", re.compile(r"MIT License|Permission is hereby granted, free of charge")),
+    ("CC-BY-4.0", re.compile(r"Attribution 4\.0 International|CC[- ]BY[- ]4\.0")),
+    ("BSD-3-Clause", re.compile(r"Redistribution and use in source and binary forms")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model folder's own description; see `describe`."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    """`config.json` as it stands."""
+    pooling: Pooling
+    normalize: bool
+    query_prefix: str
+    passage_prefix: str
+    default_prompt: str
+    """The prefix that sentence-transformers adds when none is asked for; usually empty."""
+    max_seq_length: int | None
+    """Where sentence-transformers cuts a text, specials included: advice that we read past. None: no advice."""
+    licence: str
+    """An SPDX identifier, or empty where the folder names none that we know."""
+    digest: str
+    """Hex digest of weights, configuration and tokenizer files."""
+
+
+def describe(folder: Path) -> ModelFolder:
+    """Read a folder's description and digest its files (about a second a gigabyte).
+
+    Raises:
+        MissingFileError: no folder, no `config.json` or no weights.
+        DamagedFileError: a JSON file that is not JSON.
+        RemoteCodeError: the model asks for code of its own.
+        UnsupportedError: modules or poolings that we do not compute.
+    """
+    config = read_config(folder)
+    modules = _modules(folder)
+    prompts = _json(folder / "config_sentence_transformers.json")
+    named = {str(key): str(value) for key, value in (prompts.get("prompts") or {}).items()}
+    advice = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    return ModelFolder(
+        path=folder,
+        name=folder.resolve().name,
+        config=config,
+        pooling=_pooling(folder, modules),
+        normalize="Normalize" in modules,
+        query_prefix=named.get("query", ""),
+        passage_prefix=next((named[key] for key in ("passage", "document") if key in named), ""),
+        default_prompt=named.get(prompts.get("default_prompt_name") or "", ""),
+        max_seq_length=advice if isinstance(advice, int) else None,
+        licence=_licence(folder),
+        digest=_digest(folder),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, refused where the model would run code of its own. Raises as `describe` does."""
+    if not folder.is_dir():
+        raise MissingFileError(f"model folder {folder} does not exist")
+    if not (folder / "config.json").is_file():
+        raise MissingFileError(f"{folder} holds no config.json")
+    config = _json(folder / "config.json")
+    if config.get("auto_map"):
+        raise RemoteCodeError(f"{folder.name}: config.json names code of its own (auto_map), which is never run")
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a folder, in order. Raises MissingFileError where there is none."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(_json(index).get("weight_map", {}).values()))
+        # A shard is a name inside the folder: an index must not reach outside of it.
+        if not shards or any(Path(shard).name != shard for shard in shards):
+            raise DamagedFileError(f"{folder.name}: {index.name} does not name its shards")
+        files = tuple(folder / shard for shard in shards)
+    else:
+        files = (folder / "model.safetensors",)
+    for file in files:
+        if not file.is_file():
+            pickled = " (pickled weights are never read: convert them)" if any(folder.glob("*.bin")) else ""
+            raise MissingFileError(f"{folder} holds no {file.name}{pickled}")
+    return files
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """Kind to path of the sentence-transformers modules, empty without `modules.json`."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return {}
+    entries = _json_value(file)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DamagedFileError(f"{folder.name}: modules.json is not a list of modules")
+    modules = {}
+    for entry in entries:
+        package, _, kind = str(entry.get("type", "")).rpartition(".")
+        if not package.startswith("sentence_transformers"):
+            raise RemoteCodeError(f"{folder.name}: modules.json asks for {package}.{kind}, which is never run")
+        if kind not in _MODULES:
+            raise UnsupportedError(f"{folder.name}: modules.json asks for a {kind} module, which we do not compute")
+        modules[kind] = str(entry.get("path", ""))
+    return modules
+
+
+def _pooling(folder: Path, modules: dict[str, str]) -> Pooling:
+    """The pooling that the folder asks for; sentence-transformers' default, the mean, where it asks for none."""
+    if "Pooling" not in modules:
+        return "mean"
+    config = _json(folder / modules["Pooling"] / "config.json")
+    if config.get("include_prompt") is False:
+        raise UnsupportedError(f"{folder.name}: pooling without the prompt's tokens is not computed")
+    asked = config.get("pooling_mode")
+    if asked is None:
+        # The older form: one boolean a mode.
+        active = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        names = [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for key in active]
+        asked = names[0] if len(names) == 1 else names or "mean"
+    if not isinstance(asked, str) or asked not in _POOLINGS:
+        raise UnsupportedError(f"{folder.name}: pooling {asked!r} is not computed; mean and cls are")
+    return _POOLINGS[asked]
+
+
+def _licence(folder: Path) -> str:
+    readme = folder / "README.md"
+    if readme.is_file():
+        head = readme.read_text("utf-8", errors="replace")[:4096]
+        front = re.match(r"---\n(.*?)\n---", head, re.DOTALL)
+        named = re.search(r"^license:\s*[\"']?([\w.-]+)", front.group(1), re.MULTILINE) if front else None
+        if named:
+            known = {spdx.lower(): spdx for spdx, _ in _LICENCES}
+            return known.get(named.group(1).lower(), named.group(1))
+    for file in sorted(folder.glob("LICEN[CS]E*")):
+        text = file.read_text("utf-8", errors="replace")[:4096]
+        for spdx, pattern in _LICENCES:
+            if pattern.search(text):
+                return spdx
+    return ""
+
+
+def _digest(folder: Path) -> str:
+    """Names and bytes of weights, configuration and tokenizer files; prose and licences do not count."""
+    total = hashlib.blake2b(digest_size=32)
+    described = {
+        *folder.glob("*.json"),
+        *folder.glob("*/config.json"),
+        *folder.glob("*.model"),
+        *folder.glob("vocab.txt"),
+    }
+    for file in sorted({*described, *folder.glob("merges.txt"), *weight_files(folder)}):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file does not exist."""
+    if not file.is_file():
+        return {}
+    value = _json_value(file)
+    if not isinstance(value, dict):
+        raise DamagedFileError(f"{file.parent.name}: {file.name} is not a JSON object")
+    return value
+
+
+def _json_value(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedFileError(f"{file.parent.name}: {file.name} is not JSON") from error

@@ -1,0 +1,51 @@
+"""Token states to vectors: a segment's pooling, and sums over any range of tokens (late chunking)."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoder.errors import BatchError
+from encoder.folder import Pooling
+
+Vectors = NDArray[np.float32]
+
+
+def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
+    """A vector a segment, as sentence-transformers pools it: special tokens included, not normalised.
+
+    Args:
+        states: (tokens, hidden), segments laid end to end.
+        lengths: tokens of each segment.
+        pooling: 'mean' of all tokens, or 'cls', the first token's state.
+
+    Returns:
+        (segments, hidden) float32. A segment's vector depends on its own states alone, bit for bit.
+    """
+    bounds = [0, *accumulate(lengths)]
+    if bounds[-1] != states.shape[0]:
+        raise BatchError(f"lengths sum to {bounds[-1]}, the states are {states.shape[0]} tokens")
+    if pooling == "cls":
+        return _rows(states[bounds[:-1]])
+    sums = range_sums(states, list(pairwise(bounds)))
+    means: Vectors = sums / np.asarray(lengths, np.float32)[:, None]
+    return means
+
+
+def range_sums(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Vectors:
+    """The sum of token states over each range [first, last), (ranges, hidden) float32; zero where it is empty.
+
+    Sums, not means, so that a span over several segments is the sum of its parts over the sum of their counts: late
+    chunking (Günther et al., 2024).
+    """
+    rows = _rows(states)
+    # In float64, and one range at a time: order and rounding are the same whatever lies beside a range.
+    sums = [rows[first:last].sum(axis=0, dtype=np.float64) for first, last in ranges]
+    return np.asarray(sums, np.float32).reshape(len(ranges), rows.shape[1])
+
+
+def _rows(states: Tensor) -> Vectors:
+    rows: Vectors = states.detach().float().cpu().numpy()
+    return rows

@@ -1,0 +1,106 @@
+"""A layer's tensors in floating point, and reading them from a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from encoder.families import FAMILIES, Architecture
+from encoder.weights import Checkpoint
+
+Cast = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x weightᵀ + bias."""
+
+    weight: Tensor
+    """(outputs, inputs)."""
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer normalisation over the hidden size."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's tensors."""
+
+    qkv: Linear
+    """Queries, keys and values, one below the other."""
+    mix: Linear
+    mix_norm: Norm
+    up: Linear
+    down: Linear
+    down_norm: Norm
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in a fixed order."""
+        parts: tuple[Linear | Norm, ...] = (self.qkv, self.mix, self.mix_norm, self.up, self.down, self.down_norm)
+        return tuple(tensor for part in parts for tensor in (part.weight, part.bias))
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The tables that token ids are looked up in."""
+
+    words: Tensor
+    """(vocabulary, hidden)."""
+    positions: Tensor
+    """(max_tokens, hidden), from a segment's first token; the one token type that a segment has is added in."""
+    norm: Norm
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in a fixed order."""
+        return self.words, self.positions, self.norm.weight, self.norm.bias
+
+
+def read_embeddings(checkpoint: Checkpoint, shape: Architecture, cast: Cast) -> Embeddings:
+    """A checkpoint's embeddings, cast to where and as they are needed; mapped, not copied, where nothing is cast."""
+    prefix = checkpoint.prefix(("", FAMILIES[shape.family].prefix), "embeddings.word_embeddings.weight") + "embeddings."
+    words = checkpoint.get(prefix + "word_embeddings.weight", (shape.vocabulary, shape.hidden))
+    positions = checkpoint.get(prefix + "position_embeddings.weight", (shape.positions, shape.hidden))
+    types = checkpoint.get(prefix + "token_type_embeddings.weight", (shape.token_types, shape.hidden))
+    used = positions[shape.first_position : shape.first_position + shape.max_tokens].float() + types[0].float()
+    return Embeddings(cast(words), cast(used), _read_norm(checkpoint, prefix + "LayerNorm", shape, cast))
+
+
+def read_layer(checkpoint: Checkpoint, shape: Architecture, index: int, cast: Cast) -> Layer:
+    """One layer of a checkpoint, cast to where and as it is needed."""
+    prefix = checkpoint.prefix(("", FAMILIES[shape.family].prefix), "embeddings.word_embeddings.weight")
+    prefix += f"encoder.layer.{index}."
+
+    def linear(name: str, outputs: int, inputs: int) -> Linear:
+        weight = checkpoint.get(f"{prefix}{name}.weight", (outputs, inputs))
+        return Linear(cast(weight), cast(checkpoint.get(f"{prefix}{name}.bias", (outputs,))))
+
+    hidden, wide = shape.hidden, shape.intermediate
+    parts = [linear(f"attention.self.{part}", hidden, hidden) for part in ("query", "key", "value")]
+    return Layer(
+        qkv=Linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])),
+        mix=linear("attention.output.dense", hidden, hidden),
+        mix_norm=_read_norm(checkpoint, f"{prefix}attention.output.LayerNorm", shape, cast),
+        up=linear("intermediate.dense", wide, hidden),
+        down=linear("output.dense", hidden, wide),
+        down_norm=_read_norm(checkpoint, f"{prefix}output.LayerNorm", shape, cast),
+    )
+
+
+def _read_norm(checkpoint: Checkpoint, name: str, shape: Architecture, cast: Cast) -> Norm:
+    weight, bias = (cast(checkpoint.get(f"{name}.{part}", (shape.hidden,))) for part in ("weight", "bias"))
+    return Norm(weight, bias, shape.eps)

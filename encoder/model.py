@@ -1,0 +1,98 @@
+"""A loaded model: layers that can be entered and left anywhere."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoder.batch import Batch, lay_end_to_end
+from encoder.digest import as_bytes
+from encoder.errors import BatchError
+from encoder.families import Architecture
+from encoder.ops.select import Choice, machine
+from encoder.stacks import Stack
+
+_PROBE_TOKENS = 77
+
+
+class Encoder:
+    """Runs segments from any layer to any layer. Safe to call from many threads; `load` builds it.
+
+    The same segment gives the same bits whatever it is batched with, however the run is cut into layers and, on a CPU,
+    on however many threads.
+    """
+
+    def __init__(self, shape: Architecture, stack: Stack, choice: Choice) -> None:
+        self._stack = stack
+        self.architecture = shape
+        self.layers = shape.layers
+        self.hidden = shape.hidden
+        self.max_tokens = shape.max_tokens
+        self.scheme = choice.scheme
+        self.device = str(choice.device)
+        self.kernels = choice.kernels
+        """Which kernels serve, on what."""
+        self.kernels_reason = choice.reason
+        """Why none faster; empty where these are the fastest."""
+        self.layer_digests = stack.digests
+        """Hex, at each layer boundary (layers + 1): a chain over the tensors as executed, so that checkpoints with
+        equal lower layers share these links."""
+        self.digest = stack.digests[-1]
+        self._numerics = self._fingerprint()
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes held for the layers' weights."""
+        return self._stack.layer_bytes
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes held for the embeddings' weights."""
+        return self._stack.embedding_bytes
+
+    def batch(self, ids: Sequence[NDArray[Any]], window: int = 0) -> Batch:
+        """Lay segments end to end; see `encoder.batch.lay_end_to_end` for what is refused."""
+        vocabulary = self.architecture.vocabulary
+        return lay_end_to_end(ids, window, vocabulary=vocabulary, max_tokens=self.max_tokens)
+
+    def run(self, batch: Batch, start: int, stop: int) -> Batch:
+        """Take a batch from layer `start` to layer `stop`; layer 0 is the embeddings' output.
+
+        run(run(b, 0, k), k, n) equals run(b, 0, n) bit for bit. Without a state, `start` must be 0 and the embeddings
+        are computed first.
+
+        Raises:
+            BatchError: no such layers, or a state that does not fit.
+        """
+        if not 0 <= start <= stop <= self.layers:
+            raise BatchError(f"layers {start} to {stop} do not exist; the model has {self.layers}")
+        if batch.state is None and start:
+            raise BatchError(f"to start at layer {start} a batch needs its state there")
+        if batch.state is not None and batch.state.shape != (batch.ids.shape[0], self.hidden):
+            raise BatchError(f"state has shape {tuple(batch.state.shape)}, not {(batch.ids.shape[0], self.hidden)}")
+        with torch.inference_mode():
+            state = self._stack.embed(batch.ids, batch.lengths) if batch.state is None else batch.state
+            if start < stop:
+                state = self._stack.layers(state, batch.lengths, batch.window, start, stop)
+        return replace(batch, state=state)
+
+    def numerics(self) -> str:
+        """What a state's bits depend on besides tensors, ids and window, as one line for a cache key.
+
+        Library versions, the instruction set in force, kernel sources and flags, and the digest of a probe segment's
+        state at each layer: should an unnamed cause change the arithmetic, that digest tells.
+        """
+        return self._numerics
+
+    def _fingerprint(self) -> str:
+        ids = np.random.default_rng(0).integers(0, self.architecture.vocabulary, min(_PROBE_TOKENS, self.max_tokens))
+        batch, total = self.batch([ids]), hashlib.blake2b(digest_size=16)
+        for layer in range(self.layers + 1):
+            batch = self.run(batch, max(0, layer - 1), layer)
+            assert batch.state is not None  # noqa: S101
+            total.update(as_bytes(batch.state))
+        return f"{machine()}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"
