@@ -1,7 +1,5 @@
 """`python -m benchmarks SCENARIO [--json FILE] […]`: runs a scenario, prints its table, writes its record."""
 
-from __future__ import annotations
-
 import sys
 import time
 from datetime import UTC, datetime

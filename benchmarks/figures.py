@@ -1,7 +1,5 @@
 """What a scenario hands back: figures with their uncertainty, and figures that could not be had."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Variants measured side by side: warm-up, then A B C A B C …, so that drift of the machine meets all of them alike."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

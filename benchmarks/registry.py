@@ -1,19 +1,14 @@
 """Which scenarios exist: read from the sources, so that listing them imports neither torch nor a server."""
 
-from __future__ import annotations
-
 import ast
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+import click
 
-    import click
-
-    from benchmarks.figures import Figures
+from benchmarks.figures import Figures
 
 __all__ = ["Scenario", "scenarios"]
 

@@ -1,19 +1,15 @@
 """A run's record: JSON for machines, a table for people."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import Figures, Missing, Outcome
 from benchmarks.targets import Target, Verdict, judge, of_scenario
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 __all__ = ["Record", "table", "write"]
 

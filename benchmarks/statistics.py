@@ -3,8 +3,6 @@
 Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so nothing normal is assumed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

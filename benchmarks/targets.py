@@ -1,7 +1,5 @@
 """What each figure must reach and should reach: the project's promises, in one table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

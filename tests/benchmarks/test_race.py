@@ -1,0 +1,61 @@
+"""Interleaving, and contenders that fall out."""
+
+from benchmarks.figures import Missing
+from benchmarks.race import Race, Run, timed
+
+
+def recorder(log: list[str], name: str, seconds: float = 1.0) -> Run:
+    def run() -> float:
+        log.append(name)
+        return seconds
+
+    return run
+
+
+def test_variants_take_turns_after_the_warm_up() -> None:
+    log: list[str] = []
+    race = Race({name: recorder(log, name) for name in "ABC"})
+    race.warm_up()
+    assert race.seconds == {}
+    race.measure(rounds=2)
+    assert "".join(log) == "ABCABCABC"
+    assert race.seconds == {name: [1.0, 1.0] for name in "ABC"}
+
+
+def test_a_variant_that_fails_is_kept_with_its_reason_and_the_others_race_on() -> None:
+    log: list[str] = []
+
+    def falls_in_the_second_round() -> float:
+        log.append("B")
+        if log.count("B") == 2:
+            raise RuntimeError("out of breath")
+        return 1.0
+
+    race = Race({"A": recorder(log, "A"), "B": falls_in_the_second_round, "C": recorder(log, "C")})
+    race.measure(rounds=3)
+    assert "".join(log) == "ABCABCAC"
+    assert set(race.seconds) == {"A", "C"}, "samples of a part of the rounds cannot be paired"
+    assert isinstance(race.missing["B"], Missing)
+    assert "out of breath" in race.missing["B"].reason
+
+
+def test_only_the_fastest_of_each_group_go_on() -> None:
+    log: list[str] = []
+    variants = {
+        name: recorder(log, name, seconds) for name, seconds in {"p1": 3.0, "p2": 1.0, "p3": 2.0, "q1": 9.0}.items()
+    }
+    race = Race(variants)
+    race.keep_fastest({"p1": "p", "p2": "p", "p3": "p", "q1": "q"}, count=2)
+    race.measure(rounds=1)
+    assert set(race.seconds) == {"p2", "p3", "q1"}
+
+
+def test_no_round_begins_after_the_time_is_spent_but_some_are_always_run() -> None:
+    log: list[str] = []
+    race = Race({"A": recorder(log, "A")})
+    race.measure(rounds=10, at_most=0.0, at_least=3)
+    assert race.seconds["A"] == [1.0] * 3
+
+
+def test_timed_work_reports_its_seconds() -> None:
+    assert 0.0 < timed(lambda: sum(range(10_000)))() < 1.0
