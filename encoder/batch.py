@@ -21,7 +21,7 @@ class Batch:
     lengths: tuple[int, ...]
     """Tokens of each segment; they sum to the number of ids."""
     window: int
-    """Half width of attention in tokens; 0: each segment is seen whole. A segment's two end tokens see and are seen by all."""
+    """Half width of attention in tokens; 0: segments are seen whole. A segment's end tokens see and are seen by all."""
     state: Tensor | None = None
     """(tokens, hidden) at the layer where the next `run` starts; None before the embeddings."""
 

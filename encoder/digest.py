@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -23,7 +21,6 @@ def chain(seed: str, parts: Sequence[Sequence[Tensor]]) -> tuple[str, ...]:
     return tuple(links)
 
 
-def as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+def as_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bits, row-major; a view where it lies so in the CPU's memory."""
-    array: NDArray[np.uint8] = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-    return array
+    return tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data

@@ -22,6 +22,7 @@ class Linear:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
         return functional.linear(x, self.weight, self.bias)
 
 
@@ -34,6 +35,7 @@ class Norm:
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
