@@ -9,12 +9,11 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
-from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.contextvars import merge_contextvars
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -58,11 +57,6 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-
-
-def request(request_id: str) -> AbstractContextManager[None]:
-    """Add the request's id to every record of this task, and of those that it starts, until the context ends."""
-    return bound_contextvars(request_id=request_id)
 
 
 def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -83,6 +83,11 @@ class Metrics:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
 
+    def observe_request(self, method: str, code: str, reason: str, seconds: float) -> None:
+        """Count one answered call; `reason` is "" where nothing went wrong."""
+        self.requests.labels(method, code, reason).inc()
+        self.request_seconds.labels(method).observe(seconds)
+
     def lagged(self, seconds: float) -> None:
         """Count one late wake-up of the event loop."""
         self.loop_lag.observe(seconds)

@@ -131,7 +131,7 @@ class SegmentationSettings(Section):
         description="Most tokens that a segment owns; unset: as many as the model reads beside its own tokens.",
     )
     min_tokens: Count | None = Field(
-        default=None, description="Fewest tokens that a segment owns, the last one apart; unset: half of `max_tokens`."
+        default=None, description="Fewest tokens that a segment owns, the last one apart; unset: 256, or `max_tokens`."
     )
 
     @model_validator(mode="after")

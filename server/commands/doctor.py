@@ -1,0 +1,196 @@
+"""`octavo doctor`: what would serve, what would not, and why nothing faster."""
+
+import errno
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from server.commands.options import FAILURE, configuration, settings_options
+from server.settings import UNIX, ModelSettings, Settings, split_address
+
+PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "grpcio", "protobuf", "numpy")
+ISA_FLAGS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16",
+}
+"""Instruction sets that decide which kernels can serve, by their flag in /proc/cpuinfo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `fail` would stop the server, `warn` makes it slower or stranger than it need be."""
+
+    level: Literal["ok", "note", "warn", "fail"]
+    subject: str
+    says: str
+
+
+@click.command()
+@settings_options
+def doctor(**options: Any) -> None:
+    """Tell which kernels, threads, cache and models would serve here, and why not faster ones.
+
+    Takes the options of "octavo serve" and loads the models as it would. Exits with 1 when something would stop the
+    server, with 2 when the settings are wrong.
+    """
+    worst = "ok"
+    for finding in examine(configuration(**options).settings):
+        click.echo(f"{finding.level:<5}{finding.subject:<10}{finding.says}")
+        worst = "fail" if finding.level == "fail" else worst
+    raise SystemExit(FAILURE if worst == "fail" else 0)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that serving would need, the slow last."""
+    yield from software()
+    yield from processor(Path("/proc/cpuinfo"))
+    yield from cores(settings.compute.threads)
+    for address in settings.server.listen:
+        yield listener("listen", address)
+    if settings.metrics.listen:
+        yield listener("metrics", settings.metrics.listen)
+    yield cache_folder(settings.cache.dir) if settings.cache.enabled else Finding("note", "cache", "off")
+    for model in settings.models:
+        yield from served(model)
+
+
+def software() -> Iterator[Finding]:
+    """Check that the packages are here, and name their versions."""
+    found, missing = [f"python {sys.version.split()[0]}"], []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    yield Finding("ok", "versions", ", ".join(found))
+    if missing:
+        yield Finding("fail", "versions", f"not installed: {', '.join(missing)}")
+
+
+def processor(cpuinfo: Path) -> Iterator[Finding]:
+    """Name the processor and its instruction sets, and what the lack of one costs."""
+    try:
+        fields = dict(_field(line) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    except OSError:
+        yield Finding("note", "processor", "unknown: there is no /proc/cpuinfo")
+        return
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    names = [name for flag, name in ISA_FLAGS.items() if flag in flags]
+    yield Finding(
+        "ok", "processor", f"{fields.get('model name', 'unnamed')}: {', '.join(names) or 'none of AVX2, VNNI, AMX'}"
+    )
+    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        yield Finding("warn", "processor", "without VNNI or AMX 8-bit products are neither exact nor fast")
+    for variable in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        if os.environ.get(variable):
+            yield Finding("warn", "processor", f"{variable}={os.environ[variable]} keeps kernels from using all of it")
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip(), value.strip()
+
+
+def cores(wanted: int) -> Iterator[Finding]:
+    """Compare the threads that are configured with the cores that affinity and cgroup grant."""
+    from encoder.threads import usable_cores  # noqa: PLC0415
+
+    usable, present = usable_cores(), os.cpu_count() or 1
+    yield Finding("ok", "cores", f"{wanted or usable} of {present} would compute")
+    if usable < present:
+        yield Finding("note", "cores", f"CPU affinity or the cgroup's quota grants {usable} of {present}")
+    if wanted > usable:
+        yield Finding(
+            "warn", "cores", f"compute.threads = {wanted} is more than the {usable} granted: slower, not faster"
+        )
+
+
+def listener(subject: str, address: str) -> Finding:
+    """Bind and let go."""
+    try:
+        if address.startswith(UNIX):
+            _bind_unix(Path(address.removeprefix(UNIX)))
+        else:
+            _bind(*split_address(address))
+    except OSError as error:
+        return Finding("fail", subject, f"{address}: {(error.strerror or str(error)).lower()}")
+    return Finding("ok", subject, f"{address} is free")
+
+
+def _bind(host: str, port: int) -> None:
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
+        probe.listen()
+
+
+def _bind_unix(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        if path.exists():
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                return  # left by a server that is gone; gRPC takes its place
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        probe.bind(str(path))
+    path.unlink()
+
+
+def cache_folder(folder: Path) -> Finding:
+    """Write a file where the cache would, or where its folder would be made."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return Finding("fail", "cache", f"{folder}: {(error.strerror or str(error)).lower()}")
+    return Finding("ok", "cache", f"{folder} can be written")
+
+
+def served(model: ModelSettings) -> Iterator[Finding]:
+    """Load a model as the server would."""
+    import chunking  # noqa: PLC0415 - these bring numpy and torch
+    import encoder  # noqa: PLC0415
+    from encoder.errors import EncoderError  # noqa: PLC0415
+    from encoder.folder import describe  # noqa: PLC0415
+
+    subject, name = "model", model.served_name
+    try:
+        folder = describe(model.folder)
+        chunking.load_tokenizer(model.folder)
+        loaded = encoder.load(model.folder, scheme=model.scheme, device=model.device)
+    except (EncoderError, chunking.ChunkingError) as error:
+        yield Finding("fail", subject, f"{name}: {error}{_known_models(model)}")
+        return
+    yield Finding(
+        "ok", subject, f"{name}: {loaded.layers} layers of {loaded.hidden}, {folder.licence or 'no licence named'}"
+    )
+    yield Finding("ok", "kernels", f"{name}: {loaded.scheme} on {loaded.device}, {loaded.kernels}")
+    if loaded.kernels_reason:
+        yield Finding("note", "kernels", f"{name}: no faster ones, because {loaded.kernels_reason}")
+    yield Finding("ok", "digest", f"{name}: {loaded.digest}")
+
+
+def _known_models(model: ModelSettings) -> str:
+    """Name what there is in place of a model that is not there."""
+    if "/" in model.path or model.folder.exists() or not model.folder.parent.is_dir():
+        return ""
+    return "; there are: " + (", ".join(sorted(folder.name for folder in _folders(model.folder.parent))) or "none")
+
+
+def _folders(parent: Path) -> Iterable[Path]:
+    return (child for child in parent.iterdir() if (child / "config.json").is_file())

@@ -1,0 +1,85 @@
+"""The options that say what the settings are, shared by all commands of this room."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from server.configuration import Configuration, ConfigurationError, Leaf, assignment, flag, load
+
+CONFIGURATION_FAULT = 2
+FAILURE = 1
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _assignments(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> list[Leaf]:
+    try:
+        return [assignment(text) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_OPTIONS = (
+    click.option(
+        "--listen", multiple=True, metavar="ADDR", help="Serve here: host:port, [::1]:0 or unix:/path. Repeatable."
+    ),
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME|FOLDER",
+        help="Serve this model, in place of the configured ones. Repeatable; the first is the default.",
+    ),
+    click.option("--cache-dir", metavar="DIR", help="The cache's folder."),
+    click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        callback=_assignments,
+        help="Set anything that the file could. Repeatable.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Settings in TOML; else that of OCTAVO_CONFIG.",
+    ),
+)
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command the options from which `configuration` reads."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def configuration(
+    config: Path | None,
+    listen: tuple[str, ...],
+    models: tuple[str, ...],
+    cache_dir: str | None,
+    assignments: list[Leaf],
+) -> Configuration:
+    """Read file, environment and the flags of `settings_options`; tell every fault, one a line, and exit with 2."""
+    named = (
+        ("server.listen", list(listen), "--listen"),
+        ("models", list(models), "--model"),
+        ("cache.dir", cache_dir, "--cache-dir"),
+    )
+    flags = [*assignments, *(flag(setting, value, name) for setting, value, name in named if value)]
+    try:
+        return load(config, flags, os.environ)
+    except ConfigurationError as error:
+        fail(CONFIGURATION_FAULT, *map(str, error.faults))
+
+
+def fail(code: int, *lines: str) -> NoReturn:
+    """Say on standard error what is wrong, one line each, and exit."""
+    for line in lines:
+        click.echo(f"octavo: {line}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,34 @@
+"""`octavo serve`."""
+
+from typing import Any
+
+import click
+
+from server import logs
+from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.errors import StartError
+
+
+@click.command()
+@settings_options
+def serve(**options: Any) -> None:
+    r"""Serve models over gRPC until SIGTERM or Ctrl-C.
+
+    Prints one line "ready ADDRESS..." on standard output once it answers; logs go to standard error. Settings come
+    from flags, OCTAVO_... variables, a TOML file and defaults, in this order: see "octavo config show".
+
+    \b
+    octavo serve                                     all-MiniLM-L6-v2 on 127.0.0.1:50051
+    octavo serve --listen unix:/run/octavo/socket --model ./my-model
+    octavo serve --listen 127.0.0.1:0 --set log.level=debug
+
+    Exits with 0 after a clean stop, 2 when the settings are wrong, 1 when it could not start.
+    """
+    settings = configuration(**options).settings
+    logs.configure(settings.log)
+    from server import app  # noqa: PLC0415 - loads torch
+
+    try:
+        app.serve(settings)
+    except StartError as error:
+        fail(FAILURE, str(error))
