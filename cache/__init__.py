@@ -1,0 +1,46 @@
+"""Arrays under a key, on disk: what a segment cost is paid once.
+
+`Store` keeps arrays; `KeyMaker` makes the only keys that are safe to keep them under. Knows neither torch nor text.
+"""
+
+from cache.counters import Event, Fault, Stats, Usage
+from cache.errors import (
+    CacheError,
+    ForeignFolderError,
+    InvalidSettingError,
+    PurgeIncompleteError,
+    SecretError,
+    SettingsConflictError,
+)
+from cache.key import Key, KeyMaker, Kind, ResultFields, RunFields, SegmentFields, TokensFields
+from cache.secret import default_secret_path, load_secret
+from cache.settings import CacheSettings
+from cache.store import Purged, Report, Store
+from cache.tag import Tag
+
+__all__ = [
+    "CacheError",
+    "CacheSettings",
+    "Event",
+    "Fault",
+    "ForeignFolderError",
+    "InvalidSettingError",
+    "Key",
+    "KeyMaker",
+    "Kind",
+    "PurgeIncompleteError",
+    "Purged",
+    "Report",
+    "ResultFields",
+    "RunFields",
+    "SecretError",
+    "SegmentFields",
+    "SettingsConflictError",
+    "Stats",
+    "Store",
+    "Tag",
+    "TokensFields",
+    "Usage",
+    "default_secret_path",
+    "load_secret",
+]

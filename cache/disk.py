@@ -1,0 +1,123 @@
+"""Values in files: one plain write each, one plain read, and never a pickle."""
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diskcache  # type: ignore[import-untyped]
+import numpy as np
+
+from cache.errors import CorruptEntryError
+
+MODE = 1  # diskcache's "raw", for every row; what a row says of its mode is ignored
+INLINE_BYTES = 16_384  # smaller values lie in the index itself: a pooled vector costs no file
+MAX_VALUE_BYTES = 1 << 30
+_FILENAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{66})-[0-9a-f]{12}\.val", re.ASCII)
+
+
+class Placed(NamedTuple):
+    """A value's columns in its row: it lies in a file, or in the row itself."""
+
+    size: int  # of the file
+    mode: int
+    filename: str | None
+    value: bytes | None
+
+
+class PlainDisk(diskcache.Disk):  # type: ignore[misc]
+    """diskcache's seam between rows and values.
+
+    The base class writes a value line by line (0.9 ms for 393 kB against 0.16 ms for a plain write) and unpickles
+    whatever a row says is a pickle, which would let anyone who can write the folder run code.
+    """
+
+    def put(self, key: Any) -> tuple[bytes, bool]:
+        """Take keys as the bytes that they are."""
+        if type(key) is not bytes:
+            raise TypeError(f"a key is bytes, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: Any, raw: Any) -> bytes:  # noqa: ARG002 (the base class would unpickle if not raw)
+        """Return a row's key as bytes."""
+        return bytes(key)
+
+    def place(self, key: bytes, header: bytes, content: memoryview) -> Placed:
+        """Write a value, ahead of its row.
+
+        Raises:
+            OSError: the file cannot be written whole; nothing of it is left.
+        """
+        if len(header) + len(content) <= INLINE_BYTES:
+            return Placed(0, MODE, None, header + content)
+        # The name ends in chance: an entry that is replaced, or read meanwhile, keeps its bytes to the end.
+        filename = f"{key[1]:02x}/{key.hex()}-{os.urandom(6).hex()}.val"
+        return Placed(_write(Path(self._directory, filename), header, content), MODE, filename, None)
+
+    def store(self, value: Placed, read: Any, key: Any = None) -> Placed:  # noqa: ARG002
+        """Return a value's columns: `place` has written it."""
+        return value
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> memoryview:  # noqa: ARG002
+        """Return a value's bytes, whatever the row says of its mode.
+
+        Raises:
+            CorruptEntryError: the row cannot be one of ours.
+            OSError: the file cannot be read.
+        """
+        if filename is None and type(value) is bytes:
+            return memoryview(value)
+        if type(filename) is str and _FILENAME.fullmatch(filename):
+            return _read(f"{self._directory}/{filename}")
+        raise CorruptEntryError("the row names no value")
+
+    def remove(self, file_path: Any) -> None:
+        """Remove a value's file if the name can be one of ours; folders stay, so that no writer loses the race."""
+        if type(file_path) is str and _FILENAME.fullmatch(file_path):
+            Path(self._directory, file_path).unlink(missing_ok=True)
+
+
+def key_of(filename: str) -> bytes | None:
+    """Return the key for which a file was written, or None if it is not one of ours."""
+    match = _FILENAME.fullmatch(filename)
+    return bytes.fromhex(match[1]) if match else None
+
+
+def _write(path: Path, header: bytes, content: memoryview) -> int:
+    """Write a new file, readable by the owner alone, in one call; return its size."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    size, written = len(header) + len(content), 0
+    try:
+        written = os.writev(descriptor, (header, content))
+    finally:
+        os.close(descriptor)
+        if written != size:
+            path.unlink(missing_ok=True)
+    if written != size:  # a disk that is nearly full takes a part
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return size
+
+
+def _read(path: str) -> memoryview:
+    """Read a file whole into memory of its own.
+
+    Not mapped: a mapped file that somebody truncates kills the process that reads it (SIGBUS).
+    """
+    # Non-blocking and no link followed: in a folder that others could write, a FIFO must not hang the reader.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_VALUE_BYTES:
+            raise CorruptEntryError("not a file of ours")
+        buffer = np.empty(status.st_size, np.uint8)
+        size = os.readv(descriptor, (buffer.data,))
+    finally:
+        os.close(descriptor)
+    return buffer.data[:size]

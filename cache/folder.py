@@ -1,0 +1,113 @@
+"""The folder: what lies where, who shares it, and which generation of the index is current.
+
+    settings.json        what all processes in the folder agree on
+    ledger               see `cache.ledger`
+    generation-1/        cache.db, its WAL and shared memory, and the values: ab/<key>-<chance>.val
+
+An index that is broken is never repaired, renamed or deleted in place: other processes may have it open, and SQLite
+would mix an old journal with a new file. Its generation is left, the next one begins, and the old one is removed.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.counters import Fault
+from cache.errors import ForeignFolderError, SettingsConflictError
+from cache.faults import classify
+from cache.index import Index
+from cache.ledger import Ledger
+from cache.settings import SHARED_SETTINGS, CacheSettings
+
+LEDGER = "ledger"
+SETTINGS = "settings.json"
+_GENERATION = re.compile(r"generation-(\d{1,9})", re.ASCII)
+_OURS = re.compile(rf"{LEDGER}|{re.escape(SETTINGS)}(\.\w+)?|{_GENERATION.pattern}|lost\+found", re.ASCII)
+
+
+def enter(settings: CacheSettings) -> Ledger:
+    """Join those who use the folder, creating it if need be.
+
+    Raises:
+        ForeignFolderError: it holds other things.
+        SettingsConflictError: a live process uses it under other settings.
+        OSError: it cannot be written.
+    """
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = os.listdir(settings.folder)  # noqa: PTH208 (names are all it takes)
+    if names and not any(map(_OURS.fullmatch, names)):
+        raise ForeignFolderError(f"{settings.folder} is neither empty nor a cache; choose another folder")
+    ledger = Ledger(settings.folder / LEDGER)
+    try:
+        if ledger.claim():
+            _write_settings(settings)
+        ledger.share()
+        _compare_settings(settings)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def generations(folder: Path) -> list[int]:
+    """Return the generations that exist, in order."""
+    matches = (_GENERATION.fullmatch(name) for name in os.listdir(folder))  # noqa: PTH208
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def open_index(settings: CacheSettings, broken: int, report: Callable[[BaseException, Fault], None]) -> Index:
+    """Open the newest generation above `broken`, or begin the next when it cannot be read.
+
+    Raises:
+        OSError, sqlite3.Error: the folder cannot be written, is full, or the index stays locked.
+    """
+    newest = max([1, broken + 1, *generations(settings.folder)])
+    try:
+        return _open_generation(settings, newest)
+    except Exception as error:
+        # diskcache trusts what it reads in an index: anything may come of a damaged one. What says nothing of its
+        # state is no reason to leave it: a lock, a full or read-only disk.
+        if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
+            raise
+        report(error, Fault.CORRUPT_INDEX)
+    return _open_generation(settings, newest + 1)
+
+
+def remove_older(folder: Path, current: int) -> None:
+    """Remove the generations that nobody will open again."""
+    for generation in generations(folder):
+        if generation < current:
+            shutil.rmtree(_place(folder, generation), ignore_errors=True)
+
+
+def _open_generation(settings: CacheSettings, generation: int) -> Index:
+    place = _place(settings.folder, generation)
+    place.mkdir(mode=0o700, exist_ok=True)
+    return Index(place, generation, settings.size_limit, settings.lock_timeout)
+
+
+def _place(folder: Path, generation: int) -> Path:
+    return folder / f"generation-{generation}"
+
+
+def _write_settings(settings: CacheSettings) -> None:
+    content = json.dumps({name: getattr(settings, name) for name in SHARED_SETTINGS}, indent=2)
+    draft = settings.folder / f"{SETTINGS}.draft"  # only who is alone in the folder writes it
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123
+        file.write(content)
+    draft.replace(settings.folder / SETTINGS)
+
+
+def _compare_settings(settings: CacheSettings) -> None:
+    try:
+        theirs = json.loads((settings.folder / SETTINGS).read_text())
+        differing = [name for name in SHARED_SETTINGS if theirs[name] != getattr(settings, name)]
+    except (ValueError, LookupError, TypeError, FileNotFoundError):
+        return  # damaged while in use: nothing to compare with, and nothing that an answer depends on
+    if differing:
+        told = "; ".join(f"{name} is {theirs[name]} there and {getattr(settings, name)} here" for name in differing)
+        raise SettingsConflictError(f"another process uses the cache in {settings.folder} under other settings: {told}")

@@ -1,0 +1,207 @@
+"""The index: diskcache's table of rows, with the few statements that the store needs besides diskcache's own.
+
+Many keys are found in one statement, and everything that leaves (for room, age or a purge) leaves through `take`, which
+tells what went. Triggers keep the bytes of each kind, as diskcache's keep the count, so that a metric costs no scan.
+"""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diskcache  # type: ignore[import-untyped]
+
+from cache.counters import Usage
+from cache.disk import INLINE_BYTES, Placed, PlainDisk, key_of
+from cache.entry import Entry, encode
+from cache.key import Kind
+
+DATABASE: str = diskcache.core.DBNAME
+FANOUT = 256
+ORPHAN_AGE = 300.0
+"""Seconds after which a file that no row names is garbage: its row would have followed within milliseconds."""
+
+_SETTINGS = {
+    "cull_limit": 0,  # we evict ourselves, and count
+    "disk_min_file_size": INLINE_BYTES,
+    "eviction_policy": "least-recently-stored",  # a read writes nothing, so it waits for nobody
+    "sqlite_cache_size": 2048,  # pages of 4 KiB for each connection
+    "sqlite_cell_size_check": 1,  # notice damaged pages early,
+    "sqlite_trusted_schema": 0,  # and let a foreign schema do nothing
+    "sqlite_mmap_size": 0,  # a mapped file that somebody truncates kills the process
+    "statistics": 0,
+    "tag_index": 0,
+}
+_BYTES = "{0}.size + COALESCE(LENGTH({0}.value), 0)"
+_BATCH = 64  # rows that leave in one transaction: others wait meanwhile
+_FIND_LIMIT = 500  # parameters of one statement
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+class Row(NamedTuple):
+    """Where an entry's value lies; nothing in it is trusted."""
+
+    filename: Any
+    value: Any
+
+
+class Index(diskcache.Cache):  # type: ignore[misc]
+    """The rows of one generation of the store, and the files that they name."""
+
+    def __init__(self, folder: Path, generation: int, size_limit: int, timeout: float) -> None:
+        self.generation = generation
+        self.path = folder / DATABASE
+        # SQLite would create it by the umask; its journal and shared memory take this file's mode.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        super().__init__(str(folder), timeout=timeout, disk=PlainDisk, size_limit=size_limit, **_SETTINGS)
+        self._keep_usage()
+        self._inode = self.path.stat().st_ino
+
+    def intact(self) -> bool:
+        """Whether the file that we have open is still the one that its name leads to."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """Return the rows of those keys that have one."""
+        found: dict[bytes, Row] = {}
+        for start in range(0, len(keys), _FIND_LIMIT):
+            part = keys[start : start + _FIND_LIMIT]
+            marks = ",".join("?" * len(part))
+            rows = self._sql(f"SELECT key, filename, value FROM Cache WHERE raw = 1 AND key IN ({marks})", part)  # noqa: S608
+            found.update((key, Row(filename, value)) for key, filename, value in rows)
+        return found
+
+    def fetch(self, row: Row) -> memoryview:
+        """Return a row's value.
+
+        Raises:
+            CorruptEntryError: the row cannot be one of ours.
+            OSError: the file cannot be read.
+        """
+        value: memoryview = self._disk.fetch(None, row.filename, row.value, read=False)
+        return value
+
+    def place(self, entry: Entry) -> Placed:
+        """Write an entry's value; `write` or `discard` must follow.
+
+        Raises:
+            OSError: it cannot be written whole.
+        """
+        placed: Placed = self._disk.place(bytes(entry.key), *encode(entry))
+        return placed
+
+    def write(self, entry: Entry, placed: Placed) -> None:
+        """Write the row of an entry whose value was placed."""
+        self.set(bytes(entry.key), placed, expire=entry.expires_at - time.time(), tag=entry.tag)
+
+    def discard(self, placed: Placed) -> None:
+        """Remove a placed value that gets no row."""
+        self._disk.remove(placed.filename)
+
+    def forget(self, key: bytes, row: Row) -> None:
+        """Remove a row that leads to no valid value, but not the file that it names: that may be another's."""
+        self._sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename IS ?", (key, row.filename))
+
+    def take(self, where: str, values: Sequence[Any] = (), order: str = "rowid", limit: int = _BATCH) -> Counter[Kind]:
+        """Remove up to `limit` entries and their files; return how many of each kind."""
+        taken: Counter[Kind] = Counter()
+        with self._transact() as (sql, cleanup):
+            select = f"SELECT rowid, key, filename FROM Cache WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
+            for rowid, key, filename in sql(select, (*values, limit)).fetchall():
+                sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
+                cleanup(filename)
+                taken[_KINDS.get(key[:1], Kind.RESULT)] += 1
+        return taken
+
+    def take_oldest(self) -> Counter[Kind]:
+        """Remove a few of the entries that were stored first."""
+        return self.take("1", order="store_time", limit=10)
+
+    def take_expired(self, now: float) -> Counter[Kind]:
+        """Remove entries whose time to live is over, a bounded number."""
+        return self.take("expire_time < ?", (now,), order="expire_time")
+
+    def take_all(self, where: str, values: Sequence[Any]) -> Counter[Kind]:
+        """Remove every entry that meets a condition, and overwrite what the index held of them."""
+        self._sql("PRAGMA secure_delete = ON")
+        taken: Counter[Kind] = Counter()
+        while part := self.take(where, values):
+            taken += part
+        self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return taken
+
+    def rows(self) -> Iterator[tuple[bytes, Row]]:
+        """Iterate over all rows, holding no lock between batches."""
+        select = "SELECT rowid, key, filename, value FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        last = 0
+        while batch := self._sql(select, (last, _BATCH)).fetchall():
+            yield from ((key, Row(filename, value)) for _, key, filename, value in batch)
+            last = batch[-1][0]
+
+    def usage(self) -> dict[Kind, Usage]:
+        """Return entries and bytes on disk by kind."""
+        rows = self._sql("SELECT kind, entries, bytes FROM Usage").fetchall()
+        return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
+
+    def recount(self) -> None:
+        """Bring the sums that triggers keep back to what is there."""
+        with self._transact() as (sql, _):
+            size = _BYTES.format("Cache")
+            for kind in _KINDS:
+                where = "WHERE substr(key, 1, 1) = :kind"
+                sql(
+                    f"UPDATE Usage SET entries = (SELECT COUNT(*) FROM Cache {where}),"  # noqa: S608
+                    f" bytes = (SELECT COALESCE(SUM({size}), 0) FROM Cache {where}) WHERE kind = :kind",
+                    {"kind": kind},
+                )
+            sql('UPDATE Settings SET value = (SELECT COUNT(*) FROM Cache) WHERE key = "count"')
+            sql('UPDATE Settings SET value = (SELECT COALESCE(SUM(size), 0) FROM Cache) WHERE key = "size"')
+
+    def sound(self) -> bool:
+        """Let SQLite check its own structure; reads the whole index."""
+        return bool(self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)])
+
+    def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
+        """Remove files of one of the `FANOUT` folders that no row names, as a killed writer leaves them."""
+        orphans = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path.parent / f"{part:02x}") as files:
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    if file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE and not self._names(
+                        part, file.name
+                    ):
+                        orphans += 1
+                        if fix:
+                            os.unlink(file.path)  # noqa: PTH108 (scandir's own path)
+        return orphans
+
+    def _names(self, part: int, name: str) -> bool:
+        filename = f"{part:02x}/{name}"
+        key = key_of(filename)
+        select = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?"
+        return key is not None and self._sql(select, (key, filename)).fetchone() is not None
+
+    def _keep_usage(self) -> None:
+        sql = self._sql_retry
+        if sql("SELECT 1 FROM sqlite_master WHERE name = 'Usage_delete'").fetchone():
+            return
+        sql("CREATE TABLE IF NOT EXISTS Usage (kind BLOB PRIMARY KEY, entries INTEGER, bytes INTEGER) WITHOUT ROWID")
+        for kind in _KINDS:
+            sql("INSERT OR IGNORE INTO Usage VALUES (?, 0, 0)", (kind,))
+        new, old = _BYTES.format("NEW"), _BYTES.format("OLD")
+        for event, entries, nbytes, row in (
+            ("INSERT", "+ 1", f"+ {new}", "NEW"),
+            ("UPDATE", "+ 0", f"+ {new} - ({old})", "NEW"),
+            ("DELETE", "- 1", f"- ({old})", "OLD"),
+        ):
+            sql(
+                f"CREATE TRIGGER IF NOT EXISTS Usage_{event.lower()} AFTER {event} ON Cache FOR EACH ROW BEGIN"  # noqa: S608
+                f" UPDATE Usage SET entries = entries {entries}, bytes = bytes {nbytes}"
+                f" WHERE kind = substr({row}.key, 1, 1); END"
+            )

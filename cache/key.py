@@ -1,0 +1,188 @@
+"""The one constructor of cache keys.
+
+A key is a BLAKE2b digest (RFC 7693), keyed with the deployment's secret, of a canonical encoding of *everything*
+that decides the stored numbers. Two rules make it safe to trust a hit:
+
+- the encoding is injective (`encode` can be decoded again; a test does), so different fields never meet in one string;
+- it is keyed, so a digest on disk tells nothing about the text to whoever lacks the secret.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_FORMAT = 1
+"""Raise it when the meaning of any field changes: every older entry is then missed."""
+
+DIGEST_BYTES = 32
+DOCUMENT_BYTES = 16
+MIN_SECRET_BYTES = 32
+
+Value: TypeAlias = "bool | int | str | bytes | tuple[Value, ...] | NDArray[np.integer] | None"
+
+
+class Kind(Enum):
+    """What an entry holds; the value is its code on disk."""
+
+    STATE = b"s"
+    RESULT = b"r"
+    TOKENS = b"t"
+
+    @property
+    def label(self) -> str:
+        """The kind's name in metrics and messages."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names an entry: what it is, and the digest of all that decided it (the tenant is in the digest)."""
+
+    kind: Kind
+    digest: bytes
+
+    def __bytes__(self) -> bytes:
+        """Return the key as it is on disk: the kind's code, then the digest."""
+        return self.kind.value + self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class RunFields:
+    """What decides a state apart from the segment: the same for all segments of a call.
+
+    `layers` is the digest of the chain of tensors as executed, from the embeddings up to and including the cut; two
+    checkpoints whose lower layers are equal have equal chains there, and so share those entries.
+    """
+
+    tenant: str  # from the authenticated identity, never from the request
+    architecture: str  # heads, activation, eps, position scheme, local/global pattern, family code version
+    layers: bytes  # digest chain at the cut
+    cut: int  # how many layers ran
+    scheme: str  # number scheme
+    lossy_cuts: tuple[int, ...]  # layers at or below the cut whose state went through a lossy round trip
+    numerics: bytes  # library versions, ISA, kernels and flags, threads where they matter, the probe's digests
+    window: int | None  # half width of the attention window; None: the whole segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentFields:
+    """What the model reads of one segment, specials and prefix included."""
+
+    token_ids: NDArray[np.integer]  # (tokens,)
+    token_types: NDArray[np.integer]  # (tokens,)
+    positions: NDArray[np.integer]  # (tokens,)
+    global_tokens: tuple[int, ...]  # indices of the tokens that see, and are seen by, all others
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFields:
+    """What decides a head's result: the state that it read, the head, and its options."""
+
+    tenant: str
+    state: Key
+    head: bytes  # digest of the head's tensors and code version
+    options: str  # canonical, e.g. sorted JSON
+
+
+@dataclass(frozen=True, slots=True)
+class TokensFields:
+    """What decides a region's tokens."""
+
+    tenant: str
+    tokenizer: bytes  # digest of the tokenizer's files, of its library's version and settings
+    region: bytes  # the region's UTF-8
+
+
+def encode(value: Value) -> bytes:
+    """Encode a value so that it could be decoded again: a type's letter, a length, the content.
+
+    Integers of every width are one type; an array of them is encoded as 32-bit if all fit, else as 64-bit.
+
+    Raises:
+        TypeError: for a type that has no canonical form here (a float, a dict, an array of anything but integers).
+    """
+    match value:
+        case None | True | False:
+            encoded = {None: b"N", True: b"T", False: b"F"}[value]
+        case int():
+            encoded = _framed(b"I", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+        case str():
+            encoded = _framed(b"S", value.encode("utf-8", "surrogatepass"))
+        case bytes():
+            encoded = _framed(b"B", value)
+        case tuple():
+            encoded = _framed(b"L", b"".join(map(encode, value)))
+        case np.ndarray():
+            encoded = _encode_integers(value)
+        case _:
+            raise TypeError(f"a {type(value).__name__} cannot be part of a key")
+    return encoded
+
+
+def _framed(letter: bytes, content: bytes) -> bytes:
+    return letter + len(content).to_bytes(8, "big") + content
+
+
+def _encode_integers(array: NDArray[np.integer]) -> bytes:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"an array of shape {array.shape} and type {array.dtype} cannot be part of a key")
+    for letter, dtype in ((b"a", "<i4"), (b"A", "<i8")):
+        canonical = array.astype(dtype)
+        if np.array_equal(canonical, array):
+            return _framed(letter, canonical.tobytes())
+    raise TypeError("an integer beyond 63 bits cannot be part of a key")
+
+
+def encode_fields(record: RunFields | SegmentFields | ResultFields | TokensFields) -> bytes:
+    """Encode a record's fields by name, in the order of their definition."""
+    parts = [encode(type(record).__name__)]
+    for field in fields(record):
+        value = getattr(record, field.name)
+        parts += (encode(field.name), encode(bytes(value) if isinstance(value, Key) else value))
+    return b"".join(parts)
+
+
+class KeyMaker:
+    """Makes keys under one deployment's secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < MIN_SECRET_BYTES:
+            raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes, not {len(secret)}")
+        # BLAKE2b takes keys of up to 64 bytes: a longer secret is digested first.
+        self._secret = secret if len(secret) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(secret).digest()
+        self._run_hasher = lru_cache(maxsize=256)(self._start_run)
+
+    def state(self, run: RunFields, segment: SegmentFields) -> Key:
+        """Name the state of a segment after `run.cut` layers."""
+        hasher = self._run_hasher(run).copy()
+        hasher.update(encode_fields(segment))
+        return Key(Kind.STATE, hasher.digest())
+
+    def result(self, fields: ResultFields) -> Key:
+        """Name what a head made of a state."""
+        return Key(Kind.RESULT, self._digest(Kind.RESULT, encode_fields(fields)))
+
+    def tokens(self, fields: TokensFields) -> Key:
+        """Name the tokens of a region."""
+        return Key(Kind.TOKENS, self._digest(Kind.TOKENS, encode_fields(fields)))
+
+    def document(self, tenant: str, text: bytes) -> bytes:
+        """Return the 16-byte digest by which a tag names the document that wrote an entry."""
+        return self._hasher("document", encode(tenant) + encode(text), DOCUMENT_BYTES).digest()
+
+    def _start_run(self, run: RunFields) -> "hashlib.blake2b":
+        return self._hasher(Kind.STATE.label, encode_fields(run))
+
+    def _digest(self, kind: Kind, content: bytes) -> bytes:
+        return self._hasher(kind.label, content).digest()
+
+    def _hasher(self, purpose: str, content: bytes, size: int = DIGEST_BYTES) -> "hashlib.blake2b":
+        """Start a digest; `purpose` keeps digests of one secret for different ends apart."""
+        hasher = hashlib.blake2b(digest_size=size, key=self._secret, person=f"octavo {purpose}".encode())
+        hasher.update(encode(KEY_FORMAT) + content)
+        return hasher

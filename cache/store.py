@@ -1,0 +1,192 @@
+"""The store: arrays under a key, in memory and on disk.
+
+    get   purges noticed → memory → disk, verified → kept in memory
+    put   a copy in memory → queued → written by the one thread that writes
+
+Nothing here raises because of the disk: what cannot be read is a miss, what cannot be written is dropped.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from cache.counters import Counters, Event, Fault, Stats
+from cache.entry import Array, Entry, check_storable
+from cache.key import Key, Kind
+from cache.memory import Memory
+from cache.settings import CacheSettings
+from cache.tag import Selector, Tag, name_digest
+from cache.tier import DiskTier, FaultHandler
+from cache.writer import Forget, Job, Write, Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge took: of the disk for all processes; of memory and of the queue, in this one."""
+
+    disk: Mapping[Kind, int]
+    memory: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, in entries."""
+
+    valid: int
+    invalid: int
+    orphans: int
+    index_sound: bool
+
+
+def ignore_faults(fault: Fault, detail: str) -> None:
+    """Count faults only, tell nobody."""
+
+
+class Store:
+    """Arrays under a key. Safe between threads, and between processes that share the folder."""
+
+    def __init__(self, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> None:
+        self.settings = settings
+        self._counters = Counters()
+        self._memory = Memory(settings.memory_bytes)
+        self._disk = DiskTier(settings, self._counters, on_fault, self._drop)
+        self._writer = Writer(settings.queue_bytes, self._work, self._disk.tick, self._disk.disconnect)
+
+    @classmethod
+    def open(cls, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> Self:
+        """Open the store in a folder, which is created if need be.
+
+        `on_fault(fault, detail)` is called once for each kind of fault, from whichever thread meets it first. A folder
+        that cannot be used now is such a fault, and is tried again later.
+
+        Raises:
+            SettingsConflictError: a live process uses the folder under other settings.
+            ForeignFolderError: the folder holds other things.
+        """
+        return cls(settings, on_fault)
+
+    def get(self, key: Key) -> Array | None:
+        """Return the array under a key, or None. It is read-only: it is shared."""
+        return self.get_many((key,))[0]
+
+    def get_many(self, keys: Sequence[Key]) -> list[Array | None]:
+        """Return the arrays under several keys, None for each that is absent. Reads the disk: keep it off the loop."""
+        self._disk.notice()
+        now = time.time()
+        arrays = self._memory.get_many(keys, now)
+        absent = [key for key, array in zip(keys, arrays, strict=True) if array is None]
+        self._count(Event.MEMORY_HIT, [key for key, array in zip(keys, arrays, strict=True) if array is not None])
+        if not absent:
+            return arrays
+        position = self._disk.position
+        entries, bad = self._disk.find(absent, now)
+        for entry in entries.values():
+            self._memory.put(entry)
+        self._drop_since(position)
+        for key, row in bad:
+            self._writer.submit(Forget(key, row))
+        self._count(Event.DISK_HIT, list(entries))
+        self._count(Event.MISS, [key for key in absent if key not in entries])
+        return [
+            entries[key].array if array is None and key in entries else array
+            for key, array in zip(keys, arrays, strict=True)
+        ]
+
+    def put(self, key: Key, array: Array, tag: Tag) -> bool:
+        """Keep a copy of an array, at once in memory and soon on disk; false when the disk's part was dropped.
+
+        Raises:
+            TypeError: for a dtype or a number of dimensions that the format does not hold.
+        """
+        check_storable(array)
+        position = self._disk.position
+        now = time.time()
+        copy = np.array(array, order="C")
+        copy.flags.writeable = False
+        entry = Entry(key, tag.encode(key.kind), now, now + self.settings.time_to_live, copy)
+        self._memory.put(entry)
+        self._drop_since(position)
+        if self._disk.usable and self._writer.submit(Write(entry, position)):
+            return True
+        self._counters.add(Event.DROPPED, key.kind)
+        return False
+
+    def purge(
+        self,
+        *,
+        kind: Kind | None = None,
+        tenant: str | None = None,
+        model: str | None = None,
+        document: bytes | None = None,
+        older_than: float | None = None,
+    ) -> Purged:
+        """Remove the entries that agree with all that is given (all entries, if nothing is), for all processes.
+
+        `document` is `KeyMaker.document`'s digest, `older_than` an age in seconds. Covers the disk, the memory of every
+        process (the others' at their next look-up or within a second) and queued writes. What is computed now for a
+        document and put after this returns is not covered.
+
+        Raises:
+            PurgeIncompleteError: memory was purged, but the disk could not be written.
+        """
+        selector = Selector(
+            kind=kind,
+            tenant=None if tenant is None else name_digest(tenant),
+            model=None if model is None else name_digest(model),
+            document=document,
+            stored_before=None if older_than is None else time.time() - older_than,
+        )
+        memory, queued = self._memory.purge(selector), self._writer.discard(selector)
+        return Purged(self._disk.purge(selector), memory, queued)
+
+    def stats(self) -> Stats:
+        """Return all counts and sizes; a few statements, no scan."""
+        events, faults = self._counters.snapshot()
+        usage, disk_bytes = self._disk.usage()
+        return Stats(events, faults, usage, self._disk.usable, disk_bytes, *self._memory.size(), *self._writer.size())
+
+    def check(self, *, fix: bool = False) -> Report:
+        """Read and verify every entry on disk, find files without a row; `fix` removes what is not valid."""
+        return Report(*self._disk.audit(fix=fix))
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until what was put is on disk (or dropped); false when the time was too short."""
+        return self._writer.flush(timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Write what is queued, up to a time, drop the rest, and leave the folder."""
+        undone = self._writer.close(timeout)
+        self._count(Event.DROPPED, [job.entry.key for job in undone if isinstance(job, Write)])
+        self._disk.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _work(self, job: Job) -> None:
+        if isinstance(job, Write):
+            self._disk.write(job.entry, job.position)
+        else:
+            self._disk.forget(job.key, job.row)
+
+    def _drop(self, selector: Selector) -> None:
+        self._memory.purge(selector)
+        self._writer.discard(selector)
+
+    def _drop_since(self, position: int) -> None:
+        """Undo what was kept while a purge came by."""
+        for selector in self._disk.since(position):
+            self._memory.purge(selector)
+
+    def _count(self, event: Event, keys: Sequence[Key]) -> None:
+        self._counters.add_all(event, Counter(key.kind for key in keys))

@@ -1,0 +1,332 @@
+"""The disk tier: ledger and index behind one rule, that whatever the disk does, the answer is a miss.
+
+Faults are counted, and reported once a kind. An index that misbehaves is put out of use at once by whoever notices, and
+opened again by the one thread that writes, at first without delay, then less and less often.
+"""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from cache import folder
+from cache.counters import Counters, Event, Fault, Usage
+from cache.entry import Entry, decode
+from cache.errors import (
+    CacheError,
+    CorruptEntryError,
+    EntryError,
+    ExpiredEntryError,
+    OldFormatError,
+    PurgeIncompleteError,
+)
+from cache.faults import classify
+from cache.index import FANOUT, Index, Row
+from cache.key import Key, Kind
+from cache.ledger import EVERYTHING, Ledger
+from cache.settings import CacheSettings
+from cache.tag import Selector
+
+Result = TypeVar("Result")
+FaultHandler = Callable[[Fault, str], None]
+
+WRITE_PATIENCE = 2.0  # seconds that a write waits for other processes' locks
+PURGE_PATIENCE = 30.0
+SWEEP_EVERY = 3600.0
+EXPIRE_EVERY = 60.0
+LONGEST_PAUSE = 60.0
+_HARMLESS = frozenset({Fault.LOCKED, Fault.DISK_FULL, Fault.CORRUPT_ENTRY, Fault.OLD_FORMAT})
+
+
+class DiskTier:
+    """Entries on disk, shared between processes. Safe between threads; `write` and `tick` belong to one."""
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        counters: Counters,
+        on_fault: FaultHandler,
+        purged: Callable[[Selector], None],
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._on_fault = on_fault
+        self._purged = purged
+        self._opening = threading.Lock()
+        self._ledger: Ledger | None = None
+        self._index: Index | None = None
+        self._left: list[Ledger] = []  # of folders that went: other threads may still look at them
+        self._broken = 0  # the newest generation known to be broken
+        self._attempts, self._next_attempt, self._opened_at = 0, 0.0, 0.0
+        self._next_expiry, self._next_sweep = 0.0, 0.0
+        self._sweep_part = 0
+        self.open()
+
+    @property
+    def usable(self) -> bool:
+        """Whether entries can be found and written at all."""
+        return self._index is not None
+
+    @property
+    def position(self) -> int:
+        """The ledger's position, to be handed to `since` and `write`."""
+        return self._ledger.position if self._ledger else 0
+
+    def since(self, position: int) -> list[Selector]:
+        """Return what was purged, here or elsewhere, since a position."""
+        return self._ledger.since(position) if self._ledger else []
+
+    def notice(self) -> None:
+        """Apply other processes' purges; costs under a microsecond when there are none."""
+        ledger = self._ledger
+        if ledger is not None and ledger.changed():
+            ledger.notice(self._purged)
+            self._follow()
+
+    def find(self, keys: Sequence[Key], now: float) -> tuple[dict[Key, Entry], list[tuple[Key, Row]]]:
+        """Return the entries of those keys that have a valid one, and the rows that led to an invalid one."""
+        entries: dict[Key, Entry] = {}
+        bad: list[tuple[Key, Row]] = []
+        with self._faults(keys) as index:
+            rows = index.find([bytes(key) for key in keys]) if index else {}
+            for key in keys:
+                row = rows.get(bytes(key))
+                if index is None or row is None:
+                    continue
+                try:
+                    entries[key] = decode(index.fetch(row), key, now)
+                except ExpiredEntryError:
+                    pass  # it will be taken in its turn
+                except (EntryError, FileNotFoundError) as error:
+                    self._note(key, error)
+                    bad.append((key, row))
+                except OSError as error:  # too many open files, say: no reason to give the entry up
+                    self.report(error, classify(error))
+        return entries, bad
+
+    def write(self, entry: Entry, position: int) -> None:
+        """Write an entry, unless a purge took it since `position`; what cannot be written is dropped and counted."""
+        event = Event.DROPPED
+        with self._faults() as index:
+            if index is not None and index.intact() and self._make_room(index, entry.nbytes):
+                event = self._write(index, entry, position)
+        self._counters.add(event, entry.key.kind)
+
+    def forget(self, key: Key, row: Row) -> None:
+        """Remove a row that led to no valid value."""
+        with self._faults() as index:
+            if index is not None:
+                index.forget(bytes(key), row)
+
+    def purge(self, selector: Selector) -> Counter[Kind]:
+        """Remove what a selector takes, for all processes; return how many entries of each kind went.
+
+        Raises:
+            PurgeIncompleteError: the disk could not be written.
+        """
+        try:
+            index = self._index or self.open()
+            if self._ledger is None or index is None:
+                raise PurgeIncompleteError("memory was purged, but the disk is out of use")
+            self._ledger.append(selector)
+            self.notice()
+            index = self._index or index
+            folder.remove_older(self._settings.folder, index.generation)
+            taken = _patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+        except CacheError:
+            raise
+        except Exception as error:
+            self.report(error, classify(error))
+            raise PurgeIncompleteError(f"memory was purged, the disk was not: {classify(error)}") from error
+        self._counters.add_all(Event.PURGED, taken)
+        return taken
+
+    def usage(self) -> tuple[dict[Kind, Usage], int]:
+        """Return what each kind takes, and the bytes of all files."""
+        with self._faults() as index:
+            if index is not None:
+                return index.usage(), index.volume()
+        return {}, 0
+
+    def audit(self, *, fix: bool) -> tuple[int, int, int, bool]:
+        """Read every entry; return how many are valid, invalid and orphaned, and whether the index is sound."""
+        valid, invalid, orphans, sound = 0, 0, 0, False
+        now = time.time()
+        with self._faults() as index:
+            if index is None:
+                return valid, invalid, orphans, sound
+            sound = index.sound()
+            for raw, row in index.rows():
+                try:
+                    decode(index.fetch(row), Key(Kind(raw[:1]), raw[1:]), now)
+                    valid += 1
+                except ExpiredEntryError:
+                    valid += 1
+                except (ValueError, OSError):  # EntryError is a ValueError; so is a kind that does not exist
+                    invalid += 1
+                    if fix:
+                        index.forget(raw, row)
+            orphans = sum(index.sweep(part, now, fix=fix) for part in range(FANOUT))
+            if fix:
+                index.recount()
+        return valid, invalid, orphans, sound
+
+    def tick(self) -> None:
+        """Look after the disk for a few milliseconds: reopen, expire, sweep."""
+        now = time.time()
+        try:
+            self._follow()
+            self.notice()
+            if self._index is None and time.monotonic() >= self._next_attempt:
+                self.open()
+        except (CacheError, OSError) as error:  # the folder changed hands
+            self.report(error, Fault.IO_ERROR)
+        with self._faults() as index:
+            if index is not None:
+                if now >= self._next_expiry:
+                    taken = index.take_expired(now)
+                    self._counters.add_all(Event.EXPIRED, taken)
+                    self._next_expiry = now if taken else now + EXPIRE_EVERY
+                if now >= self._next_sweep:
+                    index.sweep(self._sweep_part, now)
+                    folder.remove_older(self._settings.folder, index.generation)
+                    self._sweep_part = (self._sweep_part + 1) % FANOUT
+                    self._next_sweep = now if self._sweep_part else now + SWEEP_EVERY
+
+    def open(self) -> Index | None:
+        """Open the folder, or what of it is closed; None when it cannot be used now.
+
+        Raises:
+            ForeignFolderError, SettingsConflictError: the folder must not be used.
+        """
+        with self._opening:
+            if self._index is not None:
+                return self._index
+            quiet = time.monotonic() - self._opened_at > LONGEST_PAUSE
+            self._attempts = 0 if quiet else self._attempts + 1
+            self._next_attempt = time.monotonic() + min(LONGEST_PAUSE, 0.5 * 2**self._attempts)
+            try:
+                if self._ledger is None:
+                    self._ledger = folder.enter(self._settings)
+                self._index = folder.open_index(self._settings, self._broken, self.report)
+                self._opened_at = time.monotonic()
+            except CacheError:
+                raise
+            except Exception as error:  # noqa: BLE001 (the store serves without a disk)
+                self.report(error, classify(error))
+            return self._index
+
+    def report(self, error: BaseException, fault: Fault) -> None:
+        """Count a fault, and tell of the first of its kind."""
+        if self._counters.fault(fault):
+            self._on_fault(fault, f"{type(error).__name__}: {error}")
+
+    def disconnect(self) -> None:
+        """Close this thread's connection to the index."""
+        if self._index is not None:
+            self._index.close()
+
+    def close(self) -> None:
+        """Leave the folder."""
+        self.disconnect()
+        self._index = None
+        if self._ledger is not None:
+            self._left.append(self._ledger)
+            self._ledger = None
+        while self._left:
+            self._left.pop().close()
+
+    def _write(self, index: Index, entry: Entry, position: int) -> Event:
+        placed = index.place(entry)
+
+        def commit() -> Event:
+            with index.transact():
+                # Under the write lock a purge has either deleted already, and is noticed here, or will delete our row.
+                self.notice()
+                if any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
+                    index.discard(placed)
+                    return Event.PURGED
+                index.write(entry, placed)
+            return Event.STORED
+
+        try:
+            return _patiently(WRITE_PATIENCE, commit)
+        except BaseException:
+            index.discard(placed)
+            raise
+
+    def _make_room(self, index: Index, nbytes: int) -> bool:
+        """Evict the oldest entries until `nbytes` fit; false when they cannot fit."""
+        limit = self._settings.size_limit
+        if nbytes > limit:
+            return False
+        if not self._disk_has(nbytes):  # somebody else fills it: give way, a little at each write
+            self._counters.add_all(Event.EVICTED, _patiently(WRITE_PATIENCE, index.take_oldest))
+            if not self._disk_has(nbytes):
+                self.report(OSError("less than min_free_bytes are free"), Fault.DISK_FULL)
+                return False
+        while index.volume() + nbytes > limit:
+            taken = _patiently(WRITE_PATIENCE, index.take_oldest)
+            if not taken:
+                return False
+            self._counters.add_all(Event.EVICTED, taken)
+        return True
+
+    def _disk_has(self, nbytes: int) -> bool:
+        status = os.statvfs(self._settings.folder)
+        return status.f_bavail * status.f_frsize >= nbytes + self._settings.min_free_bytes
+
+    def _follow(self) -> None:
+        """Let go of an index that another process left behind, or that was deleted or replaced under us."""
+        ledger, index = self._ledger, self._index
+        if ledger is not None and ledger.lost:  # the whole folder went, and with it all that we could be told of
+            self._left.append(ledger)
+            self._ledger = self._index = None
+            self._broken = 0
+            self._purged(EVERYTHING)
+        elif index is not None and folder.generations(self._settings.folder)[-1:] != [index.generation]:
+            self._index = None
+        elif index is not None and not index.intact():
+            self._broken = index.generation
+            self._index = None
+            self.report(FileNotFoundError("the index was deleted or replaced"), Fault.CORRUPT_INDEX)
+
+    def _note(self, key: Key, error: Exception) -> None:
+        if isinstance(error, CorruptEntryError):
+            self._counters.add(Event.CORRUPT, key.kind)
+            self.report(error, Fault.CORRUPT_ENTRY)
+        elif isinstance(error, OldFormatError):
+            self._counters.add(Event.OLD_FORMAT, key.kind)
+            self.report(error, Fault.OLD_FORMAT)
+
+    @contextmanager
+    def _faults(self, looked_up: Sequence[Key] = ()) -> Iterator[Index | None]:
+        """Lend the index; whatever it raises is counted, and what says that it is broken puts it out of use."""
+        index = self._index
+        try:
+            yield index
+        except Exception as error:  # noqa: BLE001 (the rule of this tier)
+            fault = classify(error)
+            self.report(error, fault)
+            if fault is Fault.LOCKED:
+                self._counters.add_all(Event.TIMEOUT, Counter(key.kind for key in looked_up))
+            if index is not None and fault not in _HARMLESS:
+                if fault is Fault.CORRUPT_INDEX:
+                    self._broken = max(self._broken, index.generation)
+                if self._index is index:
+                    self._index = None
+
+
+def _patiently(patience: float, action: Callable[[], Result]) -> Result:
+    """Do what needs the index's write lock, waiting for other processes up to `patience` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if classify(error) is not Fault.LOCKED or time.monotonic() >= end:
+                raise
+        time.sleep(0.002)

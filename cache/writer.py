@@ -1,0 +1,117 @@
+"""The writer: one thread and a bounded queue, so that a write never delays an answer."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cache.entry import Entry
+from cache.index import Row
+from cache.key import Key
+from cache.tag import Selector
+
+TICK_EVERY = 0.25
+
+
+class Write(NamedTuple):
+    """An entry to be written, unless it is purged after `position` of the ledger."""
+
+    entry: Entry
+    position: int
+
+
+class Forget(NamedTuple):
+    """A row to be removed, for it leads to no valid value."""
+
+    key: Key
+    row: Row
+
+
+Job = Write | Forget
+
+
+class Writer:
+    """Does jobs in order, in a thread of its own, and calls `tick` about four times a second."""
+
+    def __init__(
+        self, limit: int, work: Callable[[Job], None], tick: Callable[[], None], done: Callable[[], None]
+    ) -> None:
+        self._limit = limit
+        self._work, self._tick, self._done = work, tick, done
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._nbytes = 0
+        self._busy = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="octavo-cache-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> bool:
+        """Queue a job; false when it does not fit."""
+        size = _size(job)
+        with self._changed:
+            if self._closed or self._nbytes + size > self._limit:
+                return False
+            self._jobs.append(job)
+            self._nbytes += size
+            self._changed.notify_all()
+            return True
+
+    def discard(self, selector: Selector) -> int:
+        """Drop the queued writes that a purge takes; return how many."""
+        with self._changed:
+            kept = deque(
+                job for job in self._jobs
+                if isinstance(job, Forget) or not selector.matches(job.entry.tag, job.entry.stored_at)
+            )  # fmt: skip
+            count = len(self._jobs) - len(kept)
+            self._jobs, self._nbytes = kept, sum(map(_size, kept))
+            self._changed.notify_all()
+            return count
+
+    def size(self) -> tuple[int, int]:
+        """Return the number of queued jobs and their bytes."""
+        with self._changed:
+            return len(self._jobs), self._nbytes
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until nothing is queued or under way; false when the time was too short."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._jobs and not self._busy, timeout)
+
+    def close(self, timeout: float) -> list[Job]:
+        """Do what is queued, up to a time, and stop; return what was not done."""
+        self.flush(timeout)
+        with self._changed:
+            self._closed = True
+            undone = list(self._jobs)
+            self._jobs.clear()
+            self._nbytes = 0
+            self._changed.notify_all()
+        self._thread.join(max(timeout, 1.0))
+        return undone
+
+    def _run(self) -> None:
+        next_tick = time.monotonic() + TICK_EVERY
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._closed, max(0.0, next_tick - time.monotonic()))
+                if self._closed:
+                    break
+                job = self._jobs.popleft() if self._jobs else None
+                self._nbytes -= _size(job) if job else 0
+                self._busy = job is not None
+            if job is not None:
+                self._work(job)
+            if time.monotonic() >= next_tick:
+                self._tick()
+                next_tick = time.monotonic() + TICK_EVERY
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+        self._done()
+
+
+def _size(job: Job) -> int:
+    return job.entry.nbytes if isinstance(job, Write) else 0
