@@ -71,7 +71,7 @@ CountOrAuto = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 # Half width in tokens. "none" reads better in a file than 0 does.
-Window = Annotated[int, BeforeValidator(lambda value: 0 if value == "none" else value), Field(ge=0)]
+Window = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value == "none" else value)]
 
 
 class Section(BaseModel):
@@ -157,7 +157,9 @@ class ModelSettings(Section):
         default="auto", description="The number scheme; `auto` takes the fastest that is exact on this machine."
     )
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`."
+        default="auto",
+        pattern=r"^(auto|cpu|cuda:\d+)$",
+        description="Where it runs; `auto`: a CUDA device if there is one.",
     )
     window: Window = Field(
         default=0,
