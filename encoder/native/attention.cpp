@@ -1,0 +1,392 @@
+// Softmax attention within segments, limited to a window, in bfloat16 with float sums.
+//
+// Each head of each segment is a piece of work of its own: its keys and values are packed into panels once, then blocks
+// of queries go over the panels that their window reaches, and over no others. The first and the last token of a
+// segment are global: they see all keys, and all queries see them. A query's result is computed in the same order
+// whatever lies beside its segment and however many threads there are.
+//
+// Softmax is taken without looking for a row's maximum wherever the norms of queries and keys prove, by Cauchy and
+// Schwarz, that no exponential can leave float's range; that is so for every model seen so far. Where they do not, scores
+// are computed twice: for the maximum, then for the exponentials.
+
+#include <atomic>
+
+#include "exponent.h"
+#include "product.h"
+#include "scratch.h"
+#include "simd.h"
+
+namespace octavo::OCTAVO_ISA {
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+// Exponents of two that are safe without a maximum: 2^60 summed over any segment stays far within float's 2^127.
+constexpr float kSafeExponent = 60.0f;
+constexpr int64_t kChunk = 4 * kPanel;  // keys whose scores are held at once: they stay in the first-level cache
+constexpr Word kOnes = 0x3f803f80;      // two bfloat16 ones
+
+// One head of one segment, packed.
+struct Head {
+  const Bf16* q;
+  const Bf16* k;
+  const Bf16* v;
+  Bf16* out;
+  int64_t stride;  // from token to token in q, k and v
+  int64_t out_stride;
+  int64_t tokens;
+  int64_t size;
+  int64_t window;
+  float exponent_scale;  // from a score to its power of two
+  bool bounded;          // no power of two can leave 2^-60 ... 2^60
+
+  Word* key_panels;    // column j of panel p is key 32 p + j; a step is a pair of its numbers
+  Word* value_panels;  // columns are the head's numbers; step 16 g + i is the pair of tokens 32 g + i and 32 g + 16 + i
+  Word* end_panel;     // keys once more: column 0 is the first token's, column 1 the last one's
+
+  int64_t key_panel_words() const { return size / 2 * kPanel; }
+  int64_t value_panel_words() const { return round_up(tokens, kPanel) / 2 * kPanel; }
+  int64_t value_columns() const { return round_up(size, kPanel); }
+};
+
+// Queries that share their keys: `count` of them, `step` tokens apart, over the keys [low, high), and the segment's ends
+// where those lie outside.
+struct Block {
+  int64_t first;
+  int64_t step;
+  int64_t count;
+  int64_t low;   // a multiple of 32
+  int64_t high;  // may lie past the last token, up to the end of its panel
+  bool windowed;
+
+  int64_t token(int64_t row) const { return first + row * step; }
+};
+
+// Where a block's numbers live while it is computed.
+struct Workspace {
+  static constexpr int64_t kRows = Multiplier::kRows;
+
+  float* scores;      // (kRows, kChunk)
+  float* end_scores;  // (kRows, 16): the first key's, the last key's
+  Word* weights;      // (kRows, weight_stride): pairs of unnormalised weights, in the order of the values' steps
+  Word* end_weights;  // (kRows): the pair of the first and the last key
+  float* sums;        // (kRows, 16): partial sums of weights
+  float* maxima;      // (kRows)
+  float* values;      // (kRows, value_columns)
+  int64_t weight_stride;
+
+  Workspace(Scratch& scratch, const Head& head) : weight_stride(round_up(head.tokens, kPanel) / 2) {
+    scores = scratch.take<float>(kRows * kChunk);
+    end_scores = scratch.take<float>(kRows * kLanes);
+    weights = scratch.take<Word>(kRows * weight_stride);
+    end_weights = scratch.take<Word>(kRows);
+    sums = scratch.take<float>(kRows * kLanes);
+    maxima = scratch.take<float>(kRows);
+    values = scratch.take<float>(kRows * head.value_columns());
+  }
+};
+
+// --- Packing --------------------------------------------------------------------------------------------------------
+
+// Packs sixteen keys from `token` on into a half panel, and raises `norms` (squared, a key a lane) by theirs.
+void pack_keys(const Head& head, int64_t token, Word* half_panel, __m512& norms) {
+  const Word* rows = reinterpret_cast<const Word*>(head.k + token * head.stride);
+  const int64_t count = smaller(head.tokens - token, kLanes);
+  const int64_t row_words = head.stride / 2;
+  __m512i squares = _mm512_setzero_si512();
+  for (int64_t word = 0; word < head.size / 2; word += kLanes) {
+    const int64_t words = smaller(head.size / 2 - word, kLanes);
+    const auto mask = static_cast<__mmask16>((1u << words) - 1);
+    __m512i square[16];
+    for (int64_t r = 0; r < kLanes; ++r)
+      square[r] = r < count ? _mm512_maskz_loadu_epi32(mask, rows + r * row_words + word) : _mm512_setzero_si512();
+    transpose(square);
+    for (int64_t w = 0; w < words; ++w) {
+      _mm512_storeu_si512(half_panel + (word + w) * kPanel, square[w]);
+      squares = DotBf16::add(squares, square[w], square[w]);
+    }
+  }
+  norms = _mm512_max_ps(norms, _mm512_castsi512_ps(squares));
+}
+
+float pack_all_keys(const Head& head) {
+  __m512 norms = _mm512_setzero_ps();
+  for (int64_t token = 0; token < head.tokens; token += kLanes)
+    pack_keys(head, token, head.key_panels + token / kPanel * head.key_panel_words() + token % kPanel, norms);
+  return std::sqrt(_mm512_reduce_max_ps(norms));
+}
+
+void pack_end_keys(const Head& head) {
+  const Word* first = reinterpret_cast<const Word*>(head.k);
+  const Word* last = reinterpret_cast<const Word*>(head.k + (head.tokens - 1) * head.stride);
+  for (int64_t word = 0; word < head.size / 2; ++word) {
+    const __m512i pair = _mm512_maskz_set1_epi32(1, static_cast<int>(first[word]));
+    _mm512_storeu_si512(head.end_panel + word * kPanel,
+                        _mm512_mask_set1_epi32(pair, 2, static_cast<int>(last[word])));
+  }
+}
+
+void pack_values(const Head& head) {
+  const auto load = [&head](int64_t token, int64_t column) {
+    if (token >= head.tokens) return _mm512_setzero_si512();
+    const Bf16* p = head.v + token * head.stride + column;
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  };
+  for (int64_t column = 0; column < head.size; column += kLanes) {
+    Word* panel = head.value_panels + column / kPanel * head.value_panel_words() + column % kPanel;
+    for (int64_t group = 0; group < head.tokens; group += kPanel)
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const __m512i low = load(group + i, column);
+        const __m512i high = _mm512_slli_epi32(load(group + kLanes + i, column), 16);
+        _mm512_storeu_si512(panel + (group / 2 + i) * kPanel, _mm512_or_si512(low, high));
+      }
+  }
+}
+
+float largest_query(const Head& head) {
+  float largest = 0;
+  for (int64_t token = 0; token < head.tokens; ++token) {
+    const Bf16* row = head.q + token * head.stride;
+    __m512 squares = _mm512_setzero_ps();
+    for (int64_t column = 0; column < head.size; column += kLanes) {
+      const __m512 x = load_bf16(row + column);
+      squares = _mm512_fmadd_ps(x, x, squares);
+    }
+    const float norm = _mm512_reduce_add_ps(squares);
+    largest = norm > largest ? norm : largest;
+  }
+  return std::sqrt(largest);
+}
+
+// --- Softmax --------------------------------------------------------------------------------------------------------
+
+// Which of the 32 keys from `key` on a query may see, a bit each.
+OCTAVO_INLINE uint32_t visible(const Head& head, const Block& block, int64_t token, int64_t key) {
+  int64_t low = 0, high = head.tokens;
+  if (block.windowed) {
+    low = larger(token - head.window, 0);
+    high = smaller(token + head.window + 1, head.tokens);
+  }
+  low = smaller(larger(low - key, 0), kPanel);
+  high = smaller(larger(high - key, 0), kPanel);
+  uint64_t bits = high > low ? ((uint64_t{1} << (high - low)) - 1) << low : 0;
+  if (key == 0) bits |= 1;
+  const int64_t last = head.tokens - 1 - key;
+  if (last < kPanel) bits |= uint64_t{1} << last;
+  return static_cast<uint32_t>(bits);
+}
+
+// From a bit a key to a bit a number of the packed pairs: key i is number 2 i, key 16 + i is number 2 i + 1.
+OCTAVO_INLINE __mmask32 pair_mask(uint32_t keys) {
+  return _pdep_u32(keys, 0x55555555u) | _pdep_u32(keys >> 16, 0xaaaaaaaau);
+}
+
+// Whether a block's keys leave out the first token, as bit 0, and the last one, as bit 1.
+OCTAVO_INLINE uint32_t ends_outside(const Head& head, const Block& block) {
+  return (block.low > 0 ? 1u : 0u) | (block.high < head.tokens ? 2u : 0u);
+}
+
+int64_t score(Multiplier& multiplier, const Head& head, const Block& block, const Word* panels, int64_t vectors,
+              float* scores, int64_t stride) {
+  multiplier.multiply<DotBf16>({reinterpret_cast<const Word*>(head.q + block.first * head.stride),
+                                block.step * head.stride / 2, block.count, panels, head.key_panel_words(), vectors,
+                                head.size / 2, reinterpret_cast<Word*>(scores), stride});
+  return block.count * vectors * kLanes;
+}
+
+// Computes the scores of the block's keys from `key` on, at most kChunk of them; returns the work done.
+int64_t score_chunk(Multiplier& multiplier, const Head& head, const Block& block, int64_t key, float* scores) {
+  const int64_t keys = smaller(smaller(block.high, head.tokens) - key, kChunk);
+  const Word* panels = head.key_panels + key / kPanel * head.key_panel_words();
+  return score(multiplier, head, block, panels, (keys + kLanes - 1) / kLanes, scores, kChunk);
+}
+
+// Finds the largest score of each row, among the keys that it may see.
+int64_t find_maxima(Multiplier& multiplier, const Head& head, const Block& block, Workspace& work) {
+  int64_t done = 0;
+  const auto ends = static_cast<__mmask16>(ends_outside(head, block));
+  const __m512 lowest = _mm512_set1_ps(-INFINITY);
+  for (int64_t r = 0; r < block.count; ++r)
+    work.maxima[r] = _mm512_mask_reduce_max_ps(ends, _mm512_loadu_ps(work.end_scores + r * kLanes));
+  for (int64_t key = block.low; key < block.high; key += kChunk) {
+    done += score_chunk(multiplier, head, block, key, work.scores);
+    for (int64_t r = 0; r < block.count; ++r) {
+      __m512 most = lowest;
+      for (int64_t panel = key; panel < smaller(key + kChunk, block.high); panel += kPanel) {
+        const uint32_t keys = visible(head, block, block.token(r), panel);
+        const float* scores = work.scores + r * kChunk + (panel - key);
+        most = _mm512_mask_max_ps(most, static_cast<__mmask16>(keys), most, _mm512_loadu_ps(scores));
+        most = _mm512_mask_max_ps(most, static_cast<__mmask16>(keys >> 16), most, _mm512_loadu_ps(scores + kLanes));
+      }
+      const float found = _mm512_reduce_max_ps(most);
+      work.maxima[r] = found > work.maxima[r] ? found : work.maxima[r];
+    }
+  }
+  return done;
+}
+
+// Turns one row's scores of a chunk into weights, and adds them to the row's sums.
+template <bool Bounded>
+OCTAVO_INLINE void weigh_row(const PowerOfTwo& power, const Head& head, const Block& block, Workspace& work, int64_t r,
+                             int64_t key) {
+  const __m512 offset = PowerOfTwo::offset(Bounded ? 0.0f : work.maxima[r] * head.exponent_scale);
+  const auto fixed = [&](const float* scores) {
+    const __m512 x = _mm512_loadu_ps(scores);
+    return Bounded ? power.fixed(x, offset) : power.fixed_clamped(x, offset);
+  };
+  const __m512i ones = _mm512_set1_epi32(kOnes);
+  __m512i sum = _mm512_loadu_si512(work.sums + r * kLanes);
+  const float* scores = work.scores + r * kChunk;
+  Word* weights = work.weights + r * work.weight_stride + (key - block.low) / 2;
+  for (int64_t panel = key; panel < smaller(key + kChunk, block.high); panel += kPanel) {
+    const __mmask32 mask = pair_mask(visible(head, block, block.token(r), panel));
+    const __m512i pairs = power.pairs(mask, fixed(scores), fixed(scores + kLanes));
+    sum = DotBf16::add(sum, pairs, ones);
+    _mm512_storeu_si512(weights, pairs);
+    scores += kPanel;
+    weights += kLanes;
+  }
+  _mm512_storeu_si512(work.sums + r * kLanes, sum);
+}
+
+// Weighs the segment's ends where the block's keys leave them out, and begins each row's sums with them.
+template <bool Bounded>
+void weigh_ends(const PowerOfTwo& power, const Head& head, const Block& block, Workspace& work) {
+  const __mmask32 ends = ends_outside(head, block);
+  for (int64_t r = 0; r < block.count; ++r) {
+    __m512i pairs = _mm512_setzero_si512();
+    if (ends) {
+      const __m512 scores = _mm512_loadu_ps(work.end_scores + r * kLanes);
+      const __m512 offset = PowerOfTwo::offset(Bounded ? 0.0f : work.maxima[r] * head.exponent_scale);
+      const __m512 fixed = Bounded ? power.fixed(scores, offset) : power.fixed_clamped(scores, offset);
+      const __m512i last = _mm512_maskz_alignr_epi32(1, _mm512_castps_si512(fixed), _mm512_castps_si512(fixed), 1);
+      pairs = power.pairs(ends, fixed, _mm512_castsi512_ps(last));
+    }
+    work.end_weights[r] = static_cast<Word>(_mm_cvtsi128_si32(_mm512_castsi512_si128(pairs)));
+    const __m512i sum = DotBf16::add(_mm512_setzero_si512(), pairs, _mm512_set1_epi32(kOnes));
+    _mm512_storeu_si512(work.sums + r * kLanes, sum);
+  }
+}
+
+// Divides a block's sums of values by its sums of weights, after adding the ends' share.
+void finish(const Head& head, const Block& block, const Workspace& work) {
+  const bool ends = ends_outside(head, block) != 0;
+  const Bf16* first = head.v;
+  const Bf16* last = head.v + (head.tokens - 1) * head.stride;
+  for (int64_t r = 0; r < block.count; ++r) {
+    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_loadu_ps(work.sums + r * kLanes)));
+    const Word pair = work.end_weights[r];
+    const __m512 first_weight = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(pair << 16)));
+    const __m512 last_weight = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(pair & 0xffff0000u)));
+    const float* values = work.values + r * head.value_columns();
+    Bf16* out = head.out + block.token(r) * head.out_stride;
+    for (int64_t column = 0; column < head.size; column += kLanes) {
+      __m512 x = _mm512_loadu_ps(values + column);
+      if (ends) {
+        x = _mm512_fmadd_ps(first_weight, load_bf16(first + column), x);
+        x = _mm512_fmadd_ps(last_weight, load_bf16(last + column), x);
+      }
+      store_bf16(out + column, _mm512_mul_ps(x, share));
+    }
+  }
+}
+
+template <bool Bounded>
+int64_t attend(Multiplier& multiplier, const Head& head, const Block& block, Workspace& work) {
+  const PowerOfTwo power(head.exponent_scale);
+  int64_t done = 0;
+  if (ends_outside(head, block)) done += score(multiplier, head, block, head.end_panel, 1, work.end_scores, kLanes);
+  if (!Bounded) done += find_maxima(multiplier, head, block, work);
+  weigh_ends<Bounded>(power, head, block, work);
+  for (int64_t key = block.low; key < block.high; key += kChunk) {
+    done += score_chunk(multiplier, head, block, key, work.scores);
+    for (int64_t r = 0; r < block.count; ++r) weigh_row<Bounded>(power, head, block, work, r, key);
+  }
+  multiplier.multiply<DotBf16>({work.weights, work.weight_stride, block.count,
+                                head.value_panels + block.low / 2 * kPanel, head.value_panel_words(),
+                                head.size / kLanes, (block.high - block.low) / 2,
+                                reinterpret_cast<Word*>(work.values), head.value_columns()});
+  finish(head, block, work);
+  return done;
+}
+
+// --- Heads ----------------------------------------------------------------------------------------------------------
+
+Head head_of(const AttentionCall& call, int64_t segment, int64_t index) {
+  const int64_t begin = call.offsets[segment];
+  const int64_t hidden = call.heads * call.head_size;
+  Head head{};
+  head.stride = 3 * hidden;
+  head.out_stride = hidden;
+  head.tokens = call.offsets[segment + 1] - begin;
+  head.size = call.head_size;
+  head.window = call.window;
+  head.exponent_scale = call.scale * kLog2E;
+  head.q = call.qkv + begin * head.stride + index * head.size;
+  head.k = head.q + hidden;
+  head.v = head.k + hidden;
+  head.out = call.out + begin * hidden + index * head.size;
+  return head;
+}
+
+// What is not a number among queries or keys makes nothing a number, instead of something that looks like one.
+int64_t forget(const Head& head) {
+  for (int64_t token = 0; token < head.tokens; ++token)
+    for (int64_t column = 0; column < head.size; column += kLanes)
+      store_bf16(head.out + token * head.out_stride + column, _mm512_set1_ps(NAN));
+  return 0;
+}
+
+int64_t attend_head(Multiplier& multiplier, Head head) {
+  if (head.tokens == 0) return 0;
+  Scratch scratch;
+  const int64_t padded = round_up(head.tokens, kPanel);
+  head.key_panels = scratch.take<Word>(padded / kPanel * head.key_panel_words());
+  head.value_panels = scratch.take<Word>(head.value_columns() / kPanel * head.value_panel_words());
+  head.end_panel = scratch.take<Word>(head.key_panel_words());
+  Workspace work(scratch, head);
+
+  const float bound = pack_all_keys(head) * largest_query(head) * std::fabs(head.exponent_scale);
+  if (!std::isfinite(bound)) return forget(head);
+  head.bounded = bound < kSafeExponent;
+  pack_values(head);
+  const auto run = [&](const Block& block) {
+    return head.bounded ? attend<true>(multiplier, head, block, work) : attend<false>(multiplier, head, block, work);
+  };
+
+  int64_t done = 0;
+  constexpr int64_t rows = Multiplier::kRows;
+  if (head.window == 0 || head.window >= head.tokens - 2) {
+    for (int64_t first = 0; first < head.tokens; first += rows)
+      done += run({first, 1, smaller(rows, head.tokens - first), 0, padded, false});
+    return done;
+  }
+  pack_end_keys(head);
+  done += run({0, head.tokens - 1, 2, 0, padded, false});
+  for (int64_t first = 1; first < head.tokens - 1; first += rows) {
+    const int64_t count = smaller(rows, head.tokens - 1 - first);
+    const int64_t low = larger(first - head.window, 0) / kPanel * kPanel;
+    const int64_t high = smaller(round_up(first + count + head.window, kPanel), padded);
+    done += run({first, 1, count, low, high, true});
+  }
+  return done;
+}
+
+}  // namespace
+
+int64_t attention(const AttentionCall& call, const Workers& workers) {
+  struct Shared {
+    const AttentionCall& call;
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> done{0};
+  } shared{call};
+  const auto work = [](void* context) {
+    auto& [call, next, done] = *static_cast<Shared*>(context);
+    Multiplier multiplier;
+    for (int64_t item; (item = next.fetch_add(1)) < call.segments * call.heads;)
+      done += attend_head(multiplier, head_of(call, item / call.heads, item % call.heads));
+  };
+  workers.run(static_cast<int>(smaller(workers.count(), call.segments * call.heads)), work, &shared);
+  return shared.done;
+}
+
+}  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,141 @@
+"""Builds the native core: `python -m encoder.native.build`.
+
+Does nothing where the present sources are built already by the present compiler. A machine without a compiler is no
+error: the command says so, and the reference serves there.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+from encoder.native import library
+
+# GCC 12 takes its own headers' undefined vectors for variables that are used before they are set.
+_QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
+
+
+class BuildError(RuntimeError):
+    """A compiler is here and refused; the message holds what it said."""
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler: $CXX, else the system's."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def describe(compiler: str) -> str:
+    """The compiler's name and version, a line."""
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    return said.splitlines()[0]
+
+
+def writable_folder() -> Path:
+    """The first of the folders for builds that can be written."""
+    for folder in library.folders():
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise BuildError(f"none of {', '.join(map(str, library.folders()))} can be written")
+
+
+def _commands(compiler: str, work: Path) -> list[tuple[str, ...]]:
+    """One command an object: each kernel file for each instruction set, and the binding once."""
+    commands = []
+    binding = library.FOLDER / "bindings.cpp"
+    includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
+    system = [part for path in includes for part in ("-isystem", path)]
+    names = (f"-DTORCH_EXTENSION_NAME={library.MODULE}", "-fno-math-errno")
+    commands.append((compiler, *library.BASE_FLAGS, *system, *names, "-c", str(binding), "-o", str(work / "bindings.o")))
+    for path in library.sources():
+        if path.suffix != ".cpp" or path == binding:
+            continue
+        for name, extra in library.SETS.items():
+            flags = (*library.BASE_FLAGS, *_QUIET, *library.KERNEL_FLAGS, *extra, f"-DOCTAVO_ISA={name}")
+            commands.append((compiler, *flags, "-c", str(path), "-o", str(work / f"{path.stem}.{name}.o")))
+    return commands
+
+
+def _run(command: tuple[str, ...]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise BuildError(f"{shlex.join(command)}\n{done.stderr}")
+    if done.stderr:
+        sys.stderr.write(done.stderr)
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """Compile and link into `folder`, under the build's key; what is there appears whole or not at all.
+
+    Raises:
+        BuildError: the compiler refused.
+    """
+    target = library.build_of(folder)
+    libraries = Path(torch.__file__).parent / "lib"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
+        work = Path(scratch)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, _commands(compiler, work)))
+        ready = work / "ready"
+        ready.mkdir()
+        objects = sorted(str(path) for path in work.glob("*.o"))
+        links = (f"-L{libraries}", "-lc10", "-ltorch_cpu", "-ltorch_python", f"-Wl,-rpath,{libraries}")
+        _run((compiler, "-shared", *objects, *links, "-o", str(library.library_of(ready))))
+        (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
+        ready.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        ready.rename(target)
+    return target
+
+
+def ensure(*, force: bool = False) -> str:
+    """Build if need be, and say in a line what was done.
+
+    Raises:
+        BuildError: the compiler refused, or no folder can be written.
+    """
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return f"native core: not for {platform.machine()}; the reference serves"
+    compiler = find_compiler()
+    try:
+        present = library.find()
+    except library.NativeUnavailableError:
+        present = None
+    if compiler is None:
+        return "native core: built" if present else "native core: no C++ compiler; the reference serves"
+    if present and not force and library.compiler() == describe(compiler):
+        return f"native core: up to date ({present.name})"
+    began = time.monotonic()
+    made = build(compiler, writable_folder())
+    return f"native core: built {made.name} with {describe(compiler)} in {time.monotonic() - began:.0f} s"
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m encoder.native.build", description=__doc__)
+    parser.add_argument("--force", action="store_true", help="build even where nothing changed")
+    try:
+        print(ensure(force=parser.parse_args().force))  # noqa: T201
+    except BuildError as error:
+        print(f"native core: not built; the reference serves\n{error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

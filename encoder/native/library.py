@@ -1,0 +1,139 @@
+"""Finds the built library, and decides which of its instruction sets may serve here."""
+
+import hashlib
+import importlib.util
+import os
+import sysconfig
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+FOLDER = Path(__file__).parent
+MODULE = "octavo_native"
+
+BASE_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+KERNEL_FLAGS = ("-march=x86-64-v4", "-mavx512vnni")
+SETS = {
+    "vnni": (),
+    "bf16": ("-mavx512bf16",),
+    "amx": ("-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+    "amx_emulated": ("-mavx512bf16", "-DOCTAVO_EMULATE_AMX"),
+}
+"""Instruction sets that the library holds, and what each is compiled with besides. The last is for tests alone."""
+
+_NEEDS = (
+    ("vnni", {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "bmi2", "fma"}),
+    ("bf16", {"avx512_bf16"}),
+    ("amx", {"amx_tile", "amx_int8", "amx_bf16"}),
+)
+"""From the least set to the best: the processor flags that each needs beyond the one before."""
+
+# ONEDNN_MAX_CPU_ISA, in oneDNN's own words; what is not listed here sets no limit that matters to us.
+_NONE_UNDER_ONEDNN = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE"}
+_LIMITS = dict.fromkeys(_NONE_UNDER_ONEDNN, 0) | {"AVX512_CORE_VNNI": 1, "AVX512_CORE_BF16": 2, "AVX512_CORE_FP16": 2}
+
+
+class NativeUnavailableError(RuntimeError):
+    """The native core cannot serve here; the message says why, in words for an operator."""
+
+
+def sources() -> tuple[Path, ...]:
+    """Every file that decides what is built, in a fixed order."""
+    return tuple(sorted(path for path in FOLDER.iterdir() if path.suffix in {".cpp", ".h"}))
+
+
+@cache
+def key() -> str:
+    """Names a build: sources, flags, PyTorch and Python. The compiler is recorded beside it, and not needed to load."""
+    digest = hashlib.blake2b(digest_size=12)
+    for part in (torch.__version__, sysconfig.get_config_var("SOABI"), BASE_FLAGS, KERNEL_FLAGS, SETS):
+        digest.update(repr(part).encode())
+    for path in sources():
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def folders() -> tuple[Path, ...]:
+    """Where builds may lie: beside the sources, or in the user's cache where that folder cannot be written."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return FOLDER / "_build", cache_home / "octavo" / "native"
+
+
+def build_of(folder: Path) -> Path:
+    """The build of the present sources in one of `folders()`, whether or not it exists."""
+    return folder / key()
+
+
+def library_of(build: Path) -> Path:
+    """The library within a build."""
+    return build / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def find() -> Path:
+    """The newest of what was built from the present sources.
+
+    Raises:
+        NativeUnavailableError: nothing was.
+    """
+    for folder in folders():
+        if library_of(build_of(folder)).is_file():
+            return build_of(folder)
+    raise NativeUnavailableError("the native core is not built (python -m encoder.native.build)")
+
+
+@cache
+def load() -> ModuleType:
+    """The library as a module.
+
+    Raises:
+        NativeUnavailableError: it is not built, or does not load.
+    """
+    path = library_of(find())
+    spec = importlib.util.spec_from_file_location(MODULE, path)
+    if spec is None or spec.loader is None:
+        raise NativeUnavailableError(f"{path.name} is no module that this Python can load")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise NativeUnavailableError(f"the native core does not load: {error}") from error
+    return module
+
+
+def compiler() -> str:
+    """What built the library: part of what decides its bits."""
+    return (find() / "compiler.txt").read_text(encoding="utf-8").strip()
+
+
+def processor_flags() -> frozenset[str]:
+    """The processor's features as Linux names them; none where it does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())
+
+
+def permitted_sets() -> tuple[str, ...]:
+    """Instruction sets that may serve, best first: the processor's, within the limits that PyTorch and oneDNN are set to.
+
+    Raises:
+        NativeUnavailableError: none.
+    """
+    limit = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), len(_NEEDS))
+    if limit == 0:
+        raise NativeUnavailableError("ONEDNN_MAX_CPU_ISA allows no AVX-512 with VNNI")
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        raise NativeUnavailableError(f"PyTorch uses {torch.backends.cpu.get_cpu_capability()} here, not AVX-512")
+    flags = processor_flags()
+    sets: list[str] = []
+    for name, needed in _NEEDS[:limit]:
+        if not needed <= flags:
+            break
+        sets.insert(0, name)
+    if not sets:
+        raise NativeUnavailableError("the processor has no AVX-512 with VNNI")
+    return tuple(sets)

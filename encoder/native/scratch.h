@@ -1,0 +1,59 @@
+// Memory that a thread keeps for its next call, because fresh pages cost more than what a kernel does with them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+namespace octavo {
+
+// Hands out cache-line-aligned pieces; all of them are taken back at once by the next Scratch of the same thread.
+class Scratch {
+ public:
+  Scratch() : block_(thread_block()) { block_.used = 0; }
+
+  // Pieces never move. Contents are whatever was there before.
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    if (block_.used + bytes > block_.size) grow(bytes);
+    void* piece = block_.base + block_.used;
+    block_.used += bytes;
+    return static_cast<T*>(piece);
+  }
+
+ private:
+  struct Block {
+    char* base = nullptr;
+    size_t size = 0;
+    size_t used = 0;
+    Block* outgrown = nullptr;  // still pointed to by pieces handed out before it was replaced
+
+    ~Block() {
+      std::free(base);
+      delete outgrown;
+    }
+  };
+
+  static Block& thread_block() {
+    static thread_local Block block;
+    delete block.outgrown;
+    block.outgrown = nullptr;
+    return block;
+  }
+
+  void grow(size_t bytes) {
+    Block* old = new Block;
+    old->base = block_.base;
+    old->outgrown = block_.outgrown;
+    block_.outgrown = old;
+    block_.size = 2 * (block_.size + bytes) + 65536;
+    block_.base = static_cast<char*>(std::aligned_alloc(64, (block_.size + 63) / 64 * 64));
+    if (block_.base == nullptr) std::abort();
+    block_.used = 0;
+  }
+
+  Block& block_;
+};
+
+}  // namespace octavo
