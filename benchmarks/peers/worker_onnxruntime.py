@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx  # type: ignore[import-not-found]
 import onnxruntime  # type: ignore[import-not-found]  # in the peer's environment alone
 import torch
 from numpy.typing import NDArray
@@ -40,6 +41,18 @@ class OnnxRuntime:
         return {"graph": self._chosen, "seconds_a_segment": self._took}
 
 
+class _States(torch.nn.Module):
+    """The model as the exporter can call it: two positional inputs, one output."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states
+
+
 def _quantised(folder: str, scratch: Path) -> list[Path]:
     """Export, then quantise the plain graph and the one with fused attention, GELU and layer norm."""
     model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager")
@@ -47,7 +60,7 @@ def _quantised(folder: str, scratch: Path) -> list[Path]:
     plain = scratch / "plain.onnx"
     ids = torch.ones(2, 16, dtype=torch.int64)
     torch.onnx.export(
-        model.eval(),
+        _States(model.eval()),
         (ids, torch.ones_like(ids)),
         plain,
         input_names=["input_ids", "attention_mask"],
@@ -64,7 +77,14 @@ def _quantised(folder: str, scratch: Path) -> list[Path]:
     made = []
     for path in (plain, fused):
         target = path.with_stem(f"{path.stem}-int8")
-        quantize_dynamic(path, target, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(
+            path,
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            # Shapes cannot be inferred through fused operations; all that they give is float.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
         made.append(target)
     return made
 

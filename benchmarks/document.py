@@ -1,0 +1,108 @@
+"""A real long document, end to end: equal to sentence-transformers, and a million tokens in bounded memory.
+
+The server runs as a user starts it, the document goes through gRPC and the public client, and memory and the event
+loop's lag are read from outside.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+from octavo.client import Client
+
+from benchmarks import workloads
+from benchmarks.figures import Figure, Figures, attempt
+from benchmarks.served import Served, serve
+from server.settings import ModelSettings
+
+__all__ = ["run"]
+
+_LENGTHS = (*range(1, 34), *range(40, 512, 10), 63, 64, 65, 127, 128, 129, 255, 256, 257, 383, 384, 385, 509)
+_SMALL_TOKENS = 10_000
+_TIMEOUT_SECONDS = 3600.0
+_LAG = "octavo_event_loop_lag_max_seconds"  # the worst since the scrape before
+
+
+@click.option("--tokens", default=1_000_000, show_default=True, help="Tokens of the long document.")
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+def run(tokens: int, model: str) -> Figures:
+    """Compare vectors in fp32, then stream the long document in the default configuration."""
+    folder = ModelSettings(path=model).folder
+    return attempt(["st_max_diff"], lambda: _against_sentence_transformers(folder)) | attempt(
+        ["memory_1m_mb", "loop_block_ms", "first_segment_share"], lambda: _long(folder, tokens)
+    )
+
+
+def _against_sentence_transformers(folder: Path) -> Figures:
+    """Embed texts of exactly so many tokens both ways."""
+    from chunking import load_tokenizer
+
+    texts = workloads.with_tokens(_LENGTHS, load_tokenizer(folder))
+    config = f'[[models]]\npath = "{folder}"\nscheme = "fp32"\n'
+    with serve(config=config) as server, Client(server.address) as client:
+        results = {length: client.embed(text, timeout=120) for length, text in texts.items()}
+    counted = {length: result.usage.tokens for length, result in results.items()}
+    if wrong := {length: count for length, count in counted.items() if length != count}:
+        raise ValueError(f"texts were not as long as they should be (meant: counted): {wrong}")
+    expected = _sentence_transformers(folder)
+    differences = [float(np.abs(results[length].vector - expected(texts[length])).max()) for length in texts]
+    return {"st_max_diff": Figure(max(differences), "", n=len(differences))}
+
+
+def _sentence_transformers(folder: Path) -> Callable[[str], np.ndarray]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model.max_seq_length = 512  # its configuration stops reading at 256
+    return lambda text: np.asarray(model.encode(text, show_progress_bar=False), np.float32)
+
+
+def _long(folder: Path, tokens: int) -> Figures:
+    """Stream a small and then a long document; what the long one takes more, and the loop's worst lag in it."""
+    small, long = (workloads.text_of(count, folder) for count in (min(_SMALL_TOKENS, tokens), tokens))
+    with serve("--model", str(folder)) as server, Client(server.address) as client:
+        _stream(client, small)  # warm-up: what is allocated once belongs to neither
+        small_peak = _peak(server, lambda: _stream(client, small))
+        server.metric(_LAG)
+        first, total = 0.0, 0.0
+
+        def stream() -> None:
+            nonlocal first, total
+            first, total = _stream(client, long)
+
+        long_peak = _peak(server, stream)
+        lag = server.metric(_LAG)
+    return {
+        "memory_1m_mb": Figure(long_peak - small_peak, "MB"),
+        "loop_block_ms": Figure(1000 * lag, "ms"),
+        "first_segment_share": Figure(100 * first / total, "%"),
+        "first_segment_ms": Figure(1000 * first, "ms"),
+        "long_document_s": Figure(total, "s"),
+        "long_document_speed": Figure(tokens / total, "tokens/s"),
+        "small_document_peak_mb": Figure(small_peak, "MB"),
+    }
+
+
+def _peak(server: Served, work: Callable[[], object]) -> float:
+    server.forget_peak()
+    work()
+    return server.peak_memory()
+
+
+def _stream(client: Client, text: str) -> tuple[float, float]:
+    """Stream one document; seconds to its first segment, and to its end."""
+    start = time.perf_counter()
+    first: float | None = None
+    covered = 0
+    with client.stream(text, timeout=_TIMEOUT_SECONDS) as segments:
+        for result in segments:
+            first = first or time.perf_counter() - start
+            if result.segment.char_start != covered:
+                raise ValueError(f"text is missing before character {result.segment.char_start}")
+            covered = result.segment.char_end
+    total = time.perf_counter() - start
+    if covered != len(text) or first is None:
+        raise ValueError(f"{covered} of {len(text)} characters came back")
+    return first, total

@@ -1,0 +1,154 @@
+"""Speed of the engine, from token ids to segment vectors, beside its peers at their best.
+
+All run in one race, each peer in an environment of its own (made on first use; `--no-install` forbids it). Speed counts
+unpadded tokens. Octavo runs in its default configuration: 8-bit where the machine allows it, whole-segment window,
+content-defined cuts.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import click
+
+from benchmarks import workloads
+from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.peers.event import Event, loaded_name
+from benchmarks.peers.lineup import Workload
+from benchmarks.race import Race, Run
+from benchmarks.statistics import ratio
+from encoder.threads import usable_cores
+from server.settings import ModelSettings
+
+__all__ = ["run"]
+
+_QUERY_TOKENS, _QUERY_REPEATS = 16, 25
+
+
+@click.option("--tokens", default=16_384, show_default=True, help="Tokens of each of the two large workloads.")
+@click.option("--rounds", default=9, show_default=True, help="Rounds of the race, at most.")
+@click.option("--seconds", default=200.0, show_default=True, help="No round begins after so many seconds of racing.")
+@click.option("--base/--no-base", default=True, show_default=True, help="Race a model of BERT base's size too.")
+@click.option("--install/--no-install", default=True, show_default=True, help="Make missing peers' environments.")
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+def run(tokens: int, rounds: int, seconds: float, base: bool, install: bool, model: str) -> Figures:
+    """Race everyone, then the query, then attention alone."""
+    folder = ModelSettings(path=model).folder
+    with tempfile.TemporaryDirectory(prefix="octavo-base-") as scratch:
+        entries = _workloads(folder, tokens)
+        if base:
+            entries.append(_base_workload(folder, Path(scratch) / "base", tokens // 2))
+        with Event(entries, usable_cores(), install=install) as event:
+            event.race(rounds, at_most=seconds)
+            return _ratios(event) | _queries(event, folder) | _bytes(event, folder) | _attention() | _supporting(event)
+
+
+def _workloads(folder: Path, tokens: int) -> list[Workload]:
+    content = workloads.content_segments(folder, tokens=tokens)
+    return [
+        Workload("512", folder, workloads.full_segments(folder, tokens)),
+        Workload("content", folder, content),
+        Workload("short", folder, workloads.short_texts(folder, 256, 8, 64), batches=(8, 32, 64, 128)),
+        Workload("query", folder, workloads.short_texts(folder, 1, _QUERY_TOKENS, _QUERY_TOKENS)),
+        Workload("check", folder, content[:8]),
+    ]
+
+
+def _base_workload(folder: Path, target: Path, tokens: int) -> Workload:
+    """Build a model of 12 layers and 768 hidden with the tokenizer at hand; random weights do for time."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    BertModel(BertConfig()).save_pretrained(target)
+    return Workload("base", target, workloads.content_segments(folder, tokens=tokens), batches=(1, 8, 16))
+
+
+def _ratios(event: Event) -> dict[str, Outcome]:
+    measures: dict[str, Callable[[], Figure]] = {
+        "x_bf16_512": lambda: event.over("512", "bf16"),
+        "x_bf16_content": lambda: event.over("content", "bf16", "bf16_compiled"),
+        "x_naive_content": lambda: event.over("content", "naive"),
+        "x_ort_int8": lambda: event.over("content", "onnxruntime"),
+        "x_ort_int8_512": lambda: event.over("512", "onnxruntime"),
+        "x_openvino": lambda: event.over("content", "openvino"),
+        "x_openvino_512": lambda: event.over("512", "openvino"),
+        "x_own_bf16": lambda: event.over("content", "octavo_bf16"),
+        "x_short": lambda: event.over("short", "bf16"),
+        "x_base_content": lambda: event.over("base", "bf16", "bf16_compiled"),
+    }
+    return {name: outcome for one, measure in measures.items() for name, outcome in _one(one, measure).items()}
+
+
+def _one(name: str, measure: Callable[[], Figure]) -> dict[str, Outcome]:
+    return attempt([name], lambda: {name: measure()})
+
+
+def _queries(event: Event, folder: Path, rounds: int = 9) -> dict[str, Outcome]:
+    """One query at a time, on all cores and on one; each round's sample is the median of many."""
+
+    def asking(contender: str, threads: int) -> Run:
+        team, model = event.team(contender), loaded_name(contender, folder)
+        return lambda: median(team.run(model, "query", 1, threads, _QUERY_REPEATS))
+
+    def measure() -> Figures:
+        choices = sorted({1, usable_cores()})
+        variants = {f"{name}/{n}": asking(name, n) for name in ("octavo", "bf16") for n in choices}
+        race = Race(variants)
+        race.warm_up()
+        race.measure(rounds)
+        # Ours decides by itself: a segment that is alone gets all cores. The peer may choose.
+        theirs = min((race.seconds[f"bf16/{n}"] for n in choices), key=median)
+        ours = race.seconds[f"octavo/{usable_cores()}"]
+        figure = ratio(ours, theirs)
+        return {"query_p50": figure, "query_ms": Figure(1000 * median(ours), "ms", n=len(ours))}
+
+    return attempt(["query_p50"], measure)
+
+
+def _bytes(event: Event, folder: Path) -> dict[str, Outcome]:
+    """Bytes that our encoder holds, over the parameters' at four bytes each."""
+
+    def measure() -> Figures:
+        event.team("octavo")
+        told = event.told[loaded_name("octavo", folder)]
+        layers, embeddings = _fp32_bytes(folder)
+        held_layers, held_embeddings = told["layer_bytes"], told["embedding_bytes"]
+        return {
+            "bytes_layers": Figure(held_layers / layers, "x"),
+            "bytes_model": Figure((held_layers + held_embeddings) / (layers + embeddings), "x"),
+        }
+
+    return attempt(["bytes_layers", "bytes_model"], measure)
+
+
+def _fp32_bytes(folder: Path) -> tuple[int, int]:
+    """Four bytes for each parameter of the layers and of the embeddings, as transformers builds the model."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.from_pretrained(folder, local_files_only=True)
+        )
+
+    def count(part: torch.nn.Module) -> int:
+        return sum(4 * parameter.numel() for parameter in part.parameters())
+
+    return count(model.encoder), count(model.embeddings)
+
+
+def _attention() -> dict[str, Outcome]:
+    def measure() -> Figures:
+        from benchmarks import kernels
+
+        figures: Figures = kernels.attention()
+        return figures
+
+    return attempt(["attention_full", "attention_64"], measure)
+
+
+def _supporting(event: Event) -> dict[str, Outcome]:
+    """Add what the ratios are made of."""
+    return {**event.speeds(), **event.cosines}

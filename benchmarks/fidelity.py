@@ -1,0 +1,219 @@
+"""What the default scheme costs in accuracy: vectors, neighbours and decisions against fp32.
+
+Ours against ours: the encoder in fp32 is held to transformers' output by its tests. Vectors in fp32 take minutes and do
+not change, so they are kept in `$XDG_CACHE_HOME/octavo/benchmarks`, under a digest of the token ids and of everything that
+decides the encoder's numbers; remove the folder at will.
+
+Decisions: a logistic regression is trained on the fp32 vectors of four fifths of the documents and applied to the other
+fifth, once to its fp32 vectors and once to the vectors of the scheme under test. It is never trained on the latter: an
+index or a head that exists must go on working.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import texts, workloads
+from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.peers.protocol import Ids, Vectors
+from benchmarks.statistics import summarise
+from chunking import load_tokenizer
+from encoder.threads import usable_cores
+from server.settings import ModelSettings, cache_home
+
+__all__ = ["run"]
+
+Embed = Callable[[Sequence[Ids]], Vectors]
+
+_NEAREST = 10
+_COSINES = 200
+_WINDOW = 64
+_LEAST_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Labelled documents as segments laid end to end; ``counts`` says how many belong to each document."""
+
+    name: str
+    segments: list[Ids]
+    counts: list[int]
+    labels: list[str]
+    specials: int
+
+
+class Embedders(NamedTuple):
+    """The reference and what is held against it."""
+
+    fp32: Embed
+    default: Embed
+    windowed: Embed
+
+
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+@click.option("--segments", default=2_000, show_default=True, help="Segments among which neighbours are sought.")
+@click.option("--documents", type=int, help="Most documents of each labelled corpus; all without it.")
+@click.option("--quick", is_flag=True, help="A small sample: 300 segments, 60 documents of each corpus.")
+def run(model: str, segments: int, documents: int | None, quick: bool) -> Figures:
+    """Compare the default scheme, and the default scheme with a window, to fp32."""
+    folder = ModelSettings(path=model).folder
+    if quick:
+        segments, documents = 300, 60
+    embedders = Embedders(_kept(folder), _embedder(folder, "auto", 0), _embedder(folder, "auto", _WINDOW))
+    pool = workloads.content_segments(folder, count=segments)
+    corpora = _corpora(folder, documents)
+    figures = attempt(["cos_mean", "cos_min", "top10_overlap", "window_64_cos"], lambda: _vectors(pool, embedders))
+    figures |= attempt(["flips", "window_64_flips"], lambda: _decisions(corpora, embedders))
+    return figures
+
+
+def cosines(one: Vectors, other: Vectors) -> NDArray[np.float64]:
+    """Cosine of each row of one with the same row of the other, in float64."""
+    a, b = _unit(one), _unit(other)
+    product: NDArray[np.float64] = (a * b).sum(axis=1)
+    return product
+
+
+def overlaps(one: Vectors, other: Vectors, nearest: int = _NEAREST) -> NDArray[np.float64]:
+    """Share of each row's nearest rows by cosine, itself left out, that both find, each among its own vectors."""
+    shared = [len(set(a) & set(b)) / nearest for a, b in zip(_near(one, nearest), _near(other, nearest), strict=True)]
+    return np.array(shared)
+
+
+def document_vectors(vectors: Vectors, segments: Sequence[Ids], counts: Sequence[int], specials: int) -> Vectors:
+    """Mean of each document's segment vectors, weighted by the tokens that they own, normalised."""
+    weights = np.array([len(ids) - specials for ids in segments], np.float64)
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(vectors * weights[:, None], starts, axis=0)
+    return _unit(sums).astype(np.float32)
+
+
+def decisions(fp32: Vectors, others: Sequence[Vectors], labels: Sequence[str], seed: int = 0) -> list[NDArray[np.str_]]:
+    """Labels given to fp32's and to the other vectors by one classifier trained on fp32's, five folds."""
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
+
+    targets = np.array(labels)
+    given = [np.empty_like(targets) for _ in (fp32, *others)]
+    for known, asked in StratifiedKFold(5, shuffle=True, random_state=seed).split(fp32, targets):
+        judge = LogisticRegression(max_iter=2000).fit(fp32[known], targets[known])
+        for answers, vectors in zip(given, (fp32, *others), strict=True):
+            answers[asked] = judge.predict(vectors[asked])
+    return given
+
+
+def _vectors(segments: list[Ids], embedders: Embedders) -> Figures:
+    expected, ours = embedders.fp32(segments), embedders.default(segments)
+    some = np.linspace(0, len(segments) - 1, min(_COSINES, len(segments))).astype(int)
+    near = embedders.windowed([segments[i] for i in some])
+    ours_cosines, near_cosines = cosines(ours[some], expected[some]), cosines(near, expected[some])
+    return {
+        "cos_mean": summarise(ours_cosines, "", np.mean),
+        "cos_min": Figure(float(ours_cosines.min()), "", n=len(some)),
+        "top10_overlap": summarise(overlaps(expected, ours), "", np.mean),
+        "window_64_cos": summarise(near_cosines, "", np.mean),
+        "window_64_cos_min": Figure(float(near_cosines.min()), "", n=len(some)),
+    }
+
+
+def _decisions(corpora: Sequence[Corpus], embedders: Embedders) -> Figures:
+    changed: list[NDArray[np.float64]] = []
+    changed_windowed: list[NDArray[np.float64]] = []
+    figures: dict[str, Outcome] = {}
+    for corpus in corpora:
+        vectors = [
+            document_vectors(embed(corpus.segments), corpus.segments, corpus.counts, corpus.specials)
+            for embed in embedders
+        ]
+        true = np.array(corpus.labels)
+        reference, ours, near = decisions(vectors[0], vectors[1:], corpus.labels)
+        changed.append(100.0 * (ours != reference))
+        changed_windowed.append(100.0 * (near != reference))
+        for scheme, given in (("fp32", reference), ("default", ours), ("window_64", near)):
+            figures[f"accuracy.{corpus.name}.{scheme}"] = summarise(100.0 * (given == true), "%", np.mean)
+    return {
+        "flips": summarise(np.concatenate(changed), "%", np.mean),
+        "window_64_flips": summarise(np.concatenate(changed_windowed), "%", np.mean),
+    } | figures
+
+
+def _corpora(folder: Path, most: int | None) -> list[Corpus]:
+    """Read the labelled texts of over 512 tokens."""
+    tokenizer = load_tokenizer(folder)
+    specials = len(tokenizer.frame())
+    found = []
+    for name, documents in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
+        corpus = Corpus(name, [], [], [], specials)
+        for document in documents:
+            segments = workloads.document_segments(document.text, tokenizer)
+            if sum(map(len, segments)) <= _LEAST_TOKENS:
+                continue
+            corpus.segments.extend(segments)
+            corpus.counts.append(len(segments))
+            corpus.labels.append(document.label)
+            if len(corpus.counts) == most:
+                break
+        found.append(corpus)
+    return found
+
+
+def _embedder(folder: Path, scheme: str, window: int) -> Embed:
+    """Make an encoder run as the server runs it; it is loaded when first used."""
+    from benchmarks.peers.worker_octavo import Octavo
+
+    loaded: list[Octavo] = []
+
+    def embed(segments: Sequence[Ids]) -> Vectors:
+        if not loaded:
+            loaded.append(Octavo(str(folder), scheme=scheme, window=window))
+        click.echo(f"{len(segments)} segments, scheme {scheme}, window {window or 'none'} …", err=True)
+        return loaded[0].embed(segments, 0, usable_cores())
+
+    return embed
+
+
+def _kept(folder: Path) -> Embed:
+    """Make the fp32 encoder, its vectors kept on disk."""
+    import encoder
+
+    compute = _embedder(folder, "fp32", 0)
+    reference = encoder.load(folder, scheme="fp32", device="cpu")
+    deciding = f"{reference.digest} {reference.numerics()}".encode()
+
+    def embed(segments: Sequence[Ids]) -> Vectors:
+        digest = hashlib.blake2b(deciding, digest_size=16)
+        for ids in segments:
+            digest.update(len(ids).to_bytes(4, "little") + ids.astype("<i4").tobytes())
+        path = cache_home() / "benchmarks" / f"fp32-{digest.hexdigest()}.npy"
+        if path.exists():
+            kept: Vectors = np.load(path, allow_pickle=False)
+            return kept
+        made = compute(segments)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(draft, made)
+        draft.replace(path)
+        return made
+
+    return embed
+
+
+def _near(vectors: Vectors, nearest: int) -> NDArray[np.intp]:
+    rows = _unit(vectors)
+    scores = rows @ rows.T
+    np.fill_diagonal(scores, -np.inf)
+    found: NDArray[np.intp] = np.argpartition(-scores, nearest, axis=1)[:, :nearest]
+    return found
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    rows = vectors.astype(np.float64)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit

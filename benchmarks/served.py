@@ -1,0 +1,125 @@
+"""A server of our own for a scenario: started as a user starts it, watched from outside."""
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from prometheus_client.parser import text_string_to_metric_families
+
+__all__ = ["Served", "ServerError", "serve"]
+
+_READY = "ready "
+_MIB = 1 << 20
+
+
+class ServerError(RuntimeError):
+    """The server did not come up, or ended; the message has its last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server: where it answers, and what can be seen of its process."""
+
+    address: str
+    metrics_address: str
+    pid: int
+
+    def metric(self, name: str) -> float:
+        """Scrape one sample; of several with this name, their sum.
+
+        Raises:
+            LookupError: there is none.
+
+        """
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+            values = [sample.value for family in families for sample in family.samples if sample.name == name]
+        if not values:
+            raise LookupError(f"the server has no metric {name}")
+        return sum(values)
+
+    def forget_peak(self) -> None:
+        """Let the peak of resident memory begin anew (Linux, proc(5): clear_refs)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def peak_memory(self) -> float:
+        """Read the peak of resident memory since it was forgotten, in MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / _MIB
+
+
+@contextmanager
+def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Served]:
+    """Run `octavo serve` on free loopback ports until the block ends; ``config`` is a TOML file's text.
+
+    Raises:
+        ServerError: it was not ready ``within`` seconds.
+
+    """
+    metrics_address = f"127.0.0.1:{_free_port()}"
+    with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:
+        file, log = Path(scratch) / "octavo.toml", Path(scratch) / "log"
+        file.write_text(config, encoding="utf-8")
+        command = [
+            *(sys.executable, "-c", "from octavo.cli import main; main()", "serve", "--config", str(file)),
+            *("--listen", "127.0.0.1:0", "--set", f"metrics.listen={metrics_address}", *flags),
+        ]
+        with log.open("wb") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            yield Served(_ready(process, log, within), metrics_address, process.pid)
+        finally:
+            _stop(process)
+
+
+def _ready(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
+    """Wait for the ready line; the first address in it."""
+    assert process.stdout is not None  # noqa: S101  it is a pipe
+    until, said = time.monotonic() + within, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while (left := until - time.monotonic()) > 0 and selector.select(left):
+            chunk = _read(process.stdout)
+            said += chunk
+            for line in said.decode(errors="replace").splitlines(keepends=True):
+                if line.startswith(_READY) and line.endswith("\n"):
+                    return line.split()[1]
+            if not chunk:
+                break
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    state = f"not ready after {within:g} s" if process.poll() is None else f"ended with status {process.returncode}"
+    raise ServerError(f"the server: {state}; {last}")
+
+
+def _read(pipe: IO[bytes]) -> bytes:
+    return os.read(pipe.fileno(), 65536)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

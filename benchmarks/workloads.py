@@ -1,0 +1,129 @@
+"""Real texts as token ids: what the scenarios feed to engines."""
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import texts
+from benchmarks.peers.protocol import Ids
+from chunking import Cutting, Tokenizer, budget, load_tokenizer, read
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "content_segments",
+    "document_segments",
+    "documents",
+    "full_segments",
+    "short_texts",
+    "text_of",
+    "with_tokens",
+]
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+_POSITIONS = 512
+_SEED = 8**3
+_MOST_CHARACTERS = 12  # a token, on average over any stretch of English
+
+
+class _Piece(NamedTuple):
+    text: str
+    tokens: int
+
+
+def document_segments(text: str, tokenizer: Tokenizer) -> list[Ids]:
+    """Cut one document as the server does by default; the ids of each segment, specials included."""
+    owned = budget(tokenizer, _POSITIONS)
+    return [segment.ids for step in read(text, tokenizer, Cutting(max_tokens=owned)) for segment in step]
+
+
+def content_segments(folder: Path, count: int | None = None, tokens: int | None = None) -> list[Ids]:
+    """Take content-defined segments of whole addresses, drawn by a fixed seed, until there are enough."""
+    tokenizer = load_tokenizer(folder)
+    flow = (ids for text in _addresses() for ids in document_segments(text, tokenizer))
+    return _enough(flow, count, tokens)
+
+
+def full_segments(folder: Path, tokens: int) -> list[Ids]:
+    """Take segments of exactly 512 ids from the same texts."""
+    tokenizer = load_tokenizer(folder)
+    cutting = Cutting(policy="fixed", max_tokens=budget(tokenizer, _POSITIONS))
+    flow = (segment.ids for text in _addresses() for step in read(text, tokenizer, cutting) for segment in step)
+    return _enough((ids for ids in flow if len(ids) == _POSITIONS), None, tokens)
+
+
+def short_texts(folder: Path, count: int, shortest: int, longest: int) -> list[Ids]:
+    """Take stretches of the same texts, their lengths (specials included) drawn evenly between the two bounds."""
+    tokenizer = load_tokenizer(folder)
+    frame, draw = tokenizer.frame(), random.Random(_SEED)
+    (stream,) = tokenizer.encode([next(_addresses())])
+    made: list[Ids] = []
+    start = 0
+    for _ in range(count):
+        length = draw.randint(shortest, longest) - len(frame)
+        made.append(frame.around(stream.ids[start : start + length]))
+        start += length
+    if start > len(stream):
+        raise ValueError(f"the text has {len(stream)} tokens, {start} are needed")
+    return made
+
+
+def with_tokens(lengths: Iterable[int], tokenizer: Tokenizer) -> dict[int, str]:
+    """Make texts of exactly so many tokens (without specials) of real words that are one token each."""
+    words = sorted({word.lower() for word in next(_addresses()).split() if word.isascii() and word.isalpha()})
+    whole = [word for word, tokens in zip(words, tokenizer.encode(words), strict=True) if len(tokens) == 1]
+    draw = random.Random(_SEED)
+    return {length: " ".join(draw.choices(whole, k=length)) for length in lengths}
+
+
+def text_of(tokens: int, folder: Path) -> str:
+    """Lay addresses end to end, from the first again after the last, until there are about so many tokens."""
+    tokenizer, missing = load_tokenizer(folder), tokens
+    parts: list[str] = []
+    for text in itertools.chain.from_iterable(_addresses() for _ in itertools.count()):
+        piece = _first_tokens(text, missing, tokenizer)
+        parts.append(piece.text)
+        missing -= piece.tokens
+        if missing <= 0:
+            break
+    return "\n\n".join(parts)
+
+
+def documents(sizes: Iterable[int], count: int, folder: Path) -> dict[int, list[str]]:
+    """Take for each size so many texts of about so many tokens, no two of which begin with the same words."""
+    tokenizer = load_tokenizer(folder)
+    whole = "\n\n".join(_addresses())
+    draw = random.Random(_SEED)
+
+    def take(size: int) -> str:
+        start = draw.randrange(len(whole) - size * _MOST_CHARACTERS)
+        start = whole.index(" ", start) + 1
+        return _first_tokens(whole[start : start + size * _MOST_CHARACTERS], size, tokenizer).text
+
+    return {size: [take(size) for _ in range(count)] for size in sizes}
+
+
+def _first_tokens(text: str, tokens: int, tokenizer: Tokenizer) -> _Piece:
+    (found,) = tokenizer.encode([text])
+    taken = min(tokens, len(found))
+    return _Piece(text[: int(found.ends[taken - 1])], taken)
+
+
+def _addresses() -> Iterator[str]:
+    """All addresses in an order that a seed fixes; the first one is long enough for what needs a single text."""
+    addresses = sorted(texts.sotu())
+    random.Random(_SEED).shuffle(addresses)
+    yield from sorted(addresses[:10], key=len, reverse=True)
+    yield from addresses[10:]
+
+
+def _enough(segments: Iterable[Ids], count: int | None, tokens: int | None) -> list[Ids]:
+    taken: list[Ids] = []
+    for ids in segments:
+        taken.append(ids.astype(np.int32, copy=False))
+        if len(taken) == count or (tokens is not None and sum(map(len, taken)) >= tokens):
+            return taken
+    raise ValueError(f"the texts give only {len(taken)} segments")
