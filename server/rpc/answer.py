@@ -1,0 +1,48 @@
+"""What is known of a document's answer while its segments come in."""
+
+from collections.abc import Sequence
+
+from chunking import Ruler
+from octavo.v1 import inference_pb2 as pb
+from server.calls import Usage
+from server.pipeline import Result
+from server.rpc import replies
+from server.tasks import EmbedMerge, EmbedTask
+
+
+class Answer:
+    """Takes a document's results in order and holds what a reply needs of them, never a state.
+
+    Attributes:
+        usage: of the segments taken in so far.
+        infos: their descriptions; empty for a stream, which sends each one on.
+    """
+
+    def __init__(self, tasks: Sequence[EmbedTask], ruler: Ruler, *, stream: bool = False) -> None:
+        self.usage = Usage()
+        self.infos: list[pb.SegmentInfo] = []
+        self._stream = stream
+        self._tasks = tasks
+        self._merges = [EmbedMerge(task, keep_segments=not stream) for task in tasks]
+        self._ruler = ruler
+
+    def take(self, result: Result) -> pb.SegmentInfo:
+        """Take in the next segment."""
+        segment = result.segment
+        for merge in self._merges:
+            merge.add(segment, result.parts)
+        self.usage += Usage(
+            segment.tokens, segment.processed_tokens, segment.processed_tokens if result.computed else 0
+        )
+        info = replies.segment_info(result, self._ruler)
+        if not self._stream:
+            self.infos.append(info)
+        return info
+
+    def of_segment(self, result: Result) -> list[pb.TaskResult]:
+        """The tasks' answers for one segment."""
+        return replies.segment_results(self._tasks, self._merges, result)
+
+    def of_document(self) -> list[pb.TaskResult]:
+        """The tasks' answers for the segments taken in so far; nothing while there are none."""
+        return replies.document_results(self._tasks, self._merges)

@@ -1,0 +1,76 @@
+"""The gRPC server: services, health, reflection, addresses."""
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from server.errors import StartError
+from server.metrics import Metrics
+from server.models import Catalogue
+from server.pipeline import Pipeline
+from server.rpc.inference import InferenceServicer
+from server.rpc.interceptor import Outermost
+from server.rpc.models import ModelServicer
+from server.rpc.requests import Limits
+
+MIB = 1 << 20
+SERVICES = tuple(
+    file.services_by_name[name].full_name
+    for file, name in ((inference_pb2.DESCRIPTOR, "InferenceService"), (models_pb2.DESCRIPTOR, "ModelService"))
+)
+
+
+class Listener:
+    """A gRPC server on its addresses. Not serving, by its health, until `ready` is called."""
+
+    def __init__(self, catalogue: Catalogue, pipeline: Pipeline, limits: Limits, metrics: Metrics) -> None:
+        self._server = grpc.aio.server(
+            interceptors=[Outermost(metrics)],
+            options=[
+                ("grpc.so_reuseport", 0),  # two servers that share a port by mistake must hear of it
+                # so that our own limit, which says what is wrong, comes first
+                ("grpc.max_receive_message_length", limits.max_document_bytes + MIB),
+                ("grpc.max_send_message_length", limits.max_reply_bytes + MIB),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceServicer(catalogue, pipeline, limits), self._server
+        )
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def bind(self, addresses: Sequence[str]) -> list[str]:
+        """Listen; the addresses as bound, with the ports that were taken for 0.
+
+        Raises:
+            StartError: an address cannot be had.
+        """
+        await self._tell(serving=False)
+        bound = []
+        for address in addresses:
+            try:
+                port = self._server.add_insecure_port(address)
+            except RuntimeError:
+                raise StartError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+            bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
+        await self._server.start()
+        return bound
+
+    async def ready(self) -> None:
+        """Tell health that calls are welcome."""
+        await self._tell(serving=True)
+
+    async def stop(self, grace: float) -> None:
+        """Tell health that calls are not, let the ones that are running end within `grace` seconds, and stop."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+    async def _tell(self, *, serving: bool) -> None:
+        answer = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICES):
+            await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)

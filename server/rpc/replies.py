@@ -1,0 +1,158 @@
+"""From the server's own words to the wire."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+
+from chunking import Ruler
+from octavo.v1 import inference_pb2 as pb
+from octavo.v1 import models_pb2
+from server.calls import Call, Timings, Usage
+from server.models import ServedModel
+from server.pipeline import Result
+from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS
+from server.tasks import Embedding, EmbedMerge, EmbedTask
+from server.tasks.embed import DataTypeName, Vectors
+
+SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
+REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
+
+
+def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
+    """An upper bound of the size of one document's answer, known before anything is computed."""
+    return segments * SEGMENT_INFO_BYTES + sum(len(task.name) + 64 + task.tensor_bytes(segments) for task in tasks)
+
+
+def model_ref(model: ServedModel) -> pb.ModelRef:
+    """Which model it was."""
+    return pb.ModelRef(name=model.name, version=model.version, digest=model.digest)
+
+
+def reply_info(call: Call, usage: Usage, timings: Timings) -> pb.ReplyInfo:
+    """What every reply says of itself."""
+    return pb.ReplyInfo(
+        model=model_ref(call.model),
+        fingerprint=call.fingerprint,
+        usage=usage_of(usage),
+        timings=pb.Timings(
+            total=_duration(timings.total),
+            tokenize=_duration(timings.tokenize.seconds),
+            queue=_duration(timings.queue.seconds),
+            cache=_duration(timings.cache.seconds),
+            compute=_duration(timings.compute.seconds),
+        ),
+        request_id=call.request_id,
+    )
+
+
+def stream_header(call: Call) -> pb.StreamHeader:
+    """What is known at once."""
+    return pb.StreamHeader(model=model_ref(call.model), fingerprint=call.fingerprint, request_id=call.request_id)
+
+
+def usage_of(usage: Usage) -> pb.Usage:
+    """Token counts."""
+    return pb.Usage(
+        tokens=usage.tokens,
+        processed_tokens=usage.processed,
+        computed_tokens=usage.computed,
+        cached_tokens=usage.cached,
+    )
+
+
+def segment_info(result: Result, ruler: Ruler) -> pb.SegmentInfo:
+    """A segment's description. Segments must come in the document's order, since the ruler goes forward alone."""
+    segment = result.segment
+    start, end = ruler.units([segment.start, segment.end])
+    return pb.SegmentInfo(
+        index=segment.index,
+        span=pb.Span(start=int(start), end=int(end)),
+        tokens=segment.tokens,
+        processed_tokens=segment.processed_tokens,
+        resumed_from_layer=result.resumed_from,
+        digest=result.digest,
+    )
+
+
+def document_results(tasks: Sequence[EmbedTask], merges: Sequence[EmbedMerge]) -> list[pb.TaskResult]:
+    """What the tasks say of the segments taken in so far; nothing while there are none."""
+    answers = [(task, merge.result()) for task, merge in zip(tasks, merges, strict=True)]
+    return [pb.TaskResult(name=task.name, embed=embedding(task, answer)) for task, answer in answers if answer]
+
+
+def segment_results(tasks: Sequence[EmbedTask], merges: Sequence[EmbedMerge], result: Result) -> list[pb.TaskResult]:
+    """What the tasks say of one segment."""
+    return [
+        pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=tensor(merge.of_segment(result.parts), task)))
+        for task, merge in zip(tasks, merges, strict=True)
+    ]
+
+
+def embedding(task: EmbedTask, answer: Embedding) -> pb.Embedding:
+    """An embedding in the data type that was asked for."""
+    return pb.Embedding(
+        document_vector=tensor(answer.document, task, squeeze=True),
+        segment_vectors=tensor(answer.segments, task),
+        span_vectors=tensor(answer.spans, task),
+    )
+
+
+def tensor(vectors: Vectors | None, task: EmbedTask, *, squeeze: bool = False) -> pb.Tensor | None:
+    """Vectors (n, dimensions) as the wire has them; `squeeze` drops the first axis."""
+    if vectors is None:
+        return None
+    return pb.Tensor(
+        data_type=pb.DataType.Name(DATA_TYPES.index(task.data_type, 1)),
+        shape=vectors.shape[1:] if squeeze else vectors.shape,
+        data=_encode(vectors, task.data_type),
+    )
+
+
+def _encode(vectors: Vectors, data_type: DataTypeName) -> bytes:
+    match data_type:
+        case "float32":
+            return vectors.astype("<f4").tobytes()
+        case "float16":
+            return vectors.astype("<f2").tobytes()
+        case "int8":
+            return np.rint(vectors * 127).clip(-127, 127).astype(np.int8).tobytes()
+        case "binary":
+            return np.packbits(vectors > 0, axis=1).tobytes()
+
+
+def model_of(model: ServedModel, is_default: bool) -> models_pb2.Model:
+    """What a model is and how it is served; never where it lies."""
+    encoder = model.runner.encoder
+    return models_pb2.Model(
+        ref=model_ref(model),
+        fingerprint=model.default_fingerprint,
+        is_default=is_default,
+        tasks=["embed"],
+        dimensions=encoder.hidden,
+        max_segment_tokens=encoder.max_tokens,
+        token_budget=model.budget,
+        query_prefix=model.prefixes["query"],
+        passage_prefix=model.prefixes["passage"],
+        pooling=pb.Pooling.Name(POOLINGS.index(model.pooling)),
+        normalize=model.normalize,
+        segmentation=pb.Segmentation(
+            policy=pb.SegmentationPolicy.Name(POLICIES.index(model.cutting.policy)),
+            max_tokens=model.cutting.max_tokens,
+            min_tokens=model.cutting.min_tokens if model.cutting.policy == "content" else None,
+        ),
+        window=model.window,
+        layers=encoder.layers,
+        number_scheme=encoder.scheme,
+        kernels=encoder.kernels,
+        kernels_reason=encoder.kernels_reason,
+        licence=model.folder.licence,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+

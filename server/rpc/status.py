@@ -1,0 +1,91 @@
+"""What went wrong, as the wire says it: the only place that maps exceptions to statuses.
+
+A status has a code, a message for a person, an `ErrorInfo` (domain `octavo`, a reason of the closed list, the request
+id), and a `BadRequest` that names the field where a field is at fault. INTERNAL is a bug of ours; its message says
+nothing of the exception, whose text may hold a user's.
+"""
+
+from enum import StrEnum, auto
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from chunking import ChunkingError
+from server import errors
+
+DOMAIN = "octavo"
+
+
+class Reason(StrEnum):
+    """The closed list of reasons; a promise, documented in docs/errors.md."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:  # noqa: ARG004
+        return name
+
+    EMPTY_DOCUMENT = auto()
+    DOCUMENT_TOO_LARGE = auto()
+    REPLY_TOO_LARGE = auto()
+    INVALID_OPTION = auto()
+    MALFORMED_REQUEST = auto()
+    UNKNOWN_MODEL = auto()
+    FINGERPRINT_MISMATCH = auto()
+    DRAINING = auto()
+    DEADLINE = auto()
+    INTERNAL = auto()
+
+
+# From the narrow to the wide: the first that fits is taken.
+MAPPING: tuple[tuple[type[Exception], int, Reason], ...] = (
+    (errors.EmptyDocument, Code.INVALID_ARGUMENT, Reason.EMPTY_DOCUMENT),
+    (errors.DocumentTooLarge, Code.INVALID_ARGUMENT, Reason.DOCUMENT_TOO_LARGE),
+    (errors.ReplyTooLarge, Code.INVALID_ARGUMENT, Reason.REPLY_TOO_LARGE),
+    (errors.Malformed, Code.INVALID_ARGUMENT, Reason.MALFORMED_REQUEST),
+    (errors.InvalidCall, Code.INVALID_ARGUMENT, Reason.INVALID_OPTION),
+    (ChunkingError, Code.INVALID_ARGUMENT, Reason.INVALID_OPTION),
+    (errors.UnknownModel, Code.NOT_FOUND, Reason.UNKNOWN_MODEL),
+    (errors.FingerprintMismatch, Code.FAILED_PRECONDITION, Reason.FINGERPRINT_MISMATCH),
+    (errors.Draining, Code.UNAVAILABLE, Reason.DRAINING),
+    (errors.DeadlineExceeded, Code.DEADLINE_EXCEEDED, Reason.DEADLINE),
+)
+
+
+def reason_of(error: BaseException) -> tuple[int, Reason]:
+    """Code and reason of an exception; what nobody foresaw is INTERNAL."""
+    for kind, code, reason in MAPPING:
+        if isinstance(error, kind):
+            return code, reason
+    return Code.INTERNAL, Reason.INTERNAL
+
+
+def status_of(error: BaseException, request_id: str) -> Status:
+    """The status that tells the caller of this exception."""
+    code, reason = reason_of(error)
+    message = str(error) if reason is not Reason.INTERNAL else f"internal error; the server's log has it under {request_id}"
+    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id})]
+    field = getattr(error, "field", "")
+    if field and reason is not Reason.INTERNAL:
+        details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)]))
+    return Status(code=code, message=message, details=[_packed(detail) for detail in details])
+
+
+def trailers_of(status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata with the whole status and, for a stock client's retry policy, a pushback.
+
+    Source: gRPC's richer error model (`grpc-status-details-bin`); gRFC A6 (a negative pushback forbids a retry).
+    """
+    pushback = () if status.code == Code.UNAVAILABLE else (("grpc-retry-pushback-ms", "-1"),)
+    return (("grpc-status-details-bin", status.SerializeToString()), *pushback)
+
+
+CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _packed(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
