@@ -88,6 +88,12 @@ class Metrics:
         self.requests.labels(method, code, reason).inc()
         self.request_seconds.labels(method).observe(seconds)
 
+    def segment(self, model: str, processed_tokens: int, *, computed: bool) -> None:
+        """Count a segment that has been answered."""
+        source = "computed" if computed else "cached"
+        self.segments.labels(model, source).inc()
+        self.processed_tokens.labels(model, source).inc(processed_tokens)
+
     def lagged(self, seconds: float) -> None:
         """Count one late wake-up of the event loop."""
         self.loop_lag.observe(seconds)

@@ -131,7 +131,8 @@ class SegmentationSettings(Section):
         description="Most tokens that a segment owns; unset: as many as the model reads beside its own tokens.",
     )
     min_tokens: Count | None = Field(
-        default=None, description="Fewest tokens that a segment owns, the last one apart; unset: 256, or `max_tokens`."
+        default=None,
+        description="Fewest tokens that a segment owns, the last one apart; unset: 256 or, if less, half the most.",
     )
 
     @model_validator(mode="after")

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from prometheus_client import CollectorRegistry
 
+from server import logs
 from server.commands.options import FAILURE, configuration, settings_options
-from server.settings import UNIX, ModelSettings, Settings, split_address
+from server.errors import StartError
+from server.metrics import Metrics
+from server.settings import UNIX, LogSettings, ModelSettings, Settings, split_address
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "grpcio", "protobuf", "numpy")
 ISA_FLAGS = {
@@ -46,11 +50,13 @@ def doctor(**options: Any) -> None:
     Takes the options of "octavo serve" and loads the models as it would. Exits with 1 when something would stop the
     server, with 2 when the settings are wrong.
     """
-    worst = "ok"
-    for finding in examine(configuration(**options).settings):
+    settings = configuration(**options).settings
+    logs.configure(LogSettings(level="error"))
+    stopped = False
+    for finding in examine(settings):
         click.echo(f"{finding.level:<5}{finding.subject:<10}{finding.says}")
-        worst = "fail" if finding.level == "fail" else worst
-    raise SystemExit(FAILURE if worst == "fail" else 0)
+        stopped |= finding.level == "fail"
+    raise SystemExit(FAILURE if stopped else 0)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -64,7 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield listener("metrics", settings.metrics.listen)
     yield cache_folder(settings.cache.dir) if settings.cache.enabled else Finding("note", "cache", "off")
     for model in settings.models:
-        yield from served(model)
+        yield from served(model, settings.compute.batch_tokens)
 
 
 def software() -> Iterator[Finding]:
@@ -161,28 +167,23 @@ def cache_folder(folder: Path) -> Finding:
     return Finding("ok", "cache", f"{folder} can be written")
 
 
-def served(model: ModelSettings) -> Iterator[Finding]:
-    """Load a model as the server would."""
-    import chunking  # noqa: PLC0415 - these bring numpy and torch
-    import encoder  # noqa: PLC0415
-    from encoder.errors import EncoderError  # noqa: PLC0415
-    from encoder.folder import describe  # noqa: PLC0415
+def served(model: ModelSettings, batch_tokens: int) -> Iterator[Finding]:
+    """Load and warm a model exactly as the server would."""
+    from server import app  # noqa: PLC0415 - loads torch
 
-    subject, name = "model", model.served_name
+    subject = "model"
     try:
-        folder = describe(model.folder)
-        chunking.load_tokenizer(model.folder)
-        loaded = encoder.load(model.folder, scheme=model.scheme, device=model.device)
-    except (EncoderError, chunking.ChunkingError) as error:
-        yield Finding("fail", subject, f"{name}: {error}{_known_models(model)}")
+        found = app.open_model(model, batch_tokens, Metrics(CollectorRegistry()))
+    except StartError as error:
+        yield Finding("fail", subject, str(error).removeprefix("model ") + _known_models(model))
         return
-    yield Finding(
-        "ok", subject, f"{name}: {loaded.layers} layers of {loaded.hidden}, {folder.licence or 'no licence named'}"
-    )
-    yield Finding("ok", "kernels", f"{name}: {loaded.scheme} on {loaded.device}, {loaded.kernels}")
-    if loaded.kernels_reason:
-        yield Finding("note", "kernels", f"{name}: no faster ones, because {loaded.kernels_reason}")
-    yield Finding("ok", "digest", f"{name}: {loaded.digest}")
+    encoder, name = found.runner.encoder, found.name
+    licence = found.folder.licence or "no licence named"
+    yield Finding("ok", subject, f"{name}@{found.version}: {encoder.layers} layers of {encoder.hidden}, {licence}")
+    yield Finding("ok", "kernels", f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}")
+    if encoder.kernels_reason:
+        yield Finding("note", "kernels", f"{name}: why no faster ones: {encoder.kernels_reason}")
+    yield Finding("ok", "digest", f"{name}: {found.digest}")
 
 
 def _known_models(model: ModelSettings) -> str:

@@ -98,6 +98,18 @@ def test_an_exception_is_told_by_type_and_place_without_its_message(records: Rec
     assert foreign["exception"] == ours["exception"]
 
 
+def test_people_see_no_message_of_an_exception_either() -> None:
+    out = io.StringIO()
+    logs.configure(LogSettings(format="console"), out)
+    try:
+        int(TEXT)
+    except ValueError:
+        structlog.get_logger("server").exception("failed")
+        logging.getLogger("other").exception("failed")
+    assert out.getvalue().count("ValueError at server/test_logs.py:") == 2
+    assert TEXT not in out.getvalue()
+
+
 def test_values_that_might_be_texts_are_told_by_their_length(records: Records) -> None:
     structlog.get_logger("server").info("call", long="x" * 401, data=TEXT.encode(), parts=[b"abc"], odd={TEXT: 1})
     (record,) = records()
