@@ -1,5 +1,6 @@
 """`octavo serve`."""
 
+import os
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ def serve(**options: Any) -> None:
     """
     settings = configuration(**options).settings
     logs.configure(settings.log)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past every logger, and we say what went wrong
     from server import app  # noqa: PLC0415 - loads torch
 
     try:
