@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -29,7 +30,7 @@ from server.runner import Runner
 from server.scheduler import Scheduler
 from server.settings import ModelSettings, SegmentationSettings, Settings
 
-UNHEALTHY_LAG_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
+UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
 
 log = structlog.get_logger(__name__)
 
@@ -44,39 +45,45 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(settings) as addresses:
+        print("ready", *addresses, flush=True)  # the one line that a supervisor waits for
+        await stop.wait()
+        log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
 
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[list[str]]:
+    """A server on the running loop; the addresses that it listens on. Leaving it stops with grace.
+
+    Raises:
+        StartError: what was configured cannot be served.
+    """
     async with AsyncExitStack() as stack:
         metrics = Metrics(CollectorRegistry())
-        watch = LoopWatch(loop, metrics.lagged)
-        not_ready = ["starting"]
+        not_ready = ["starting"]  # why; an empty string when ready
+        watch = LoopWatch(asyncio.get_running_loop(), metrics.lagged)
+        watch.start()
+        stack.callback(watch.stop)
         if settings.metrics.listen:
             http = HttpListener(
                 settings.metrics.listen,
                 metrics.registry,
-                lambda: "the event loop is blocked" if watch.silent_seconds > UNHEALTHY_LAG_SECONDS else "",
-                lambda: not_ready[0],
+                not_live=lambda: "event loop blocked" if watch.silent_seconds > UNHEALTHY_SILENCE_SECONDS else "",
+                not_ready=lambda: not_ready[0],
             )
             stack.enter_context(http)
             log.info("metrics", address=http.address)
-        watch.start()
-        stack.callback(watch.stop)
 
+        catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
         threads = settings.compute.threads or usable_cores()
         scheduler = Scheduler(settings.compute.streams or threads, threads, metrics)
-        pipeline = Pipeline(
-            scheduler,
-            secret(),
-            settings.compute.tokenizer_threads,
-            settings.compute.in_flight_segments,
-            metrics,
-        )
-        catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
+        compute = settings.compute
+        pipeline = Pipeline(scheduler, secret(), compute.tokenizer_threads, compute.in_flight_segments, metrics)
         stack.callback(pipeline.close)
 
         listener = Listener(catalogue, pipeline, limits_of(settings), metrics)
@@ -84,11 +91,11 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(listener.stop, settings.server.stop_grace_seconds)
         await listener.ready()
         not_ready[0] = ""
-        print("ready", *addresses, flush=True)  # noqa: T201 - the one line that a supervisor waits for
         log.info("ready", addresses=addresses, threads=threads)
-        await stop.wait()
-        not_ready[0] = "stopping"
-        log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
+        try:
+            yield addresses
+        finally:
+            not_ready[0] = "stopping"
 
 
 def secret() -> bytes:
@@ -160,9 +167,9 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
         budget=budget,
         window=settings.window,
     )
-    metrics.model.labels(
-        name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device
-    ).set(1)
+    metrics.model.labels(name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device).set(
+        1
+    )
     log.info(
         "model",
         model=name,
@@ -176,7 +183,7 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
 
 
 def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
-    """The cutting of a model's settings, whose defaults are the budget and half of it.
+    """The cutting of a model's settings, whose defaults are the budget and just over half of it.
 
     Raises:
         StartError: a segment would own more tokens than the model can read.
@@ -185,7 +192,7 @@ def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
     most = settings.max_tokens or budget
     if most > budget:
         raise StartError(f"segmentation.max_tokens is {most}; this model can own {budget} tokens a segment")
-    return Cutting(settings.policy, most, settings.min_tokens or min(256, -(-most // 2)))
+    return Cutting(settings.policy, most, settings.min_tokens or most // 2 + 1)
 
 
 def hint(folder: Path) -> str:

@@ -55,6 +55,7 @@ class ServedModel:
         facts = (
             f"octavo {chunking.FORMAT_VERSION}",
             self.digest,
+            self.runner.encoder.digest,  # of the tensors as executed
             self.runner.encoder.scheme,
             *(f"{kind}={prefix}" for kind, prefix in sorted(self.prefixes.items())),
             f"{cutting.policy} {cutting.min_tokens} {cutting.max_tokens}",

@@ -77,7 +77,9 @@ class Pipeline:
         """A segment of which only the cut was asked."""
         return Result(segment, self.digest(call, segment)[: self.DIGEST_BYTES], {}, resumed_from=None, computed=False)
 
-    async def results(self, call: Call, segments: AsyncIterable[Segment], timings: Timings) -> AsyncGenerator[Result, None]:
+    async def results(
+        self, call: Call, segments: AsyncIterable[Segment], timings: Timings
+    ) -> AsyncGenerator[Result, None]:
         """Compute segments, several at a time; results come in the document's order."""
         window: deque[asyncio.Task[Result]] = deque()
         try:

@@ -136,7 +136,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise EmptyDocument(field)
         return segments
 
-    async def _cut_or_fault(self, call: Call, text: str, index: int, timings: Timings) -> list[chunking.Segment] | CallError:
+    async def _cut_or_fault(
+        self, call: Call, text: str, index: int, timings: Timings
+    ) -> list[chunking.Segment] | CallError:
         try:
             return await self._cut(call, text, f"documents[{index}].text", timings)
         except CallError as fault:

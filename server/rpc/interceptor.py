@@ -48,9 +48,7 @@ class Outermost(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         parse = _parser(handler)
         # The type stubs know a handler's functions in their synchronous form alone.
-        behaviour: Any = (
-            handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-        )
+        behaviour: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
 
         async def unary(request: Any, context: Context) -> Any:
             return await self._guard(method, context, lambda: behaviour(parse(request), context))
@@ -90,13 +88,13 @@ class Outermost(grpc.aio.ServerInterceptor):
                 if _is_being_cancelled():  # by gRPC: the caller has gone, or its deadline has passed
                     raise
                 code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL
-                log.error("internal error", error="CancelledError")
+                log.error("internal error", error="CancelledError")  # noqa: TRY400
                 await _abort(context, RuntimeError(), call_id)
             except Exception as error:  # noqa: BLE001 - this is where everything ends
                 number, reason = reason_of(error)
                 code = CODES[number]
                 if reason is Reason.INTERNAL:
-                    log.error("internal error", error=type(error).__qualname__, frames=_frames(error))
+                    log.error("internal error", error=type(error).__qualname__, frames=_frames(error))  # noqa: TRY400 - no text
                 await _abort(context, error, call_id)
             finally:
                 seconds = time.monotonic() - began

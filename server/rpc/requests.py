@@ -121,7 +121,7 @@ def check_reply(size: int, limits: Limits) -> None:
     """Refuse, before anything is computed, a reply that its reader might not be allowed to read."""
     if size > limits.max_reply_bytes:
         raise ReplyTooLarge(
-            "", f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}; StreamSegments has no such bound"
+            "", f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}: use StreamSegments"
         )
 
 
@@ -139,7 +139,7 @@ def _cutting(options: pb.CallOptions, model: ServedModel) -> Cutting:
     most = wanted.max_tokens if wanted.HasField("max_tokens") else default.max_tokens
     if most > model.budget:
         raise InvalidCall(f"{field}.max_tokens", f"{model.name} takes at most {model.budget} tokens a segment")
-    least = wanted.min_tokens if wanted.HasField("min_tokens") else min(default.min_tokens, -(-most // 2))
+    least = wanted.min_tokens if wanted.HasField("min_tokens") else min(default.min_tokens, most // 2 + 1)
     try:
         return Cutting(policy, most, least)
     except CuttingError as error:

@@ -65,10 +65,11 @@ def reason_of(error: BaseException) -> tuple[int, Reason]:
 def status_of(error: BaseException, request_id: str) -> Status:
     """The status that tells the caller of this exception."""
     code, reason = reason_of(error)
-    message = str(error) if reason is not Reason.INTERNAL else f"internal error; the server's log has it under {request_id}"
+    internal = reason is Reason.INTERNAL
+    message = f"internal error; the server's log has it under {request_id}" if internal else str(error)
     details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata={"request_id": request_id})]
     field = getattr(error, "field", "")
-    if field and reason is not Reason.INTERNAL:
+    if field and not internal:
         details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)]))
     return Status(code=code, message=message, details=[_packed(detail) for detail in details])
 

@@ -55,7 +55,7 @@ class EmbedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """Vectors, float32: (1, dimensions), (segments, dimensions), (spans, dimensions); the latter None if not asked for."""
+    """Vectors, float32 (n, dimensions): of the document, of its segments, of spans; None where not asked for."""
 
     document: Vectors
     segments: Vectors | None
@@ -108,9 +108,7 @@ class EmbedMerge:
         )
 
 
-def _ranges_inside(
-    segment: Segment, spans: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], tuple[tuple[int, int], ...]]:
+def _ranges_inside(segment: Segment, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[tuple[int, int], ...]]:
     """Which spans share text with tokens that the segment owns, and those tokens' positions in `segment.ids`."""
     first = np.searchsorted(segment.token_ends, spans[:, 0], side="right")
     last = np.searchsorted(segment.token_starts, spans[:, 1], side="left")
