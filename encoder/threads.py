@@ -16,7 +16,7 @@ def usable_cores(cgroup: Path = _CGROUP, membership: Path = Path("/proc/self/cgr
     through one and a half cores' time are throttled together. A container sees its affinity, never its quota.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, math.floor(_quota(cgroup, membership) + 1e-6) if affinity > 1 else 1))
+    return max(1, math.floor(min(affinity, _quota(cgroup, membership)) + 1e-6))
 
 
 def _quota(cgroup: Path, membership: Path) -> float:
