@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
-import torch
 from prometheus_client import CollectorRegistry
 
 import chunking
@@ -18,6 +17,7 @@ from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
 from encoder.folder import describe
 from encoder.threads import usable_cores
+from server import logs
 from server.errors import StartError
 from server.http import HttpListener
 from server.loopwatch import LoopWatch
@@ -45,9 +45,11 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.loop_exception_handler)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     async with running(settings) as addresses:
         print("ready", *addresses, flush=True)  # the one line that a supervisor waits for
         await stop.wait()
@@ -128,7 +130,6 @@ def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
     Raises:
         StartError: one of them cannot be served; the message names it.
     """
-    torch.set_num_threads(1)  # of this thread alone
     return Catalogue(open_model(model, settings.compute.batch_tokens, metrics) for model in settings.models)
 
 

@@ -67,7 +67,9 @@ class Pipeline:
         while True:
             began = time.monotonic()
             step = await self._read(next, steps, None)
-            timings.tokenize.stay(began, time.monotonic())
+            ended = time.monotonic()
+            timings.tokenize.stay(began, ended)
+            self._metrics.tokenize_seconds.observe(ended - began)
             if step is None:
                 return
             for segment in step:
