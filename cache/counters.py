@@ -35,7 +35,6 @@ class Fault(StrEnum):
     READ_ONLY = "read_only"
     LOCKED = "locked"
     IO_ERROR = "io_error"
-    INTERNAL = "internal"  # a defect of the store itself
 
 
 @dataclass(frozen=True, slots=True)

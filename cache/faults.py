@@ -45,4 +45,5 @@ def classify(error: BaseException) -> Fault:
     if isinstance(error, OSError):
         known = Fault.DISK_FULL if error.errno in _FULL else Fault.READ_ONLY if error.errno in _READ_ONLY else None
         return known or Fault.IO_ERROR
-    return Fault.INTERNAL
+    # Whatever else comes out of reading rows (a TypeError in diskcache's sums, say): they are not what was written.
+    return Fault.IO_ERROR if isinstance(error, MemoryError) else Fault.CORRUPT_INDEX

@@ -8,6 +8,7 @@ An index that is broken is never repaired, renamed or deleted in place: other pr
 would mix an old journal with a new file. Its generation is left, the next one begins, and the old one is removed.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -95,6 +96,9 @@ def _place(folder: Path, generation: int) -> Path:
 
 def _write_settings(settings: CacheSettings) -> None:
     content = json.dumps({name: getattr(settings, name) for name in SHARED_SETTINGS}, indent=2)
+    with contextlib.suppress(OSError, ValueError):
+        if (settings.folder / SETTINGS).read_text() == content:
+            return
     draft = settings.folder / f"{SETTINGS}.draft"  # only who is alone in the folder writes it
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123

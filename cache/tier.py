@@ -91,10 +91,12 @@ class DiskTier:
         entries: dict[Key, Entry] = {}
         bad: list[tuple[Key, Row]] = []
         with self._faults(keys) as index:
-            rows = index.find([bytes(key) for key in keys]) if index else {}
-            for key in keys:
-                row = rows.get(bytes(key))
-                if index is None or row is None:
+            if index is None:
+                return entries, bad
+            by_name = {bytes(key): key for key in keys}
+            for name, row in index.find(list(by_name)).items():
+                key = by_name.get(name)
+                if key is None:  # a damaged index leads astray
                     continue
                 try:
                     entries[key] = decode(index.fetch(row), key, now)
