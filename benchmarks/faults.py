@@ -142,6 +142,7 @@ def _use_damaged(folder: Path, seed: int) -> int:
     if in_flight := _happens(chance, 0.5):
         with _store(folder) as store:
             wrong = _wrong(store) if _happens(chance, 0.5) else 0
+            store.purge(document=_tag(0).document)  # so that the ledger has something to lose
             _damage(folder, chance, in_flight=in_flight)
             wrong += _wrong(store)
             _round_trip(store, seed)

@@ -105,5 +105,5 @@ class Ledger:
         try:
             content = os.pread(self._descriptor, size - self._seen, self._seen)
             return [Selector.unpack(content[at : at + RECORD_BYTES]) for at in range(0, len(content), RECORD_BYTES)]
-        except ValueError:  # a record was damaged, or the file is shorter than it was (a negative size)
+        except (ValueError, OSError):  # a record is damaged; the file is shorter than it was, or cannot be read
             return [EVERYTHING]

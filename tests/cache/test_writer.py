@@ -1,0 +1,114 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from cache.entry import Entry
+from cache.index import Row
+from cache.key import Kind
+from cache.tag import Selector
+from cache.writer import Forget, Job, Write, Writer
+
+from tests.cache.helpers import TAG, key, state
+
+
+def write(number: int, kind: Kind = Kind.STATE) -> Write:
+    return Write(Entry(key(number, kind), TAG.encode(kind), 0.0, 1e12, state(number, 500)), 0)
+
+
+class Bench:
+    """A writer whose work waits at a gate."""
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        self.gate = threading.Event()
+        self.started = threading.Event()
+        self.worked: list[Job] = []
+        self.ticks = 0
+        self.done = threading.Event()
+        self.writer = Writer(limit, self._work, self._tick, self.done.set)
+
+    def _work(self, job: Job) -> None:
+        self.started.set()
+        self.gate.wait(10)
+        self.worked.append(job)
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(limit: int = 1 << 20) -> Bench:
+        benches.append(Bench(limit))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.gate.set()
+        made.writer.close(5)
+
+
+def test_jobs_are_done_in_order(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    jobs: list[Job] = [write(0), Forget(key(1), Row(None, None)), write(2)]
+    assert all(map(b.writer.submit, jobs))
+    b.gate.set()
+    assert b.writer.flush(5)
+    assert b.worked == jobs
+    assert b.writer.size() == (0, 0)
+
+
+def test_what_does_not_fit_is_refused_at_once(bench: Callable[..., Bench]) -> None:
+    one = write(0)
+    b = bench(limit=2 * one.entry.nbytes)
+    b.writer.submit(one)
+    b.started.wait(5)
+    start = time.perf_counter()
+    assert [b.writer.submit(write(number)) for number in range(4)] == [True, True, False, False]
+    assert time.perf_counter() - start < 0.1
+    assert b.writer.size() == (2, 2 * one.entry.nbytes)
+
+
+def test_flush_waits_for_the_job_under_way(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.writer.submit(write(0))
+    b.started.wait(5)
+    assert not b.writer.flush(0.05)
+    b.gate.set()
+    assert b.writer.flush(5)
+
+
+def test_a_purge_drops_queued_writes_alone(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.writer.submit(write(0))
+    b.started.wait(5)
+    for job in (write(1), write(2, Kind.RESULT), Forget(key(3), Row(None, None))):
+        b.writer.submit(job)
+    assert b.writer.discard(Selector(kind=Kind.STATE)) == 1
+    b.gate.set()
+    assert b.writer.flush(5)
+    assert [type(job) for job in b.worked] == [Write, Write, Forget]
+
+
+def test_close_returns_what_was_not_done_and_takes_no_more(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    jobs = [write(number) for number in range(3)]
+    for job in jobs:
+        b.writer.submit(job)
+    b.started.wait(5)
+    threading.Timer(0.3, b.gate.set).start()
+    assert b.writer.close(0.05) == jobs[1:]
+    assert b.done.wait(5)
+    assert not b.writer.submit(write(9))
+
+
+def test_it_ticks_when_idle_and_when_busy(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.gate.set()
+    end = time.monotonic() + 5
+    while b.ticks < 2 and time.monotonic() < end:
+        b.writer.submit(write(0))
+        time.sleep(0.01)
+    assert b.ticks >= 2
