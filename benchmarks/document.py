@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from octavo.client import Client
 
 from benchmarks import workloads
 from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.served import Served, serve
+from octavo.client import Client
 from server.settings import ModelSettings
 
 __all__ = ["run"]

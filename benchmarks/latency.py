@@ -8,13 +8,13 @@ import time
 from contextlib import ExitStack
 
 import click
-from octavo.client import Client
 
 from benchmarks import workloads
 from benchmarks.figures import Figures, Outcome
 from benchmarks.race import Race, Run
 from benchmarks.served import serve
 from benchmarks.statistics import percentile
+from octavo.client import Client
 from server.settings import ModelSettings
 
 __all__ = ["run"]

@@ -86,7 +86,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
 
 def _ready(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
     """Wait for the ready line; the first address in it."""
-    assert process.stdout is not None  # noqa: S101  it is a pipe
+    assert process.stdout is not None
     until, said = time.monotonic() + within, b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)

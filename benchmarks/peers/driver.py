@@ -39,7 +39,7 @@ class Worker:
 
     def send(self, **request: Any) -> None:
         """Ask, without waiting for the reply."""
-        assert self._process.stdin is not None  # noqa: S101  it is a pipe
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # receive() tells what happened
             self._process.stdin.write(json.dumps(request) + "\n")
 
@@ -50,7 +50,7 @@ class Worker:
             WorkerError: the worker failed or died.
 
         """
-        assert self._process.stdout is not None  # noqa: S101  it is a pipe
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             said = (self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
@@ -62,7 +62,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None  # noqa: S101  it is a pipe
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:

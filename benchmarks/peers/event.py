@@ -95,7 +95,7 @@ class Event:
         """Tokens a second of everyone at their best; the id names the way."""
         figures: dict[str, Figure | Missing] = {}
         for contender in LINEUP:
-            for workload in contender.on:
+            for workload in (name for name in contender.on if name in self.workloads):
                 try:
                     best = self.best(contender.name, workload)
                 except LookupError as error:
