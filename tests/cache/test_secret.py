@@ -71,7 +71,7 @@ def test_it_never_lies_in_the_cache_folder(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SecretError, match="Not a directory"):
+    with pytest.raises(SecretError, match="cannot be used: File exists"):
         load_secret(tmp_path / "file" / "secret")
     with pytest.raises(SecretError, match="Is a directory"):
         load_secret(tmp_path)
