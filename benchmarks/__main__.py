@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from benchmarks import machine, report
-from benchmarks.figures import Figures, Missing, Outcome, attempt
+from benchmarks.figures import Figures, Missing, attempt, reason_of
 from benchmarks.registry import Scenario, scenarios
 from benchmarks.targets import of_scenario
 
@@ -73,13 +74,22 @@ def _measure(scenario: Scenario, run: Any, settings: dict[str, Any]) -> report.R
     if warning := machine.busy(described):
         click.echo(f"warning: {warning}", err=True)
     started, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    figures: dict[str, Outcome] | Figures = attempt(list(of_scenario(scenario.name)), lambda: run(**settings))
-    if not figures:
-        figures = {"figures": Missing("the scenario gave none")}
+    figures = _figures(scenario.name, lambda: run(**settings))
     seconds = round(time.perf_counter() - start, 1)
     return report.Record(
         scenario.name, described, machine.versions(), machine.commit(), settings, started, seconds, figures
     )
+
+
+def _figures(name: str, measure: Callable[[], Figures]) -> Figures:
+    """Collect what the scenario promises, and what else it gives; one that promises nothing must still give some."""
+    promised = tuple(of_scenario(name))
+    if promised:
+        return attempt(promised, measure)
+    try:
+        return measure() or {name: Missing("the scenario gave no figure")}
+    except Exception as error:  # noqa: BLE001  reported as the scenario's failure
+        return {name: Missing(reason_of(error))}
 
 
 if __name__ == "__main__":

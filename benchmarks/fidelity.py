@@ -28,7 +28,7 @@ from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from server.settings import ModelSettings, cache_home
 
-__all__ = ["run"]
+__all__ = ["cosines", "decisions", "document_vectors", "kept", "overlaps", "run"]
 
 Embed = Callable[[Sequence[Ids]], Vectors]
 
@@ -66,7 +66,7 @@ def run(model: str, segments: int, documents: int | None, quick: bool) -> Figure
     folder = ModelSettings(path=model).folder
     if quick:
         segments, documents = 300, 60
-    embedders = Embedders(_kept(folder), _embedder(folder, "auto", 0), _embedder(folder, "auto", _WINDOW))
+    embedders = Embedders(_fp32(folder), _embedder(folder, "auto", 0), _embedder(folder, "auto", _WINDOW))
     pool = workloads.content_segments(folder, count=segments)
     corpora = _corpora(folder, documents)
     figures = attempt(["cos_mean", "cos_min", "top10_overlap", "window_64_cos"], lambda: _vectors(pool, embedders))
@@ -179,13 +179,17 @@ def _embedder(folder: Path, scheme: str, window: int) -> Embed:
     return embed
 
 
-def _kept(folder: Path) -> Embed:
+def _fp32(folder: Path) -> Embed:
     """Make the fp32 encoder, its vectors kept on disk."""
     import encoder
 
-    compute = _embedder(folder, "fp32", 0)
     reference = encoder.load(folder, scheme="fp32", device="cpu")
     deciding = f"{reference.digest} {reference.numerics()}".encode()
+    return kept(_embedder(folder, "fp32", 0), deciding)
+
+
+def kept(compute: Embed, deciding: bytes) -> Embed:
+    """Keep what ``compute`` makes on disk, under a digest of ``deciding`` and the ids."""
 
     def embed(segments: Sequence[Ids]) -> Vectors:
         digest = hashlib.blake2b(deciding, digest_size=16)
@@ -193,8 +197,8 @@ def _kept(folder: Path) -> Embed:
             digest.update(len(ids).to_bytes(4, "little") + ids.astype("<i4").tobytes())
         path = cache_home() / "benchmarks" / f"fp32-{digest.hexdigest()}.npy"
         if path.exists():
-            kept: Vectors = np.load(path, allow_pickle=False)
-            return kept
+            found: Vectors = np.load(path, allow_pickle=False)
+            return found
         made = compute(segments)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.npy")

@@ -1,5 +1,6 @@
 """A server of our own for a scenario: started as a user starts it, watched from outside."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -96,7 +97,9 @@ def _ready(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
             for line in said.decode(errors="replace").splitlines(keepends=True):
                 if line.startswith(_READY) and line.endswith("\n"):
                     return line.split()[1]
-            if not chunk:
+            if not chunk:  # it closed its output: it ends
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
                 break
     last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     state = f"not ready after {within:g} s" if process.poll() is None else f"ended with status {process.returncode}"

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from benchmarks.peers.environment import interpreter
 
-__all__ = ["Team", "WorkerError"]
+__all__ = ["Team", "Worker", "WorkerError"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,11 +23,11 @@ class WorkerError(RuntimeError):
 class Worker:
     """A contender's process."""
 
-    def __init__(self, peer: str, python: Path, log: Path) -> None:
+    def __init__(self, peer: str, command: Sequence[str], log: Path) -> None:
         self._peer, self._log = peer, log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [python, "-m", f"benchmarks.peers.worker_{peer}"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -78,7 +78,8 @@ class Team:
     def __init__(self, peer: str, size: int, scratch: Path, *, install: bool = True) -> None:
         own = peer == "octavo"  # is what runs here; all others come from an environment of their own
         python = Path(sys.executable) if own else interpreter(peer, install=install)
-        self._workers = [Worker(peer, python, scratch / f"{peer}-{index}.log") for index in range(size)]
+        command = [str(python), "-m", f"benchmarks.peers.worker_{peer}"]
+        self._workers = [Worker(peer, command, scratch / f"{peer}-{index}.log") for index in range(size)]
 
     def __enter__(self) -> Self:
         return self

@@ -34,12 +34,14 @@ class Best:
 class Event:
     """All contenders of the line-up, started and loaded, with the workloads in their hands."""
 
-    def __init__(self, workloads: Sequence[Workload], cores: int, *, install: bool) -> None:
+    def __init__(
+        self, workloads: Sequence[Workload], cores: int, *, install: bool, lineup: Sequence[Contender] = LINEUP
+    ) -> None:
         self.workloads = {workload.name: workload for workload in workloads}
         self.told: dict[str, dict[str, Any]] = {}
         """What each contender tells of itself: scheme, kernels, versions."""
         self.cosines: dict[str, Figure] = {}
-        self._cores, self._install = cores, install
+        self._cores, self._install, self._lineup = cores, install, {each.name: each for each in lineup}
         self._teams: dict[str, Team] = {}
         self._missing: dict[str, Missing] = {}
         self._race = Race({})
@@ -47,7 +49,7 @@ class Event:
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-engine-")))
 
     def __enter__(self) -> Self:
-        for contender in LINEUP:
+        for contender in self._lineup.values():
             try:
                 self._admit(contender)
             except Exception as error:  # noqa: BLE001  one that cannot start is missing; the others race
@@ -60,7 +62,7 @@ class Event:
 
     def race(self, rounds: int, at_most: float) -> None:
         """Warm up, look at every way once, and go on with the two fastest ways of each contender and workload."""
-        runs = {name: run for contender in LINEUP for name, run in self._ways(contender).items()}
+        runs = {name: run for contender in self._lineup.values() for name, run in self._ways(contender).items()}
         self._race = Race(runs)
         click.echo(f"warming up {len(runs)} variants …", err=True)
         self._race.warm_up()
@@ -94,7 +96,7 @@ class Event:
     def speeds(self) -> Figures:
         """Tokens a second of everyone at their best; the id names the way."""
         figures: dict[str, Figure | Missing] = {}
-        for contender in LINEUP:
+        for contender in self._lineup.values():
             for workload in (name for name in contender.on if name in self.workloads):
                 try:
                     best = self.best(contender.name, workload)
@@ -114,7 +116,7 @@ class Event:
         """
         if contender in self._missing:
             raise LookupError(self._missing[contender].reason)
-        return self._teams[next(each.peer for each in LINEUP if each.name == contender)]
+        return self._teams[self._lineup[contender].peer]
 
     def _admit(self, contender: Contender) -> None:
         click.echo(f"loading {contender.name} …", err=True)
@@ -134,10 +136,10 @@ class Event:
 
     def _compare_vectors(self) -> None:
         """Find out who computes something else; they would not be peers."""
-        if "naive" in self._missing:
+        if "naive" not in self._lineup or "naive" in self._missing:
             return
         expected = self._vectors("naive")
-        for contender in LINEUP:
+        for contender in self._lineup.values():
             if contender.name in self._missing or contender.name == "naive":
                 continue
             try:

@@ -1,43 +1,39 @@
-"""Octavo's engine as the server runs it, without the server: one stream a core while segments wait."""
+"""Octavo's engine used as its server uses it: a stream a core while segments wait, all cores for one that is alone."""
 
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry
+import torch
 
 import encoder
 from benchmarks.peers.protocol import Ids, Vectors, serve
-from server.metrics import Metrics
-from server.runner import Runner
+from encoder.heads.pooling import pool
 from server.settings import ComputeSettings
-from server.work import Pool, Work
-
-_HEADS = (Pool("mean"),)
 
 
 class Octavo:
-    """An encoder behind the server's own runner, which sets threads and lays segments end to end."""
+    """An encoder with streams; `scheme` and `window` are the serving settings, `auto` and 0 the defaults."""
 
     def __init__(self, folder: str, *, scheme: str = "auto", window: int = 0) -> None:
         self._encoder = encoder.load(Path(folder), scheme=scheme, device="cpu")
-        self._runner = Runner(self._encoder, ComputeSettings().batch_tokens, "octavo", Metrics(CollectorRegistry()))
         self._window = window
-        self._streams: ThreadPoolExecutor | None = None
+        # In bf16 and fp32 a state's bits depend on the rows beside it: a segment a run, on one thread.
+        self._shares = self._encoder.scheme == "int8"
+        self._budget = ComputeSettings().batch_tokens if self._shares else 1
+        self._streams: dict[int, ThreadPoolExecutor] = {}
 
     def embed(self, segments: Sequence[Ids], batch: int, threads: int) -> Vectors:
-        """Run the segments as they come, on ``threads`` streams; the server's token budget bounds what shares a run."""
+        """Run the segments: one alone on all ``threads``, several on as many streams; what shares a run we decide."""
         del batch
-        works = [Work(index.to_bytes(8), self._runner, ids, self._window, _HEADS) for index, ids in enumerate(segments)]
-        if len(works) == 1:
-            return self._compute(works, threads)
-        if self._streams is None:
-            self._streams = ThreadPoolExecutor(threads)
-        runs = self._runs(works, threads)
-        return np.concatenate(list(self._streams.map(lambda run: self._compute(run, 1), runs)))
+        if len(segments) == 1:
+            return self._run(segments, threads if self._shares else 1)
+        if threads not in self._streams:
+            self._streams[threads] = ThreadPoolExecutor(threads)
+        runs = runs_of(segments, self._budget, threads)
+        return np.concatenate(list(self._streams[threads].map(lambda run: self._run(run, 1), runs)))
 
     def describe(self) -> dict[str, Any]:
         """Tell scheme, kernels, and the bytes held for weights."""
@@ -50,28 +46,31 @@ class Octavo:
             "embedding_bytes": own.embedding_bytes,
         }
 
-    def _runs(self, works: Sequence[Work], streams: int) -> list[list[Work]]:
-        """Cut the works into runs within the token budget, about as large as each other and as many for each stream.
+    def _run(self, segments: Sequence[Ids], threads: int) -> Vectors:
+        torch.set_num_threads(threads)  # of the calling thread alone
+        done = self._encoder.run(self._encoder.batch(segments, self._window), 0, self._encoder.layers)
+        assert done.state is not None
+        return pool(done.state, done.lengths, "mean")
 
-        A stream takes the next run when it is free. A server under load never sees the end of the work, where an odd
-        run would leave a stream idle; the peers' work is dealt out evenly too.
-        """
-        tokens = sum(len(work.ids) for work in works)
-        rounds = -(-tokens // (self._runner.batch_tokens * streams))
-        budget = min(self._runner.batch_tokens, -(-tokens // (rounds * streams)))
-        runs: list[list[Work]] = []
-        waiting, room = deque(works), 0
-        while waiting:
-            work = waiting.popleft()
-            if not runs or len(work.ids) > room:
-                runs.append([])
-                room = budget
-            room -= len(work.ids)
-            runs[-1].append(work)
-        return runs
 
-    def _compute(self, works: Sequence[Work], threads: int) -> Vectors:
-        return np.stack([done.parts[_HEADS[0]] for done in self._runner.compute(works, threads)])
+def runs_of(segments: Sequence[Ids], budget: int, streams: int) -> list[list[Ids]]:
+    """Cut segments, in their order, into runs of at most ``budget`` tokens (or one segment), even ones for all streams.
+
+    A server under load never sees the end of the work, where an odd run would leave a stream idle; the peers' work is
+    dealt out evenly too.
+    """
+    tokens = sum(map(len, segments))
+    rounds = -(-tokens // (budget * streams))
+    budget = min(budget, -(-tokens // (rounds * streams)))
+    runs: list[list[Ids]] = []
+    room = 0
+    for ids in segments:
+        if not runs or len(ids) > room:
+            runs.append([])
+            room = budget
+        room -= len(ids)
+        runs[-1].append(ids)
+    return runs
 
 
 if __name__ == "__main__":

@@ -132,6 +132,24 @@ def test_a_scenario_that_fails_misses_all_and_says_why(monkeypatch: pytest.Monke
     assert all("no server came up" in figure["missing"] for figure in figures.values())
 
 
+def test_a_scenario_without_promises_misses_too_when_it_fails_or_gives_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails() -> Figures:
+        raise RuntimeError("no server came up")
+
+    for run, reason in ((fails, "no server came up"), (dict, "gave no figure")):
+
+        def load(_: registry.Scenario, run: Any = run) -> tuple[Any, Any]:
+            return run, ()
+
+        monkeypatch.setattr(registry.Scenario, "load", load)
+        monkeypatch.setattr(cli, "scenarios", lambda: {"unpromised": registry.Scenario("unpromised", "…")})
+        result = CliRunner().invoke(cli.main, ["unpromised"])
+        assert result.exit_code == 1
+        assert reason in result.output
+
+
 def test_parts_fail_alone() -> None:
     def breaks() -> Figures:
         raise OSError("gone")

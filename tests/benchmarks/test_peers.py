@@ -1,0 +1,182 @@
+"""Contenders as processes: what goes over the pipe, who fails, and how the best way is chosen."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import environment
+from benchmarks.peers.driver import Team, Worker, WorkerError
+from benchmarks.peers.environment import PeerError
+from benchmarks.peers.event import Event
+from benchmarks.peers.lineup import LINEUP, Contender, Workload, sizes_to_try
+from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, read_workload, save_workload
+from benchmarks.peers.worker_octavo import runs_of
+from benchmarks.race import Race
+
+SEGMENTS: list[Ids] = [np.arange(length, dtype=np.int32) + 1 for length in (3, 9, 1, 5, 5)]
+
+# A contender whose vector of a segment is its length and its sum; it prints, as libraries do.
+ENGINE = """
+import numpy as np
+from benchmarks.peers.protocol import in_padded_batches, serve
+
+class Engine:
+    def __init__(self, folder, **options):
+        if options.get("broken"):
+            raise RuntimeError("cannot load")
+        print("loading", folder)
+    def embed(self, segments, batch, threads):
+        return in_padded_batches(segments, batch, lambda ids, mask: np.stack([mask.sum(1), (ids * mask).sum(1)], 1))
+    def describe(self):
+        return {"kind": "toy"}
+
+serve(Engine)
+"""
+
+
+def test_workloads_survive_the_file(tmp_path: Path) -> None:
+    save_workload(tmp_path / "w.npz", SEGMENTS)
+    for read, saved in zip(read_workload(tmp_path / "w.npz"), SEGMENTS, strict=True):
+        np.testing.assert_array_equal(read, saved)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+def test_batches_are_padded_sorted_and_answered_in_order(batch: int) -> None:
+    padded = []
+
+    def forward(ids: np.ndarray, mask: np.ndarray) -> Vectors:  # type: ignore[type-arg]
+        padded.append(int((mask == 0).sum()))
+        assert not ids[mask == 0].any()
+        return (ids * mask).sum(axis=1, keepdims=True).astype(np.float32)
+
+    vectors = in_padded_batches(SEGMENTS, batch, forward)
+    np.testing.assert_array_equal(vectors[:, 0], [ids.sum() for ids in SEGMENTS])
+    if batch == 1:
+        assert padded == [0] * 5
+    if batch == 2:
+        assert padded == [4, 2, 0], "neighbours in length share a batch"
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker("toy", [sys.executable, "-c", ENGINE], tmp_path / "toy.log")
+    yield worker
+    worker.close()
+
+
+def test_a_worker_loads_runs_and_times_itself_whatever_it_prints(worker: Worker, tmp_path: Path) -> None:
+    save_workload(tmp_path / "w.npz", SEGMENTS)
+    worker.send(op="load", model="m", folder="f", options={})
+    worker.send(op="workload", name="w", path=str(tmp_path / "w.npz"))
+    assert worker.receive() == {"kind": "toy"}
+    assert worker.receive() == {}
+    vectors = tmp_path / "v.npy"
+    worker.send(op="run", model="m", workload="w", batch=2, threads=1, repeats=3, vectors=str(vectors))
+    seconds = worker.receive()["seconds"]
+    assert len(seconds) == 3
+    assert all(0 < one < 1 for one in seconds)
+    np.testing.assert_array_equal(np.load(vectors)[:, 0], [3, 9, 1, 5, 5])
+
+
+def test_shares_deal_out_every_segment_once(worker: Worker, tmp_path: Path) -> None:
+    save_workload(tmp_path / "w.npz", SEGMENTS)
+    worker.send(op="load", model="m", folder="f", options={})
+    worker.send(op="workload", name="w", path=str(tmp_path / "w.npz"))
+    worker.receive(), worker.receive()
+    lengths: list[float] = []
+    for share in (0, 1):
+        path = tmp_path / f"{share}.npy"
+        worker.send(op="run", model="m", workload="w", batch=1, threads=1, share=[share, 2], vectors=str(path))
+        worker.receive()
+        lengths += np.load(path)[:, 0].tolist()
+    assert sorted(lengths) == [1, 3, 5, 5, 9]
+
+
+def test_a_failure_is_told_and_the_worker_lives_on(worker: Worker) -> None:
+    worker.send(op="load", model="m", folder="f", options={"broken": True})
+    with pytest.raises(WorkerError, match="toy: RuntimeError: cannot load"):
+        worker.receive()
+    worker.send(op="load", model="m", folder="f", options={})
+    assert worker.receive() == {"kind": "toy"}
+
+
+def test_a_worker_that_dies_is_told_with_its_last_line(tmp_path: Path) -> None:
+    worker = Worker("toy", [sys.executable, "-c", "raise SystemExit('no such library')"], tmp_path / "toy.log")
+    worker.send(op="load", model="m", folder="f", options={})
+    with pytest.raises(WorkerError, match="ended with status 1; its last line was: no such library"):
+        worker.receive()
+    worker.close()
+
+
+def test_nothing_is_installed_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(PeerError, match="openvino is not installed, and --no-install forbids it"):
+        Team("openvino", 1, tmp_path, install=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_of_other_requirements_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    home = tmp_path / "octavo" / "peers" / "openvino"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").touch()
+    (home / "requirements.blake2b").write_text("of older requirements")
+    with pytest.raises(PeerError, match="not installed"):
+        environment.interpreter("openvino", install=False)
+
+
+def test_every_peer_has_pinned_requirements_and_a_worker() -> None:
+    folder = Path(environment.__file__).parent
+    for peer in {contender.peer for contender in LINEUP}:
+        assert (folder / f"worker_{peer}.py").exists()
+        if peer != "octavo":
+            lines = (folder / f"{peer}.txt").read_text().split()
+            assert lines
+            assert all("==" in line for line in lines), peer
+
+
+def test_a_contender_without_a_choice_of_batches_keeps_its_own() -> None:
+    workload = Workload("w", Path(), SEGMENTS, batches=(2, 4, 64))
+    assert sizes_to_try((1, 8, 32), workload) == (2, 4), "none is larger than the work"
+    assert sizes_to_try((0,), workload) == (0,)
+
+
+@pytest.mark.parametrize("budget", [1, 8, 100])
+def test_our_runs_hold_every_segment_once_in_order_within_the_budget(budget: int) -> None:
+    runs = runs_of(SEGMENTS, budget, streams=2)
+    assert [len(ids) for run in runs for ids in run] == [len(ids) for ids in SEGMENTS]
+    assert all(len(run) == 1 or sum(map(len, run)) <= budget for run in runs)
+    if budget == 100:
+        assert len(runs) >= 2, "no stream is left without work"
+
+
+def test_the_best_way_is_the_one_with_the_least_median_and_ratios_take_the_strongest_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = Event([Workload("content", Path(), SEGMENTS)], cores=2, install=False)
+    seconds = {
+        "octavo/content/streams": [1.0, 1.0, 1.0],
+        "bf16/content/batch1": [2.0, 9.0, 2.0],
+        "bf16/content/batch8": [4.0, 1.0, 4.0],
+        "bf16_compiled/content/batch8": [3.0, 3.0, 3.0],
+    }
+    monkeypatch.setattr(event, "_race", Race({}, seconds))
+    assert event.best("bf16", "content").way == "batch1"
+    assert event.over("content", "bf16", "bf16_compiled").value == 2.0
+    assert event.over("content", "bf16_compiled").value == 3.0
+    with pytest.raises(LookupError, match="openvino did not run content"):
+        event.over("content", "openvino")
+
+
+def test_a_peer_that_cannot_start_is_missing_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lineup = (Contender("openvino", "openvino", ("content",), alone=(1,)),)
+    workloads = [Workload("content", Path(), SEGMENTS), Workload("check", Path(), SEGMENTS)]
+    with Event(workloads, cores=2, install=False, lineup=lineup) as event:
+        event.race(rounds=1, at_most=1.0)
+        with pytest.raises(LookupError, match="openvino is not installed"):
+            event.over("content", "openvino")
+        assert "openvino is not installed" in str(event.speeds()["speed.openvino.content"])
