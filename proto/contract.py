@@ -33,7 +33,8 @@ class ContractError(Exception):
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
     """The command's standard output; its output and exit code where it fails."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    arguments = [str(part) for part in command]
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise ContractError((done.stdout + done.stderr).strip() or f"{command[0]} exited with {done.returncode}")
     return done.stdout
@@ -105,7 +106,7 @@ def check() -> None:
 
 
 def lint() -> None:
-    """buf's lint rules, as buf.yaml says."""
+    """Applies buf's lint rules, as buf.yaml says."""
     run(prepare_buf(), "lint")
 
 

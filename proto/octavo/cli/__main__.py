@@ -1,0 +1,5 @@
+"""`python -m octavo.cli`, as `octavo`."""
+
+from octavo.cli import main
+
+main()

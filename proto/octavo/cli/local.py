@@ -1,0 +1,91 @@
+"""A server of a command's own: a child process that answers on a socket in a private folder."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import FrameType
+from typing import IO, NoReturn
+
+from octavo.cli.exits import Unreachable
+
+READY = "ready"  # the first word of the server's one line on standard output
+STOP_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def local_server(model: str | None = None) -> Iterator[str]:
+    """The address of a server that runs until this context ends. Raises Unreachable when it does not start."""
+    if not entry_points(group="octavo.commands", name="serve"):
+        raise Unreachable("--local needs the server, and only the client is installed here: install octavo")
+    with tempfile.TemporaryDirectory(prefix="octavo-") as folder, _terminated_as_exit():
+        log = Path(folder, "log")
+        command = [sys.executable, "-m", "octavo.cli", "serve", "--listen", f"unix:{folder}/socket"]
+        command += ["--set", "metrics.listen=", *(["--model", model] if model else [])]
+        with log.open("wb") as stderr:
+            # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+            server = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        try:
+            yield _ready_address(server, log)
+        finally:
+            _stop(server)
+
+
+def _ready_address(server: subprocess.Popen[str], log: Path) -> str:
+    """The address that the server's ready line names."""
+    output = server.stdout
+    if output is None:
+        raise AssertionError("the server was started with a pipe")
+    for line in output:
+        word, _, addresses = line.partition(" ")
+        if word == READY and addresses.strip():
+            threading.Thread(target=_drain, args=(output,), daemon=True).start()
+            return addresses.split()[0]
+    last = log.read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+    raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last}")
+
+
+def _drain(output: IO[str]) -> None:
+    """Reads what nobody wants, so that the server never waits for a reader."""
+    with contextlib.suppress(ValueError, OSError):
+        for _ in output:
+            pass
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave through `finally`, so that they end the server as well."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

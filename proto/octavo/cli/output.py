@@ -1,0 +1,120 @@
+"""Results out: JSON Lines, an array, tables."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from octavo.cli.exits import Failure
+from octavo.client.results import Array, EmbedResult, Segment, SegmentationResult
+
+STDOUT = "-"
+
+
+@contextlib.contextmanager
+def destination(output: str) -> Iterator[BinaryIO]:
+    """Standard output for '-'; else the file, which appears once it is whole and stays as it was after a fault."""
+    if output == STDOUT:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as fault:
+        raise Failure(f"{output}: {fault.strerror}") from fault
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)  # a temporary file is for its owner alone
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def json_line(value: dict[str, Any]) -> bytes:
+    """One line of JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape") + b"\n"
+
+
+def numbers(vector: Array) -> list[float] | list[int]:
+    """The vector's values, with the fewest digits that give them back."""
+    if np.issubdtype(vector.dtype, np.floating):
+        return [float(digits) for digits in vector.astype(str)]
+    return [int(value) for value in vector]
+
+
+def embedding_json(file: str, result: EmbedResult, *, segments: bool) -> dict[str, Any]:
+    """A document's result; its segments and their vectors where they were asked for."""
+    document = {"file": file, **_reply_json(result), "vector": numbers(result.vector)}
+    return {**document, "segments": [_segment_json(each) for each in result.segments]} if segments else document
+
+
+def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
+    """How a document is cut."""
+    return {
+        "file": file,
+        **_reply_json(result),
+        "uncached_tokens": result.uncached_tokens,
+        "would_charge_tokens": result.would_charge_tokens,
+        "segments": [_segment_json(each) for each in result.segments],
+    }
+
+
+def _reply_json(result: EmbedResult | SegmentationResult) -> dict[str, Any]:
+    return {
+        "model": str(result.model),
+        "fingerprint": result.fingerprint,
+        "usage": dataclasses.asdict(result.usage),
+        "timings": {stage: round(seconds, 6) for stage, seconds in dataclasses.asdict(result.timings).items()},
+        "request_id": result.request_id,
+    }
+
+
+def _segment_json(segment: Segment) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "index": segment.index,
+        "char_start": segment.char_start,
+        "char_end": segment.char_end,
+        "token_count": segment.token_count,
+        "processed_tokens": segment.processed_tokens,
+        "resumed_from_layer": segment.resumed_from_layer,
+        "digest": segment.digest.hex(),
+    }
+    return values if segment.vector is None else {**values, "vector": numbers(segment.vector)}
+
+
+def save_array(rows: Sequence[Array], out: BinaryIO) -> None:
+    """The rows as one array in numpy's format."""
+    np.lib.format.write_array(out, np.stack(rows), allow_pickle=False)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as their widest cell, those numbered in `right` flush right."""
+    lines = [tuple(heads), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = (
+        [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    )
+    return "\n".join("  ".join(line).rstrip() for line in cells)
+
+
+def glimpse(text: str, length: int = 48) -> str:
+    """The beginning of a text in one line, without anything that a terminal would obey."""
+    start = " ".join(text[: 4 * length].split())
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in start)
+    return shown if len(shown) <= length and len(text) <= 4 * length else f"{shown[: length - 1]}…"

@@ -1,0 +1,74 @@
+"""The command `octavo`, and what becomes of faults: one line on standard error and an exit code for scripts."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from octavo import __version__
+from octavo.cli.exits import BROKEN_PIPE, INTERRUPTED, USAGE, OutputGone, complain, one_line
+from octavo.cli.group import PluginGroup
+
+
+class Root(PluginGroup):
+    """`octavo` itself. What commands return says nothing; only what they raise does."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Runs the command. A BrokenPipeError goes by another name, since click would make exit code 1 of it."""
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as fault:
+            raise OutputGone("the output's reader went away") from fault
+
+
+@click.group(
+    cls=Root,
+    builtin={
+        "embed": "octavo.cli.embed:embed",
+        "segment": "octavo.cli.segment:segment",
+        "models": "octavo.cli.models:models",
+    },
+    plugins="octavo.commands",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="octavo")
+def octavo() -> None:
+    r"""Reads all of a long text: vectors of documents and of their segments, from an Octavo server.
+
+    \b
+    octavo embed book.txt                   the book's vector, from the server on 127.0.0.1:50051
+    octavo embed --local book.txt           the same without a server: starts one for this command
+    octavo segment book.txt                 how the book is cut, and what it would cost
+    octavo models                           what the server serves
+
+    A server is named by --server or the variable OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH.
+
+    \b
+    Exit codes: 0 all done, 1 some or all of it failed, 2 wrong usage, 3 the server cannot be reached,
+    130 interrupted, 141 the reader of the output went away.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command line and returns its exit code."""
+    try:
+        code: Any = octavo.main(list(arguments), prog_name="octavo", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as fault:
+        fault.show()
+        return USAGE
+    except click.UsageError as fault:
+        command = fault.ctx.command_path if fault.ctx else "octavo"
+        complain(f"{one_line(fault.format_message())} (see {command} --help)", command)
+        return fault.exit_code
+    except OutputGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        return BROKEN_PIPE
+    except click.ClickException as fault:
+        complain(fault.format_message())
+        return fault.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    return code or 0

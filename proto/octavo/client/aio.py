@@ -1,0 +1,226 @@
+"""The client for asyncio: `AsyncClient`, `Client`'s methods awaited."""
+# ruff: noqa: ASYNC109 - a timeout travels to the server as the call's deadline, which asyncio.timeout does not
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, cast, overload
+
+import grpc.aio
+
+from octavo.client import replies, requests
+from octavo.client.arguments import CallArguments, Embed, EmbedArguments
+from octavo.client.channel import MAX_DOCUMENT_BYTES, channel_options, checked_address
+from octavo.client.errors import OctavoError, from_call
+from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
+from octavo.client.retry import Attempts, Retry
+from octavo.client.streams import AsyncSegmentStream
+from octavo.v1 import models_pb2
+from octavo.v1.inference_pb2_grpc import InferenceServiceStub
+from octavo.v1.models_pb2_grpc import ModelServiceStub
+
+if TYPE_CHECKING:
+    from octavo.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+    from octavo.v1.models_pb2_grpc import ModelServiceAsyncStub
+
+_Response = TypeVar("_Response")
+
+
+class AsyncClient:
+    """Calls one server from one event loop, in which it has to be made. Arguments and faults are `Client`'s."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        retry: Retry | None = None,
+        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+    ) -> None:
+        self.address = checked_address(address)
+        self.max_document_bytes = max_document_bytes
+        self._retry = retry or Retry()
+        options = channel_options(address, max_document_bytes)
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(address, options)
+        )
+        self._inference = cast("InferenceServiceAsyncStub", InferenceServiceStub(self._channel))
+        self._models = cast("ModelServiceAsyncStub", ModelServiceStub(self._channel))
+
+    async def embed(
+        self,
+        text: str,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[EmbedArguments],
+    ) -> EmbedResult:
+        """The document's vector, its segments and, where asked, their vectors and those of spans."""
+        request = requests.embed_request(text, self.max_document_bytes, **arguments)
+        return replies.embed_result(await self._call(self._inference.Embed, request, Attempts(self._retry, timeout)))
+
+    @overload
+    def embed_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        in_flight: int = 8,
+        return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
+        **arguments: Unpack[EmbedArguments],
+    ) -> AsyncIterator[EmbedResult]: ...
+
+    @overload
+    def embed_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        in_flight: int = 8,
+        return_exceptions: Literal[True],
+        timeout: float | None = None,
+        **arguments: Unpack[EmbedArguments],
+    ) -> AsyncIterator[EmbedResult | OctavoError]: ...
+
+    def embed_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        in_flight: int = 8,
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+        **arguments: Unpack[EmbedArguments],
+    ) -> AsyncIterator[EmbedResult | OctavoError]:
+        """The texts' results in their order, with up to `in_flight` calls under way and as many texts read ahead.
+
+        `timeout` is each call's. A fault ends the iteration, or takes its text's place with `return_exceptions`.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        requests.embed_request("", self.max_document_bytes, **arguments)  # tells wrong arguments now, not later
+        return self._embed_many(_asynchronous(texts), in_flight, return_exceptions, timeout, arguments)
+
+    async def segment(
+        self,
+        text: str,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> SegmentationResult:
+        """How the document is cut and what it would cost; the model does not run."""
+        request = requests.segment_request(text, self.max_document_bytes, **arguments)
+        reply = await self._call(self._inference.Segment, request, Attempts(self._retry, timeout))
+        return replies.segmentation_result(reply)
+
+    async def analyze(
+        self,
+        text: str,
+        tasks: Mapping[str, Embed],
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> Analysis:
+        """One pass over the document for several tasks, each under a name of your choice."""
+        request = requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
+        return replies.analysis(await self._call(self._inference.Analyze, request, Attempts(self._retry, timeout)))
+
+    def stream(
+        self,
+        text: str,
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> AsyncSegmentStream:
+        """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
+
+        Without tasks: {"embed": Embed(segment_vectors=True)}.
+        """
+        request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
+        return AsyncSegmentStream(
+            lambda left: self._inference.StreamSegments(request, timeout=left), Attempts(self._retry, timeout)
+        )
+
+    async def models(self, *, timeout: float | None = None) -> list[Model]:
+        """The models that the server serves."""
+        found: list[Model] = []
+        request = models_pb2.ListModelsRequest()
+        attempts = Attempts(self._retry, timeout)
+        while True:
+            reply = await self._call(self._models.ListModels, request, attempts)
+            found.extend(map(replies.model, reply.models))
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
+        """One model by "name" or "name@version"; the server's default without a name."""
+        request = models_pb2.GetModelRequest(name=name)
+        reply = await self._call(self._models.GetModel, request, Attempts(self._retry, timeout))
+        return replies.model(reply.model)
+
+    async def close(self) -> None:
+        """Ends the connection, and with it all calls under way."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(
+        self, method: Callable[..., Awaitable[_Response]], request: object, attempts: Attempts
+    ) -> _Response:
+        """The answer, after as many attempts as it takes."""
+        while True:
+            try:
+                return await method(request, timeout=attempts.timeout())
+            except grpc.aio.AioRpcError as fault:
+                error = from_call(fault)
+                wait = attempts.next_wait(error)
+                if wait is None:
+                    raise error from fault
+            await asyncio.sleep(wait)
+
+    async def _embed_many(
+        self,
+        texts: AsyncIterator[str],
+        in_flight: int,
+        return_exceptions: bool,
+        timeout: float | None,
+        arguments: EmbedArguments,
+    ) -> AsyncIterator[EmbedResult | OctavoError]:
+        under_way: deque[asyncio.Task[EmbedResult]] = deque()
+        try:
+            async for text in texts:
+                under_way.append(asyncio.create_task(self.embed(text, timeout=timeout, **arguments)))
+                if len(under_way) == in_flight:
+                    yield await _outcome(under_way.popleft(), return_exceptions)
+            while under_way:
+                yield await _outcome(under_way.popleft(), return_exceptions)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _outcome(task: asyncio.Task[EmbedResult], return_exceptions: bool) -> EmbedResult | OctavoError:
+    try:
+        return await task
+    except OctavoError as error:
+        if return_exceptions:
+            return error
+        raise
+
+
+async def _asynchronous(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    if isinstance(texts, AsyncIterable):
+        async for text in texts:
+            yield text
+    else:
+        for text in texts:
+            yield text

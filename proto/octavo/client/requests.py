@@ -1,0 +1,143 @@
+"""Arguments to requests. What the contract cannot carry is refused here, with the field's name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from octavo.client.arguments import CallArguments, DataTypeName, Embed, InputTypeName, PoolingName, Segmentation
+from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgument
+from octavo.v1 import inference_pb2 as pb
+
+STREAM_TASKS: Mapping[str, Embed] = {"embed": Embed(segment_vectors=True)}
+"""What a stream does when no tasks are given."""
+
+
+def segment_request(text: str, max_bytes: int, **call: Unpack[CallArguments]) -> pb.SegmentRequest:
+    """A request to cut `text`."""
+    return pb.SegmentRequest(document=document(text, max_bytes), options=call_options(**call))
+
+
+def embed_request(
+    text: str,
+    max_bytes: int,
+    *,
+    pooling: PoolingName | None = None,
+    normalize: bool | None = None,
+    dimensions: int | None = None,
+    data_type: DataTypeName | None = None,
+    segment_vectors: bool = False,
+    spans: Sequence[tuple[int, int]] = (),
+    **call: Unpack[CallArguments],
+) -> pb.EmbedRequest:
+    """A request for the vectors of `text`."""
+    task = Embed(pooling, normalize, dimensions, data_type, segment_vectors, spans)
+    return pb.EmbedRequest(
+        documents=[document(text, max_bytes)], options=call_options(**call), embed=embed_options(task)
+    )
+
+
+def analyze_request(
+    text: str, tasks: Mapping[str, Embed], max_bytes: int, **call: Unpack[CallArguments]
+) -> pb.AnalyzeRequest:
+    """A request for several tasks on `text`."""
+    return pb.AnalyzeRequest(document=document(text, max_bytes), options=call_options(**call), tasks=task_list(tasks))
+
+
+def stream_request(
+    text: str, tasks: Mapping[str, Embed] | None, max_bytes: int, **call: Unpack[CallArguments]
+) -> pb.StreamSegmentsRequest:
+    """A request for several tasks on `text`, segment by segment."""
+    tasks = STREAM_TASKS if tasks is None else tasks
+    return pb.StreamSegmentsRequest(
+        document=document(text, max_bytes), options=call_options(**call), tasks=task_list(tasks)
+    )
+
+
+def document(text: str, max_bytes: int) -> pb.Document:
+    """`text` as the wire has it. Raises DocumentTooLarge and, for half a surrogate pair, InvalidArgument."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {type(text).__name__}")
+    # A character has one to four bytes: only between those bounds do we need to count them.
+    if len(text) > max_bytes or (4 * len(text) > max_bytes and len(text.encode(errors="replace")) > max_bytes):
+        size = len(text.encode(errors="replace"))
+        raise DocumentTooLarge(
+            f"the document has {size:,} bytes of UTF-8, over the {max_bytes:,} that this client sends",
+            reason="DOCUMENT_TOO_LARGE",
+        )
+    try:
+        return pb.Document(text=text)
+    except UnicodeEncodeError as fault:
+        raise _invalid("document.text", f"half a surrogate pair at character {fault.start:,}") from None
+
+
+def call_options(
+    *,
+    model: str | None = None,
+    expected_fingerprint: str | None = None,
+    segmentation: Segmentation | None = None,
+    window: int | None = None,
+    input_type: InputTypeName | None = None,
+) -> pb.CallOptions:
+    """The options of every call. Spans are asked for in code points, which index a Python string."""
+    return pb.CallOptions(
+        model=model or "",
+        expected_fingerprint=expected_fingerprint or "",
+        offset_unit=pb.OFFSET_UNIT_CODE_POINT,
+        segmentation=None if segmentation is None else _segmentation(segmentation),
+        window=_count("options.window", window),
+        input_type=_enum("options.input_type", "INPUT_TYPE", pb.InputType.keys(), input_type),
+    )
+
+
+def task_list(tasks: Mapping[str, Embed]) -> list[pb.Task]:
+    """The tasks by their names, in order."""
+    if not tasks:
+        raise _invalid("tasks", "give at least one")
+    return [pb.Task(name=name, embed=embed_options(task)) for name, task in tasks.items()]
+
+
+def embed_options(task: Embed) -> pb.EmbedOptions:
+    """An Embed task as the wire has it."""
+    options = pb.EmbedOptions(
+        pooling=_enum("embed.pooling", "POOLING", pb.Pooling.keys(), task.pooling),
+        dimensions=_count("embed.dimensions", task.dimensions),
+        data_type=_enum("embed.data_type", "DATA_TYPE", pb.DataType.keys(), task.data_type),
+        return_segment_vectors=task.segment_vectors,
+        spans=[
+            pb.Span(start=_count("embed.spans", start), end=_count("embed.spans", end)) for start, end in task.spans
+        ],
+    )
+    if task.normalize is not None:
+        options.normalize = task.normalize
+    return options
+
+
+def _segmentation(chosen: Segmentation) -> pb.Segmentation:
+    policies = pb.SegmentationPolicy.keys()
+    return pb.Segmentation(
+        policy=_enum("options.segmentation.policy", "SEGMENTATION_POLICY", policies, chosen.policy),
+        max_tokens=_count("options.segmentation.max_tokens", chosen.max_tokens),
+        min_tokens=_count("options.segmentation.min_tokens", chosen.min_tokens),
+    )
+
+
+def _enum(field: str, prefix: str, members: Sequence[str], value: str | None) -> str | None:
+    """The enum's member that `value` names, as protobuf's constructors take it."""
+    if value is None:
+        return None
+    member = f"{prefix}_{str(value).upper()}"
+    if member not in members[1:]:  # the first is UNSPECIFIED
+        known = ", ".join(each.removeprefix(f"{prefix}_").lower() for each in members[1:])
+        raise _invalid(field, f"{value!r} is none of {known}")
+    return member
+
+
+def _count(field: str, value: int | None) -> int | None:
+    if value is not None and not 0 <= value < 2**32:
+        raise _invalid(field, f"{value} is not in 0 to 4,294,967,295")
+    return value
+
+
+def _invalid(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{field}: {description}", reason="INVALID_OPTION", violations=[FieldViolation(field, description)]
+    )
