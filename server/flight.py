@@ -26,6 +26,10 @@ class Flights(Generic[T]):
         A failure reaches all passengers: work must fail for reasons of its own alone, never for one passenger's.
         """
         flight = self._flights.get(key)
+        if flight is not None and flight.task.done():
+            # Listed until its callback runs, in the loop's next round. Whoever tries again after its failure would fail
+            # again at once, for ever, and the loop would never go round.
+            flight = None
         started = flight is None
         if flight is None:
             flight = _Flight(asyncio.ensure_future(_run(start)))
