@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.peers import environment
 from benchmarks.peers.driver import Team, Worker, WorkerError
@@ -47,10 +48,11 @@ def test_workloads_survive_the_file(tmp_path: Path) -> None:
 def test_batches_are_padded_sorted_and_answered_in_order(batch: int) -> None:
     padded = []
 
-    def forward(ids: np.ndarray, mask: np.ndarray) -> Vectors:  # type: ignore[type-arg]
+    def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
         padded.append(int((mask == 0).sum()))
         assert not ids[mask == 0].any()
-        return (ids * mask).sum(axis=1, keepdims=True).astype(np.float32)
+        sums: Vectors = (ids * mask).sum(axis=1, keepdims=True).astype(np.float32)
+        return sums
 
     vectors = in_padded_batches(SEGMENTS, batch, forward)
     np.testing.assert_array_equal(vectors[:, 0], [ids.sum() for ids in SEGMENTS])
