@@ -12,9 +12,11 @@
 #include <atomic>
 
 #include "exponent.h"
+#include "operations.h"
 #include "product.h"
 #include "scratch.h"
 #include "simd.h"
+#include "workers.h"
 
 namespace octavo::OCTAVO_ISA {
 namespace {
@@ -320,7 +322,7 @@ Head head_of(const AttentionCall& call, int64_t segment, int64_t index) {
   head.tokens = call.offsets[segment + 1] - begin;
   head.size = call.head_size;
   head.window = call.window;
-  head.exponent_scale = call.scale * kLog2E;
+  head.exponent_scale = kLog2E / std::sqrt(static_cast<float>(call.head_size));
   head.q = call.qkv + begin * head.stride + index * head.size;
   head.k = head.q + hidden;
   head.v = head.k + hidden;
@@ -374,19 +376,12 @@ int64_t attend_head(Multiplier& multiplier, Head head) {
 }  // namespace
 
 int64_t attention(const AttentionCall& call, const Workers& workers) {
-  struct Shared {
-    const AttentionCall& call;
-    std::atomic<int64_t> next{0};
-    std::atomic<int64_t> done{0};
-  } shared{call};
-  const auto work = [](void* context) {
-    auto& [call, next, done] = *static_cast<Shared*>(context);
-    Multiplier multiplier;
-    for (int64_t item; (item = next.fetch_add(1)) < call.segments * call.heads;)
-      done += attend_head(multiplier, head_of(call, item / call.heads, item % call.heads));
+  std::atomic<int64_t> done{0};
+  const auto piece = [&](int64_t begin, int64_t, Multiplier& multiplier) {
+    done += attend_head(multiplier, head_of(call, begin / call.heads, begin % call.heads));
   };
-  workers.run(static_cast<int>(smaller(workers.count(), call.segments * call.heads)), work, &shared);
-  return shared.done;
+  for_each_piece<Multiplier>(workers, call.segments * call.heads, 1, piece);
+  return done;
 }
 
 }  // namespace octavo::OCTAVO_ISA

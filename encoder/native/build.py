@@ -33,7 +33,7 @@ class BuildError(RuntimeError):
 def find_compiler() -> str | None:
     """The C++ compiler: $CXX, else the system's."""
     named = os.environ.get("CXX")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("g++", "c++"))), None)
 
 
 def describe(compiler: str) -> str:
@@ -61,7 +61,9 @@ def _commands(compiler: str, work: Path) -> list[tuple[str, ...]]:
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     system = [part for path in includes for part in ("-isystem", path)]
     names = (f"-DTORCH_EXTENSION_NAME={library.MODULE}", "-fno-math-errno")
-    commands.append((compiler, *library.BASE_FLAGS, *system, *names, "-c", str(binding), "-o", str(work / "bindings.o")))
+    commands.append(
+        (compiler, *library.BASE_FLAGS, *system, *names, "-c", str(binding), "-o", str(work / "bindings.o"))
+    )
     for path in library.sources():
         if path.suffix != ".cpp" or path == binding:
             continue
@@ -94,7 +96,7 @@ def build(compiler: str, folder: Path) -> Path:
         ready = work / "ready"
         ready.mkdir()
         objects = sorted(str(path) for path in work.glob("*.o"))
-        links = (f"-L{libraries}", "-lc10", "-ltorch_cpu", "-ltorch_python", f"-Wl,-rpath,{libraries}")
+        links = (f"-L{libraries}", "-lc10", "-ltorch_cpu", "-ltorch_python", "-fopenmp", f"-Wl,-rpath,{libraries}")
         _run((compiler, "-shared", *objects, *links, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
         ready.chmod(0o755)

@@ -26,12 +26,86 @@ struct AttentionCall {
   int64_t heads;
   int64_t head_size;  // a multiple of 16
   int64_t window;     // half width in tokens; 0: none, every token sees every other
-  float scale;        // of the scores, before softmax
+};
+
+// How rows are brought to 8 bits; encoder.ops.Quantiser.
+struct Quantiser {
+  const int32_t* columns;  // (outliers): kept in bfloat16 beside
+  int64_t outliers;
+  const float* factor;  // (inputs): 0 at outlier columns
+  int32_t zero;
+};
+
+// Rows in 8 bits; encoder.ops.Rows.
+struct Rows {
+  uint8_t* q;       // (count, inputs)
+  float* scale;     // (count)
+  Bf16* outliers;   // (count, outliers)
+};
+
+// A linear map in 8 bits; encoder.ops.Linear8.
+struct Linear {
+  int64_t inputs;   // a multiple of 16
+  int64_t outputs;  // a multiple of 16
+  const int8_t* packed;
+  const float* scale;          // (outputs)
+  const float* bias;           // (outputs)
+  const Bf16* outlier_weight;  // (input.outliers, outputs)
+  Quantiser input;
+};
+
+struct Norm {
+  const float* weight;
+  const float* bias;
+  float eps;
+};
+
+enum class Activation { kGelu, kGeluTanh, kRelu };
+
+// One layer; the norm comes after each block (Devlin et al., 2019).
+struct Layer {
+  int64_t heads;
+  Activation activation;
+  Linear qkv;
+  Linear mix;
+  Norm mix_norm;
+  Linear up;
+  Linear down;
+  Norm down_norm;
+};
+
+// Layers in a row, over segments laid end to end.
+struct LayersCall {
+  const Layer* const* layers;
+  int64_t count;
+  Bf16* state;  // (tokens, hidden): the first layer's input, and then the last one's output
+  const int32_t* offsets;
+  int64_t segments;
+  int64_t window;
 };
 
 struct Kernels {
   // Returns the number of scores computed (query and key pairs, those of padding included): work, apart from time.
   int64_t (*attention)(const AttentionCall&, const Workers&);
+
+  // How many bytes `pack` writes; then, weights (outputs, inputs) row by row to the order that products read.
+  int64_t (*packed_bytes)(int64_t outputs, int64_t inputs);
+  void (*pack)(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, int8_t* packed);
+
+  // (count, inputs) bytes times packed weights, less the zero point's share: (count, outputs), exact.
+  void (*product)(const uint8_t* q, int64_t count, int64_t inputs, const int8_t* packed, int64_t outputs, int32_t* out,
+                  const Workers&);
+
+  // The operations of encoder.ops, over `count` rows each.
+  void (*quantise)(const Bf16* x, int64_t count, int64_t inputs, const Quantiser&, const Rows&, const Workers&);
+  void (*linear)(const Rows&, int64_t count, const Linear&, Bf16* out, const Workers&);
+  void (*linear_activate_quantise)(const Rows&, int64_t count, const Linear&, Activation, const Quantiser&,
+                                   const Rows& out, const Workers&);
+  // With `to` null, no rows are made.
+  void (*linear_norm_quantise)(const Rows&, int64_t count, const Linear&, const Bf16* residual, const Norm&,
+                               const Quantiser* to, Bf16* state, const Rows* out, const Workers&);
+
+  void (*layers)(const LayersCall&, const Workers&);
 };
 
 const Kernels& kernels_vnni();           // AVX-512 with VNNI

@@ -7,6 +7,8 @@
 // A row of C depends on its row of A alone, and is summed in the order of the steps: never on the rows beside it.
 #pragma once
 
+#include <initializer_list>
+
 #include "simd.h"
 #include "tiles.h"
 

@@ -7,10 +7,12 @@
 
 namespace octavo {
 
-// Hands out cache-line-aligned pieces; all of them are taken back at once by the next Scratch of the same thread.
+// Hands out cache-line-aligned pieces; all of them are taken back at once by the thread's next Scratch of the same use.
 class Scratch {
  public:
-  Scratch() : block_(thread_block()) { block_.used = 0; }
+  enum Use { kPiece, kCall, kUses };  // by one piece of work, or by all pieces of a call that this thread makes
+
+  explicit Scratch(Use use = kPiece) : block_(thread_block(use)) { block_.used = 0; }
 
   // Pieces never move. Contents are whatever was there before.
   template <class T>
@@ -35,8 +37,9 @@ class Scratch {
     }
   };
 
-  static Block& thread_block() {
-    static thread_local Block block;
+  static Block& thread_block(Use use) {
+    static thread_local Block blocks[kUses];
+    Block& block = blocks[use];
     delete block.outgrown;
     block.outgrown = nullptr;
     return block;

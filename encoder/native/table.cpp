@@ -1,17 +1,15 @@
-// This instruction set's kernels, gathered.
-#include "simd.h"
+// The table of this instruction set's kernels.
+#include "operations.h"
 
 #define OCTAVO_JOIN_(a, b) a##b
 #define OCTAVO_JOIN(a, b) OCTAVO_JOIN_(a, b)
 
 namespace octavo {
-namespace OCTAVO_ISA {
-int64_t attention(const AttentionCall&, const Workers&);
-}
 
 const Kernels& OCTAVO_JOIN(kernels_, OCTAVO_ISA)() {
+  using namespace OCTAVO_ISA;
   static const Kernels kernels = {
-      OCTAVO_ISA::attention,
+      attention, packed_bytes, pack, product, quantise, linear, linear_activate_quantise, linear_norm_quantise, layers,
   };
   return kernels;
 }

@@ -1,0 +1,85 @@
+// The operations of a layer over one block of rows: what linear.cpp offers one by one and layer.cpp runs in a row.
+#pragma once
+
+#include "activation.h"
+#include "linear.h"
+
+namespace octavo::OCTAVO_ISA {
+
+// Rows of a block. A layer's weights are read once a block, from the second or third level of the cache, and what lies
+// between two of its products (rows * intermediate floats) should stay in the second.
+constexpr int64_t kBlockRows = 48;
+
+inline Rows advance(const Rows& rows, int64_t row, int64_t inputs, int64_t outliers) {
+  return {rows.q + row * inputs, rows.scale + row, rows.outliers + row * outliers};
+}
+
+inline Rows take_rows(Scratch& scratch, int64_t count, int64_t inputs, int64_t outliers) {
+  return {scratch.take<uint8_t>(count * inputs), scratch.take<float>(count), scratch.take<Bf16>(count * outliers)};
+}
+
+inline void quantise_block(Scratch& scratch, const Bf16* x, int64_t count, int64_t inputs, const Quantiser& to,
+                           const Rows& out) {
+  float* row = scratch.take<float>(inputs);
+  for (int64_t r = 0; r < count; ++r) {
+    const Range range = widen_row(x + r * inputs, inputs, to, row);
+    quantise_row(row, inputs, range, to, out.q + r * inputs, out.scale + r, out.outliers + r * to.outliers);
+  }
+}
+
+inline void linear_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
+                         const Linear& linear, Bf16* out) {
+  const PanelSums sums(scratch, count, linear.input.outliers);
+  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
+    store_bf16(out + r * linear.outputs + column, y);
+  });
+}
+
+template <Activation A>
+void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count, const Linear& linear,
+                    const Quantiser& to, const Rows& out) {
+  const PanelSums sums(scratch, count, linear.input.outliers);
+  float* wide = scratch.take<float>(count * linear.outputs);
+  Range* ranges = scratch.take<Range>(count);
+  for (int64_t r = 0; r < count; ++r) ranges[r] = Range();
+  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
+    const __m512 x = activate<A>(y);
+    _mm512_storeu_ps(wide + r * linear.outputs + column, x);
+    ranges[r].add(_mm512_mul_ps(x, _mm512_loadu_ps(to.factor + column)));
+  });
+  for (int64_t r = 0; r < count; ++r)
+    quantise_row(wide + r * linear.outputs, linear.outputs, ranges[r], to, out.q + r * linear.outputs, out.scale + r,
+                 out.outliers + r * to.outliers);
+}
+
+inline void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
+                           const Linear& linear, Activation activation, const Quantiser& to, const Rows& out) {
+  switch (activation) {
+    case Activation::kGelu:
+      return activate_block<Activation::kGelu>(multiplier, scratch, rows, count, linear, to, out);
+    case Activation::kGeluTanh:
+      return activate_block<Activation::kGeluTanh>(multiplier, scratch, rows, count, linear, to, out);
+    case Activation::kRelu:
+      return activate_block<Activation::kRelu>(multiplier, scratch, rows, count, linear, to, out);
+  }
+}
+
+// `state` may be `residual`.
+inline void norm_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count, const Linear& linear,
+                       const Bf16* residual, const Norm& norm, const Quantiser* to, Bf16* state, const Rows* out) {
+  const int64_t size = linear.outputs;
+  const PanelSums sums(scratch, count, linear.input.outliers);
+  float* x = scratch.take<float>(count * size);
+  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
+    _mm512_storeu_ps(x + r * size + column, _mm512_add_ps(y, load_bf16(residual + r * size + column)));
+  });
+  for (int64_t r = 0; r < count; ++r) {
+    float* row = x + r * size;
+    normalise_row(row, size, norm, state + r * size);
+    if (to != nullptr)
+      quantise_row(row, size, range_of(row, size, *to), *to, out->q + r * size, out->scale + r,
+                   out->outliers + r * to->outliers);
+  }
+}
+
+}  // namespace octavo::OCTAVO_ISA

@@ -1,0 +1,61 @@
+// Whole layers in one call: the same operations on the same rows as one by one, and so the same bits, but each block of
+// rows goes through all that lies between two attentions while it is warm, and Python is entered once.
+
+#include "blocks.h"
+#include "operations.h"
+#include "workers.h"
+
+namespace octavo::OCTAVO_ISA {
+namespace {
+
+// From a block of the state to its queries, keys and values.
+void enter(Multiplier& multiplier, const Layer& layer, const Bf16* state, int64_t count, Bf16* qkv) {
+  Scratch scratch;
+  const int64_t hidden = layer.qkv.inputs;
+  const Rows rows = take_rows(scratch, count, hidden, layer.qkv.input.outliers);
+  quantise_block(scratch, state, count, hidden, layer.qkv.input, rows);
+  linear_block(multiplier, scratch, rows, count, layer.qkv, qkv);
+}
+
+// From a block's contexts to its state above the layer, in place.
+void leave(Multiplier& multiplier, const Layer& layer, const Bf16* context, int64_t count, Bf16* state) {
+  Scratch scratch;
+  const int64_t hidden = layer.mix.inputs;
+  const Rows mixed = take_rows(scratch, count, hidden, layer.mix.input.outliers);
+  const Rows narrow = take_rows(scratch, count, hidden, layer.up.input.outliers);
+  const Rows wide = take_rows(scratch, count, layer.up.outputs, layer.down.input.outliers);
+  quantise_block(scratch, context, count, hidden, layer.mix.input, mixed);
+  norm_block(multiplier, scratch, mixed, count, layer.mix, state, layer.mix_norm, &layer.up.input, state, &narrow);
+  activate_block(multiplier, scratch, narrow, count, layer.up, layer.activation, layer.down.input, wide);
+  norm_block(multiplier, scratch, wide, count, layer.down, state, layer.down_norm, nullptr, state, nullptr);
+}
+
+}  // namespace
+
+void layers(const LayersCall& call, const Workers& workers) {
+  const int64_t tokens = call.offsets[call.segments];
+  if (call.count == 0 || tokens == 0) return;
+  const int64_t hidden = call.layers[0]->qkv.inputs;
+  const int64_t rows = rows_a_piece(workers, tokens, kBlockRows);
+  Scratch scratch(Scratch::kCall);
+  Bf16* qkv = scratch.take<Bf16>(tokens * 3 * hidden);
+  Bf16* contexts = scratch.take<Bf16>(tokens * hidden);
+
+  const auto enter_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+    enter(multiplier, *call.layers[0], call.state + begin * hidden, end - begin, qkv + begin * 3 * hidden);
+  };
+  for_each_piece<Multiplier>(workers, tokens, rows, enter_rows);
+  for (int64_t i = 0; i < call.count; ++i) {
+    const Layer& layer = *call.layers[i];
+    const Layer* next = i + 1 < call.count ? call.layers[i + 1] : nullptr;
+    attention({qkv, contexts, call.offsets, call.segments, layer.heads, hidden / layer.heads, call.window}, workers);
+    const auto leave_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+      Bf16* state = call.state + begin * hidden;
+      leave(multiplier, layer, contexts + begin * hidden, end - begin, state);
+      if (next) enter(multiplier, *next, state, end - begin, qkv + begin * 3 * hidden);
+    };
+    for_each_piece<Multiplier>(workers, tokens, rows, leave_rows);
+  }
+}
+
+}  // namespace octavo::OCTAVO_ISA

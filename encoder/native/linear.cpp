@@ -1,0 +1,90 @@
+// Packing weights, and the operations around a linear map, each over as many rows as are given.
+
+#include "blocks.h"
+#include "operations.h"
+#include "workers.h"
+
+namespace octavo::OCTAVO_ISA {
+
+int64_t packed_bytes(int64_t outputs, int64_t inputs) {
+  return round_up(outputs, kPanel) / kPanel * panel_words(inputs) * static_cast<int64_t>(sizeof(Word));
+}
+
+void pack(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, int8_t* packed) {
+  const int64_t steps = inputs / 4;
+  for (int64_t output = 0; output < round_up(outputs, kPanel); ++output) {
+    int8_t* panel = packed + output / kPanel * panel_words(inputs) * 4;
+    int32_t sum = 0;
+    for (int64_t input = 0; input < inputs; ++input) {
+      const int8_t w = output < outputs ? weight[output * inputs + input] : int8_t{0};
+      panel[(input / 4 * kPanel + output % kPanel) * 4 + input % 4] = w;
+      sum += w;
+    }
+    const int32_t excess = zero * sum;
+    __builtin_memcpy(panel + (steps * kPanel + output % kPanel) * 4, &excess, sizeof excess);
+  }
+}
+
+void product(const uint8_t* q, int64_t count, int64_t inputs, const int8_t* packed, int64_t outputs, int32_t* out,
+             const Workers& workers) {
+  const auto piece = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+    Scratch scratch;
+    int32_t* sums = scratch.take<int32_t>((end - begin) * kPanel);
+    for (int64_t output = 0; output < outputs; output += kPanel) {
+      const int64_t vectors = smaller(outputs - output, kPanel) / kLanes;
+      const Word* share = multiply_panel(multiplier, q + begin * inputs, end - begin, inputs, packed, output, vectors,
+                                         sums);
+      for (int64_t r = 0; r < end - begin; ++r)
+        for (int64_t v = 0; v < vectors * kLanes; v += kLanes) {
+          const __m512i sum = _mm512_loadu_si512(sums + r * kPanel + v);
+          _mm512_storeu_si512(out + (begin + r) * outputs + output + v,
+                              _mm512_sub_epi32(sum, _mm512_loadu_si512(share + v)));
+        }
+    }
+  };
+  for_each_piece<Multiplier>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);
+}
+
+void quantise(const Bf16* x, int64_t count, int64_t inputs, const Quantiser& to, const Rows& out,
+              const Workers& workers) {
+  struct Local {};
+  const auto piece = [&](int64_t begin, int64_t end, Local&) {
+    Scratch scratch;
+    quantise_block(scratch, x + begin * inputs, end - begin, inputs, to, advance(out, begin, inputs, to.outliers));
+  };
+  for_each_piece<Local>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);
+}
+
+void linear(const Rows& rows, int64_t count, const Linear& map, Bf16* out, const Workers& workers) {
+  const auto piece = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+    Scratch scratch;
+    const Rows block = advance(rows, begin, map.inputs, map.input.outliers);
+    linear_block(multiplier, scratch, block, end - begin, map, out + begin * map.outputs);
+  };
+  for_each_piece<Multiplier>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);
+}
+
+void linear_activate_quantise(const Rows& rows, int64_t count, const Linear& map, Activation activation,
+                              const Quantiser& to, const Rows& out, const Workers& workers) {
+  const auto piece = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+    Scratch scratch;
+    const Rows block = advance(rows, begin, map.inputs, map.input.outliers);
+    activate_block(multiplier, scratch, block, end - begin, map, activation, to,
+                   advance(out, begin, map.outputs, to.outliers));
+  };
+  for_each_piece<Multiplier>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);
+}
+
+void linear_norm_quantise(const Rows& rows, int64_t count, const Linear& map, const Bf16* residual, const Norm& norm,
+                          const Quantiser* to, Bf16* state, const Rows* out, const Workers& workers) {
+  const auto piece = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+    Scratch scratch;
+    const Rows block = advance(rows, begin, map.inputs, map.input.outliers);
+    const Rows quantised = to ? advance(*out, begin, map.outputs, to->outliers) : Rows{};
+    norm_block(multiplier, scratch, block, end - begin, map, residual + begin * map.outputs, norm, to,
+               state + begin * map.outputs, &quantised);
+  };
+  for_each_piece<Multiplier>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);
+}
+
+}  // namespace octavo::OCTAVO_ISA
