@@ -51,11 +51,6 @@ class Layer:
     down: Linear
     down_norm: Norm
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors, in a fixed order."""
-        parts: tuple[Linear | Norm, ...] = (self.qkv, self.mix, self.mix_norm, self.up, self.down, self.down_norm)
-        return tuple(tensor for part in parts for tensor in (part.weight, part.bias))
-
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -66,10 +61,6 @@ class Embeddings:
     positions: Tensor
     """(max_tokens, hidden), from a segment's first token; the one token type that a segment has is added in."""
     norm: Norm
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors, in a fixed order."""
-        return self.words, self.positions, self.norm.weight, self.norm.bias
 
 
 def read_embeddings(checkpoint: Checkpoint, shape: Architecture, cast: Cast) -> Embeddings:

@@ -5,11 +5,14 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from encoder.calibration import calibration_ids
 from encoder.errors import DamagedFileError
 from encoder.families import Architecture, architecture
 from encoder.folder import read_config
 from encoder.model import Encoder
 from encoder.ops.select import choose
+from encoder.quantise import quantise
+from encoder.stacks.eight import EightStack
 from encoder.stacks.floating import FloatingStack
 from encoder.weights import Checkpoint
 
@@ -20,7 +23,14 @@ def load(folder: Path, *, scheme: str = "auto", device: str = "auto") -> Encoder
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
     choice = choose(scheme, device)
-    stack = FloatingStack(Checkpoint(folder), shape, _DTYPES[choice.scheme], choice.device)
+    checkpoint = Checkpoint(folder)
+    with torch.inference_mode():
+        stack: EightStack | FloatingStack
+        if choice.operations is not None:
+            parts = quantise(checkpoint, shape, calibration_ids(folder, shape))
+            stack = EightStack(parts, shape, choice.operations, choice.device)
+        else:
+            stack = FloatingStack(checkpoint, shape, _DTYPES[choice.scheme], choice.device)
     return Encoder(shape, stack, choice)
 
 

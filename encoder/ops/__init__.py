@@ -10,12 +10,12 @@ One layer, rows of tokens laid end to end (`encoder.stacks.eight` is the caller)
     state   = linear_norm_quantise(wide, layer.down, state)                   and the next layer's rows
 
 `encoder.ops.reference` has them in plain PyTorch, `encoder.ops.onednn` with oneDNN's integer products,
-`encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA. Two forms agree within rounding, not bit for bit; each alone keeps
-this promise:
+`encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA. Two forms agree within rounding, not bit for bit; each alone
+keeps this promise:
 
 **A row of any result depends, bit for bit, on that row of its inputs alone** (in attention: on its segment), whatever
-rows lie beside it and however many threads run. So integer products are exact, outlier columns are added in a fixed order, and
-no kernel changes its arithmetic with the number of rows.
+rows lie beside it and however many threads run. So integer products are exact, outlier columns are added in a fixed
+order, and no kernel changes its arithmetic with the number of rows.
 
 What a linear computes, t a token, n an output, k an input, o an outlier column:
 
@@ -80,6 +80,26 @@ class Linear8:
     """How the rows it reads were quantised."""
 
 
+@dataclass(frozen=True, slots=True)
+class Layer8:
+    """One layer, packed; see `encoder.layers.Layer`."""
+
+    qkv: Linear8
+    mix: Linear8
+    mix_norm: Norm
+    up: Linear8
+    down: Linear8
+    down_norm: Norm
+
+
+class Layers(Protocol):
+    """A model's layers, ready to run in one call."""
+
+    def __call__(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
+        """The state at layer `start` to that at layer `stop`, (tokens, hidden) bfloat16."""
+        ...
+
+
 class Operations(Protocol):
     """One form of the operations. Stateless after `__init__`, and safe to call from many threads.
 
@@ -87,7 +107,7 @@ class Operations(Protocol):
     """
 
     name: str
-    """For people and for fingerprints: which kernels, on which instruction set, a digest of their source if it is ours."""
+    """For people and for fingerprints: which kernels, on which instruction set, a digest of their source if ours."""
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
         """Arrange (outputs, inputs) int8 for products with rows whose zero point is `zero`."""
@@ -122,4 +142,8 @@ class Operations(Protocol):
         Rows are those of the rounded state: a state that was kept and comes back later quantises to the same bits.
         `norm` has float32 vectors.
         """
+        ...
+
+    def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> Layers | None:
+        """Layers that run in one call, with the bits of the operations one by one; None where there is no such form."""
         ...

@@ -7,7 +7,82 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder.families import Activation
+from encoder.layers import Norm
+from encoder.ops import Layer8, Layers, Linear8, Quantiser, Rows
 from encoder.ops.blocks import Block, plan
+from encoder.threads import one_thread
+
+
+class Reference:
+    """See `encoder.ops.Operations`.
+
+    Vector and scalar code of one PyTorch kernel may round differently, and where threads divide the work decides which
+    numbers fall to which. So all that is not exact runs on one thread, a row after a row; the integer products, which
+    cost most, need not.
+    """
+
+    name = "PyTorch reference"
+
+    def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (the seam's; nothing to prepare here)
+        """See `Operations.pack`."""
+        return weight.contiguous()
+
+    def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
+        """(tokens, inputs) uint8 times packed weights: (tokens, outputs) float32 of exact integers, rounded once.
+
+        In float64, which holds them all: 255 · 127 · inputs stays far below 2 ** 53.
+        """
+        return ((q.double() - zero) @ packed.double().t()).float()
+
+    def quantise(self, x: Tensor, to: Quantiser) -> Rows:
+        """See `Operations.quantise`."""
+        return _quantise(x.float(), to)
+
+    def linear(self, rows: Rows, linear: Linear8) -> Tensor:
+        """See `Operations.linear`."""
+        return self._affine(rows, linear).bfloat16()
+
+    def attention(self, qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> Tensor:
+        """See `Operations.attention`."""
+        with one_thread():
+            return attention(qkv, lengths, heads, window)
+
+    def linear_activate_quantise(self, rows: Rows, linear: Linear8, activation: Activation, to: Quantiser) -> Rows:
+        """See `Operations.linear_activate_quantise`."""
+        y = self._affine(rows, linear)
+        # Whole vectors of 64 a row, so that a number's place in its row alone decides which code it falls to.
+        padded = functional.pad(y, (0, -y.shape[1] % 64))
+        with one_thread():
+            wide = activate(padded, activation)[:, : y.shape[1]]
+        return _quantise(wide, to)
+
+    def linear_norm_quantise(
+        self, rows: Rows, linear: Linear8, residual: Tensor, norm: Norm, to: Quantiser | None
+    ) -> tuple[Tensor, Rows | None]:
+        """See `Operations.linear_norm_quantise`."""
+        state = norm(self._affine(rows, linear) + residual.float()).bfloat16()
+        return state, None if to is None else self.quantise(state, to)
+
+    def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> Layers | None:  # noqa: ARG002
+        """See `Operations.stack`."""
+        return None
+
+    def _affine(self, rows: Rows, linear: Linear8) -> Tensor:
+        """The linear map in float32."""
+        y = self.product(rows.q, linear.packed, linear.input.zero)
+        y = y.mul_(linear.scale).mul_(rows.scale[:, None])
+        with one_thread():
+            for column, weight in zip(rows.outliers.float().unbind(1), linear.outlier_weight.float(), strict=True):
+                y.addcmul_(column[:, None], weight)
+        return y.add_(linear.bias)
+
+
+def _quantise(x: Tensor, to: Quantiser) -> Rows:
+    v = x * to.factor
+    scale = torch.maximum(v.amax(1) / (255 - to.zero), -v.amin(1) / to.zero)
+    inverse = torch.where(scale > 0, 1 / scale, 0)
+    q = (v * inverse[:, None]).round_().add_(to.zero).clamp_(0, 255).to(torch.uint8)
+    return Rows(q, scale, x[:, to.columns].bfloat16())
 
 
 def attention(qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> Tensor:

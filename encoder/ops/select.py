@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 
 from encoder.errors import DeviceError, SchemeError
+from encoder.ops import Operations
+from encoder.ops.onednn import OneDnn
+from encoder.ops.probe import exact
 
 Scheme = Literal["int8", "bf16", "fp32"]
 SCHEMES = ("auto", "int8", "bf16", "fp32")
@@ -18,6 +21,8 @@ class Choice:
 
     scheme: Scheme
     device: torch.device
+    operations: Operations | None
+    """The form that an 8-bit model runs on; None for the others."""
     kernels: str
     reason: str
 
@@ -36,8 +41,14 @@ def choose(scheme: str, device: str) -> Choice:
     if scheme not in SCHEMES:
         raise SchemeError(f"scheme {scheme!r} is none of {', '.join(SCHEMES)}")
     where = _device(device)
-    chosen: Scheme = "fp32" if scheme in {"auto", "fp32"} else "bf16"
-    return Choice(chosen, where, f"PyTorch {chosen} on {capability()}", "8-bit kernels are not chosen yet")
+    if scheme in {"auto", "int8"}:
+        onednn = OneDnn()
+        if exact(onednn):
+            return Choice("int8", where, onednn, f"{onednn.name} on {capability()}", "")
+        if scheme == "int8":
+            raise SchemeError("scheme 'int8' is not exact here")
+    chosen: Scheme = "bf16" if scheme == "bf16" else "fp32"
+    return Choice(chosen, where, None, f"PyTorch {chosen} on {capability()}", "")
 
 
 def _device(device: str) -> torch.device:

@@ -1,0 +1,33 @@
+"""Are a form's 8-bit products exact here? Asked at start, on extreme values, against 64-bit integers.
+
+Without VNNI, and with instruction sets held down by settings, 8-bit products saturate in 16 bits and are silently
+wrong.
+"""
+
+import torch
+from torch import Tensor
+
+from encoder.ops.reference import Reference
+
+_INPUTS, _OUTPUTS = 256, 64
+_TOKENS = (1, 5, 77)
+_ZEROS = (128, 28)
+
+
+def exact(operations: Reference) -> bool:
+    """Whether products equal those of 64-bit integers, to the bit after one rounding to float32."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (_OUTPUTS, _INPUTS), generator=draw).to(torch.int8)
+    weight[0], weight[1] = 127, -127  # the sums of pairs that overflow 16 bits
+    for zero in _ZEROS:
+        packed = operations.pack(weight, zero)
+        for tokens in _TOKENS:
+            q = torch.randint(0, 256, (tokens, _INPUTS), generator=draw).to(torch.uint8)
+            q[0] = 255
+            if not _same(operations.product(q, packed, zero), q, weight, zero):
+                return False
+    return True
+
+
+def _same(product: Tensor, q: Tensor, weight: Tensor, zero: int) -> bool:
+    return torch.equal(product, ((q.long() - zero) @ weight.long().t()).float())

@@ -1,0 +1,66 @@
+"""8 bits: segments laid end to end through the operations seam, on all threads, with each segment's bits its own."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain as flatten
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from encoder.families import Architecture
+from encoder.ops import Layer8, Operations, Rows
+from encoder.quantise import QuantisedEmbeddings, QuantisedLayer
+from encoder.tensors import chain, held_bytes, moved
+
+
+class EightStack:
+    """A model's layers in 8 bits; see `encoder.stacks.Stack`."""
+
+    def __init__(
+        self,
+        parts: Iterable[QuantisedEmbeddings | QuantisedLayer],
+        shape: Architecture,
+        operations: Operations,
+        device: torch.device,
+    ) -> None:
+        """Take a model's parts, embeddings first; each is let go once it is packed."""
+        self._shape, self._operations, self._device = shape, operations, device
+        self._layers: list[Layer8] = []
+        self.digests = chain(f"{shape.canonical()}·int8", self._take(parts))
+        self.embedding_bytes = held_bytes(self._embeddings)
+        self.layer_bytes = sum(map(held_bytes, self._layers))
+        self._at_once = operations.stack(self._layers, shape.heads, shape.activation)
+
+    def _take(
+        self, parts: Iterable[QuantisedEmbeddings | QuantisedLayer]
+    ) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
+        for part in parts:
+            yield part
+            if isinstance(part, QuantisedEmbeddings):
+                self._embeddings = moved(part, self._device)
+            else:
+                self._layers.append(moved(part, self._device).pack(self._operations))
+
+    def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """See `Stack.embed`."""
+        tables, ids = self._embeddings, ids.to(self._device)
+        positions = torch.tensor(list(flatten.from_iterable(map(range, lengths))), device=ids.device)
+        summed = tables.words[ids] * tables.scale[ids, None] + tables.positions[positions].float()
+        return tables.norm(summed).bfloat16()
+
+    def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
+        """See `Stack.layers`."""
+        if self._at_once is not None:
+            return self._at_once(state, lengths, window, start, stop)
+        do, heads, activation = self._operations, self._shape.heads, self._shape.activation
+        rows: Rows | None = None
+        for index in range(start, stop):
+            layer = self._layers[index]
+            above = self._layers[index + 1].qkv.input if index + 1 < stop else None
+            rows = rows or do.quantise(state, layer.qkv.input)
+            context = do.attention(do.linear(rows, layer.qkv), lengths, heads, window)
+            mixed = do.quantise(context, layer.mix.input)
+            state, rows = do.linear_norm_quantise(mixed, layer.mix, state, layer.mix_norm, layer.up.input)
+            wide = do.linear_activate_quantise(cast("Rows", rows), layer.up, activation, layer.down.input)
+            state, rows = do.linear_norm_quantise(wide, layer.down, state, layer.down_norm, above)
+        return state
