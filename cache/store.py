@@ -98,6 +98,13 @@ class Store:
             for key, array in zip(keys, arrays, strict=True)
         ]
 
+    def contains_many(self, keys: Sequence[Key]) -> list[bool]:
+        """Tell which keys have an entry, without reading or counting it; a hint, for it may be damaged or leave."""
+        self._disk.notice()
+        held = self._disk.holds(keys)
+        cached = self._memory.get_many(keys, time.time())
+        return [array is not None or bytes(key) in held for key, array in zip(keys, cached, strict=True)]
+
     def put(self, key: Key, array: Array, tag: Tag) -> bool:
         """Keep a copy of an array, at once in memory and soon on disk; false when the disk's part was dropped.
 

@@ -109,6 +109,12 @@ class DiskTier:
                     self.report(error, classify(error))
         return entries, bad
 
+    def holds(self, keys: Sequence[Key]) -> set[bytes]:
+        """Return those keys, as on disk, that the index names; their values are not read."""
+        with self._faults(keys) as index:
+            return set() if index is None else set(index.find([bytes(key) for key in keys]))
+        return set()
+
     def write(self, entry: Entry, position: int) -> None:
         """Write an entry, unless a purge took it since `position`; what cannot be written is dropped and counted."""
         event = Event.DROPPED

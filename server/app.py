@@ -2,17 +2,18 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+import cache
 import chunking
 import encoder
-from cache.errors import CacheError
-from cache.secret import default_secret_path, load_secret
+from cache import CacheError, KeyMaker, Store, default_secret_path, load_secret
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
 from encoder.folder import describe
@@ -28,7 +29,8 @@ from server.rpc.listener import Listener
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
-from server.settings import ModelSettings, SegmentationSettings, Settings
+from server.settings import CacheSettings, ModelSettings, SegmentationSettings, Settings
+from server.shelf import Library, shared_cuts
 
 UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
 
@@ -79,14 +81,25 @@ async def running(settings: Settings) -> AsyncIterator[list[str]]:
             stack.enter_context(http)
             log.info("metrics", address=http.address)
 
+        keys = KeyMaker(secret(settings.cache))
+        store = await asyncio.to_thread(open_store, settings.cache, metrics)
+        if store:
+            stack.callback(store.close)
         catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
-        threads = settings.compute.threads or usable_cores()
-        scheduler = Scheduler(settings.compute.streams or threads, threads, metrics)
+        compute = settings.compute
+        threads = compute.threads or usable_cores()
+        scheduler = Scheduler(compute.streams or threads, threads, metrics)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
-        compute = settings.compute
-        pipeline = Pipeline(scheduler, secret(), compute.tokenizer_threads, compute.in_flight_segments, metrics)
-        stack.callback(pipeline.close)
+        pipeline = Pipeline(
+            scheduler,
+            Library(keys, store, keep_results=settings.cache.results),
+            metrics,
+            tokenizer_threads=compute.tokenizer_threads,
+            in_flight=compute.in_flight_segments,
+            verify=settings.cache.verify if store else 0.0,
+        )
+        stack.push_async_callback(pipeline.close)
 
         listener = Listener(catalogue, pipeline, limits_of(settings), metrics)
         addresses = await listener.bind(settings.server.listen)
@@ -100,16 +113,41 @@ async def running(settings: Settings) -> AsyncIterator[list[str]]:
             not_ready[0] = "stopping"
 
 
-def secret() -> bytes:
+def secret(settings: CacheSettings) -> bytes:
     """The deployment's secret, made on the first start.
 
     Raises:
         StartError: it cannot be used.
     """
     try:
-        return load_secret(default_secret_path())
+        return load_secret(settings.secret_file or default_secret_path(), settings.dir)
     except CacheError as error:
         raise StartError(str(error)) from error
+
+
+def open_store(settings: CacheSettings, metrics: Metrics) -> Store | None:
+    """The layer cache's store, if there is to be one. A disk that fails later is told by a metric and one log line.
+
+    Raises:
+        StartError: the folder is another's, or in use under other settings.
+    """
+    if not settings.enabled:
+        return None
+    try:
+        store = Store.open(
+            cache.CacheSettings(
+                folder=settings.dir,
+                size_limit=settings.size_limit_bytes,
+                min_free_bytes=settings.min_free_bytes,
+                time_to_live=settings.time_to_live_seconds,
+                memory_bytes=settings.memory_bytes,
+            ),
+            on_fault=lambda fault, detail: log.warning("cache fault", fault=str(fault), detail=detail),
+        )
+    except CacheError as error:
+        raise StartError(f"cache: {error}") from error
+    metrics.register_cache(store)
+    return store
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -130,7 +168,19 @@ def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
     Raises:
         StartError: one of them cannot be served; the message names it.
     """
-    return Catalogue(open_model(model, settings.compute.batch_tokens, metrics) for model in settings.models)
+    models = [open_model(model, settings.compute.batch_tokens, metrics) for model in settings.models]
+    return Catalogue(replace(model, cuts=cuts_of(model, models, settings.cache)) for model in models)
+
+
+def cuts_of(model: ServedModel, models: Sequence[ServedModel], settings: CacheSettings) -> tuple[int, ...]:
+    """Where a model's states are kept: after its last layer, where others part from it, and where settings say.
+
+    Raises:
+        StartError: a setting names a layer that the model does not have.
+    """
+    if beyond := [cut for cut in settings.cuts if cut > model.runner.layers]:
+        raise StartError(f"cache.cuts: {model.name} has {model.runner.layers} layers, not {beyond[0]}")
+    return tuple(sorted({*settings.cuts, *shared_cuts(model, models), model.runner.layers}))
 
 
 def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> ServedModel:
@@ -167,6 +217,7 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
         cutting=cutting,
         budget=budget,
         window=settings.window,
+        cuts=(trunk.layers,),
     )
     metrics.model.labels(name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device).set(
         1

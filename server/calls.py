@@ -4,11 +4,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chunking import Cutting
+from chunking import Cutting, Segment
 from server.clients import Client
 from server.scheduler import Priority
+from server.shelf import CacheMode
 from server.tasks import EmbedTask
-from server.work import Computed
+from server.work import Computed, Head
 
 if TYPE_CHECKING:
     from server.models import ServedModel
@@ -31,8 +32,13 @@ class Call:
     cutting: Cutting
     prefix: str
     window: int
+    cache_mode: CacheMode
     tasks: tuple[EmbedTask, ...]
     fingerprint: str
+
+    def heads(self, segment: Segment) -> tuple[Head, ...]:
+        """What the model has to make of a segment for all of the tasks, each once."""
+        return tuple(dict.fromkeys(head for task in self.tasks for head in task.heads(segment)))
 
 
 @dataclass(slots=True)

@@ -5,13 +5,18 @@ sent: a label's values live as long as the process. `docs/metrics.md` is generat
 """
 
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from cache import Store
 
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 150, 300)
 STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -27,6 +32,55 @@ class Description:
     kind: str
     labels: tuple[str, ...]
     meaning: str
+
+
+CACHE_DESCRIPTIONS = (
+    Description(
+        "octavo_cache_events_total",
+        "counter",
+        ("event", "kind"),
+        "What happened to entries; kind: state, result or tokens. A look-up is a memory_hit, a disk_hit or a miss.",
+    ),
+    Description(
+        "octavo_cache_faults_total",
+        "counter",
+        ("fault",),
+        "Faults of its disk; calls are answered anyway.",
+    ),
+    Description("octavo_cache_entries", "gauge", ("tier", "kind"), "Entries; tier: disk (by kind), memory or queue."),
+    Description("octavo_cache_bytes", "gauge", ("tier", "kind"), "Their bytes."),
+    Description("octavo_cache_disk_usable", "gauge", (), "0 while the cache's disk is out of use, else 1."),
+)
+
+
+class CacheCollector(Collector):
+    """Reads a store's counts at each scrape."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the store's counts and sizes at this moment."""
+        events, faults, entries, sizes, usable = (_family(description) for description in CACHE_DESCRIPTIONS)
+        stats = self._store.stats()
+        for (event, kind), count in stats.events.items():
+            events.add_metric([event, kind.label], count)
+        for fault, count in stats.faults.items():
+            faults.add_metric([fault], count)
+        for kind, usage in stats.disk.items():
+            entries.add_metric(["disk", kind.label], usage.entries)
+            sizes.add_metric(["disk", kind.label], usage.bytes)
+        entries.add_metric(["memory", ""], stats.memory_entries)
+        sizes.add_metric(["memory", ""], stats.memory_bytes)
+        entries.add_metric(["queue", ""], stats.queued_entries)
+        sizes.add_metric(["queue", ""], stats.queued_bytes)
+        usable.add_metric([], stats.disk_usable)
+        yield from (events, faults, entries, sizes, usable)
+
+
+def _family(description: Description) -> CounterMetricFamily | GaugeMetricFamily:
+    family = CounterMetricFamily if description.kind == "counter" else GaugeMetricFamily
+    return family(description.name, description.meaning, labels=description.labels)
 
 
 class Metrics:
@@ -46,8 +100,7 @@ class Metrics:
         )
         self.requests_in_flight = self._gauge("requests_in_flight", "Calls that were not answered yet.", "method")
 
-        self.documents = self._counter("documents_total", "Documents answered.", "model")
-        self.document_tokens = self._counter("document_tokens_total", "Tokens of those documents.", "model")
+        self.documents = self._counter("documents_total", "Documents that were begun.", "model")
         self.processed_tokens = self._counter(
             "processed_tokens_total",
             "Tokens of segments with specials and prefix; source: computed, or cached where no layer ran.",
@@ -65,6 +118,11 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Tokens that one run of the encoder read.", BATCH_TOKENS)
         self.compute_seconds = self._histogram(
             "segment_compute_seconds", "A run's time divided by its segments.", STAGE_SECONDS, "model"
+        )
+
+        self.descriptions += CACHE_DESCRIPTIONS
+        self.cache_verified = self._counter(
+            "cache_verified_total", "Cached answers computed again; outcome: agrees or disagrees.", "outcome"
         )
 
         self.loop_lag = self._histogram(
@@ -93,6 +151,10 @@ class Metrics:
         source = "computed" if computed else "cached"
         self.segments.labels(model, source).inc()
         self.processed_tokens.labels(model, source).inc(processed_tokens)
+
+    def register_cache(self, store: Store) -> None:
+        """Export what the layer cache counts, read anew at each scrape."""
+        self.registry.register(CacheCollector(store))
 
     def lagged(self, seconds: float) -> None:
         """Count one late wake-up of the event loop."""

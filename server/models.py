@@ -24,6 +24,7 @@ class ServedModel:
         digest: hexadecimal, of weights as executed, configuration and tokenizer; the version is its beginning.
         prefixes: by input type, "" being the one of a call that names none.
         budget: the most tokens that a segment may own.
+        cuts: layers after which states are kept, ascending; the last one is the model's last.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ServedModel:
     cutting: Cutting
     budget: int
     window: int
+    cuts: tuple[int, ...]
 
     @property
     def version(self) -> str:

@@ -1,145 +1,242 @@
 """A document's journey, from its text to its answer.
 
-    text → regions → tokens → segments → queue → layers → head → merge → reply
+    text → regions → tokens → segments → look-up → queue → layers → store → head → merge → reply
 
 It is a stream of segments with a bounded number in flight, never a list of a document's states: a million tokens are
-the same code as ten. A caller that must know the reply's size first collects `segments`, which are small, and feeds
-them to `results`; one that streams feeds the one to the other.
+the same code as ten. What needs a thread (tokenising, the disk) goes there a region's segments at a time, for a hop to
+a thread and back costs as much as answering ten segments from the cache.
+
+A caller that must know the reply's size first collects `read`, whose items are small, and feeds them to `results`; one
+that streams feeds the one to the other.
 """
 
 import asyncio
-import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 import chunking
+from cache import Key
 from chunking import Segment
+from server.audit import Auditor
 from server.calls import Call, Timings
 from server.errors import DeadlineExceeded
 from server.flight import Flights
 from server.metrics import Metrics
 from server.scheduler import Scheduler
-from server.work import Computed, Head, Work
+from server.shelf import Library, Parts, Shelf
+from server.work import Computed, Head, StateArray, Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A segment that was cut and looked up.
+
+    Attributes:
+        key: names its state after the last layer.
+        heads: what the call's tasks need.
+        parts: what is known of those, from earlier.
+        layer: the layer from which it can be resumed.
+        state: the state there, unless it is the embeddings'.
+    """
+
+    segment: Segment
+    key: Key
+    heads: tuple[Head, ...]
+    parts: Parts
+    layer: int = 0
+    state: StateArray | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return len(self.parts) == len(self.heads)
+
+    @property
+    def digest(self) -> bytes:
+        """The segment's digest on the wire: that of all that decides its state."""
+        return self.key.digest[:DIGEST_BYTES]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What became of a segment: the numbers of its heads, and from which layer it was resumed for this call."""
+    """What became of a segment: its heads' numbers, and how many layers did not run for this call."""
 
-    segment: Segment
-    digest: bytes
-    parts: Mapping[Head, NDArray[np.float32]]
-    resumed_from: int | None
-    computed: bool
+    prepared: Prepared
+    parts: Parts
+    resumed_from: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """A text on its journey for a call, with what the cache holds for it."""
+
+    call: Call
+    text: str
+    timings: Timings
+    shelf: Shelf
 
 
 class Pipeline:
     """The verbs of the journey; what they mean in detail is each room's own concern."""
 
     def __init__(
-        self, scheduler: Scheduler, secret: bytes, tokenizer_threads: int, in_flight: int, metrics: Metrics
+        self,
+        scheduler: Scheduler,
+        library: Library,
+        metrics: Metrics,
+        *,
+        tokenizer_threads: int,
+        in_flight: int,
+        verify: float,
     ) -> None:
         self._scheduler = scheduler
-        self._secret = secret
-        self._in_flight = in_flight
+        self._library = library
         self._metrics = metrics
+        self._in_flight = in_flight
+        self._auditor = Auditor(scheduler, metrics, share=verify)
         self._flights: Flights[Computed] = Flights()
         self._readers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="reader")
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
-    def close(self) -> None:
-        """End the threads."""
+    async def close(self) -> None:
+        """End the threads; what was computed is handed to the store first."""
+        await self._auditor.close()
         self._readers.shutdown(wait=True, cancel_futures=True)
+        self._keeper.shutdown(wait=True)
 
-    async def segments(self, call: Call, text: str, timings: Timings) -> AsyncGenerator[Segment, None]:
-        """Cut a document, region by region; between two regions other calls get their turn."""
-        steps = chunking.read(text, call.model.tokenizer, call.cutting, call.prefix)
+    async def open(self, call: Call, text: str, timings: Timings) -> Document:
+        """Begin a document's journey."""
+        self._metrics.documents.labels(call.model.name).inc()
+        return Document(call, text, timings, await self._aside(self._library.shelf, call, text))
+
+    async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
+        """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
+        steps = self._steps(document)
+        while (group := await self._aside(next, steps, None)) is not None:
+            yield group
+
+    async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
+        """Compute what is not known, several segments at a time; results come in the document's order."""
+        window: deque[Result | asyncio.Task[Result]] = deque()
+        try:
+            async for group in groups:
+                for prepared in await self._resume(document, group):
+                    window.append(self._begin(document, prepared))
+                    while window and (len(window) >= self._in_flight or _is_here(window[0])):
+                        yield await _arrival(window.popleft())
+            while window:
+                yield await _arrival(window.popleft())
+        finally:
+            for item in window:
+                if isinstance(item, asyncio.Task):
+                    item.cancel()
+
+    async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
+        """Whether each segment would be answered without running a layer."""
+        states = await self._aside(document.shelf.holds, [prepared.key for prepared in group])
+        return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
+
+    def _steps(self, document: Document) -> Iterator[list[Prepared]]:
+        """The part of `read` that blocks; a step a region."""
+        call, shelf = document.call, document.shelf
+        cuts = chunking.read(document.text, shelf.tokenizer, call.cutting, call.prefix)
         while True:
             began = time.monotonic()
-            step = await self._read(next, steps, None)
+            segments = next(cuts, None)
             ended = time.monotonic()
-            timings.tokenize.stay(began, ended)
+            document.timings.tokenize.stay(began, ended)
             self._metrics.tokenize_seconds.observe(ended - began)
-            if step is None:
+            if segments is None:
                 return
-            for segment in step:
-                yield segment
+            heads = [call.heads(segment) for segment in segments]
+            keys = [shelf.key(segment) for segment in segments]
+            known = shelf.results(list(zip(keys, heads, strict=True)))
+            document.timings.cache.stay(ended, time.monotonic())
+            yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)]
 
-    def uncomputed(self, call: Call, segment: Segment) -> Result:
-        """A segment of which only the cut was asked."""
-        return Result(segment, self.digest(call, segment)[: self.DIGEST_BYTES], {}, resumed_from=None, computed=False)
+    async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        """Find states of the segments whose results are not all known."""
+        if all(prepared.complete for prepared in group):
+            return group
+        return await self._aside(self._with_states, document, group)
 
-    async def results(
-        self, call: Call, segments: AsyncIterable[Segment], timings: Timings
-    ) -> AsyncGenerator[Result, None]:
-        """Compute segments, several at a time; results come in the document's order."""
-        window: deque[asyncio.Task[Result]] = deque()
-        try:
-            async for segment in segments:
-                window.append(asyncio.create_task(self._result(call, segment, timings)))
-                while window[0].done() or len(window) >= self._in_flight:
-                    yield await window.popleft()
-                    if not window:
-                        break
-            while window:
-                yield await window.popleft()
-        finally:
-            for task in window:
-                task.cancel()
+    def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        began = time.monotonic()
+        missing = [prepared for prepared in group if not prepared.complete]
+        states = document.shelf.states([prepared.segment for prepared in missing])
+        resumed = iter([self._resumed(document, *each) for each in zip(missing, states, strict=True)])
+        document.timings.cache.stay(began, time.monotonic())
+        return [prepared if prepared.complete else next(resumed) for prepared in group]
 
-    async def _result(self, call: Call, segment: Segment, timings: Timings) -> Result:
-        heads = tuple(dict.fromkeys(head for task in call.tasks for head in task.heads(segment)))
-        key = self.digest(call, segment)
-        work = Work(key, call.model.runner, segment.ids, call.window, heads)
-        computed, started = await self._compute(call, work)
+    def _resumed(self, document: Document, prepared: Prepared, found: tuple[int, StateArray] | None) -> Prepared:
+        if found is None:
+            return prepared
+        layer, state = found
+        runner = document.call.model.runner
+        if layer < runner.layers:
+            return replace(prepared, layer=layer, state=state)
+        made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
+        document.shelf.keep_results(prepared.key, made)
+        return replace(prepared, parts={**prepared.parts, **made})
+
+    def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
+        if not prepared.complete:
+            return asyncio.create_task(self._compute(document, prepared))
+        self._auditor.consider(document.call, prepared.segment.ids, prepared.key, prepared.parts)
+        return self._result(document, prepared, prepared.parts, document.call.model.runner.layers)
+
+    async def _compute(self, document: Document, prepared: Prepared) -> Result:
+        call, runner = document.call, document.call.model.runner
+        computed, started = await self._fly(call, prepared)
         if started:
-            timings.computed(computed)
-        parts = await self._parts(work, computed)
-        self._metrics.segment(call.model.name, segment.processed_tokens, computed=started)
-        resumed_from = computed.resumed_from if started else call.model.runner.layers
-        return Result(segment, key[: self.DIGEST_BYTES], parts, resumed_from, computed=started)
+            document.timings.computed(computed)
+            # Not awaited: the answer does not wait for the cache.
+            self._keeper.submit(document.shelf.keep, prepared.segment, computed.states, computed.parts)
+        parts = {**prepared.parts, **computed.parts}
+        if missing := [head for head in prepared.heads if head not in parts]:
+            parts |= await self._aside(runner.apply, computed.states[runner.layers], missing)
+        return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
-    async def _compute(self, call: Call, work: Work) -> tuple[Computed, bool]:
+    async def _fly(self, call: Call, prepared: Prepared) -> tuple[Computed, bool]:
+        """The segment's states, computed for this call or awaited from another's computing."""
+        model = call.model
+        # Who wants nothing from the cache waits for nobody who may have taken something from it.
+        key = bytes(prepared.key) + (b"" if call.cache_mode.reads else b"fresh")
+        cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
+        ids = prepared.segment.ids
+        work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads)
         while True:
             try:
                 return await self._flights.join(
-                    work.key, lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline)
+                    key, lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline)
                 )
             except DeadlineExceeded:  # perhaps that of whoever started it, while this caller has time left
                 if time.monotonic() >= call.deadline:
                     raise
 
-    async def _parts(self, work: Work, computed: Computed) -> Mapping[Head, NDArray[np.float32]]:
-        missing = tuple(head for head in work.heads if head not in computed.parts)
-        if not missing:
-            return computed.parts
-        return computed.parts | await self._read(work.runner.apply, computed.state, missing)
+    def _result(self, document: Document, prepared: Prepared, parts: Parts, resumed_from: int) -> Result:
+        model = document.call.model
+        tokens = prepared.segment.processed_tokens
+        self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
+        return Result(prepared, parts, resumed_from)
 
-    DIGEST_BYTES = 16
-
-    def digest(self, call: Call, segment: Segment) -> bytes:
-        """Keyed digest of what decides a segment's state: tenant, model, window and the ids that the model reads."""
-        key = hashlib.blake2b(key=self._secret, digest_size=32)
-        for part in (call.client.tenant.encode(), call.model.digest.encode(), b"%d" % call.window):
-            key.update(b"%d:" % len(part) + part)
-        key.update(segment.ids.astype("<i4").tobytes())
-        return key.digest()
-
-    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _aside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what blocks in a thread of the readers."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
 
-async def collect(segments: AsyncGenerator[Segment, None]) -> list[Segment]:
-    """All segments of a document."""
-    async with aclosing(segments) as stream:
-        return [segment async for segment in stream]
+def _is_here(item: Result | asyncio.Task[Result]) -> bool:
+    return isinstance(item, Result) or item.done()
+
+
+async def _arrival(item: Result | asyncio.Task[Result]) -> Result:
+    return item if isinstance(item, Result) else await item

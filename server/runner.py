@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoder import Encoder
+from encoder import Batch, Encoder, numpy_to_state, state_to_numpy
 from encoder.heads.pooling import pool, range_sums
 from server.metrics import Metrics
-from server.work import Computed, Head, SumRanges, Work
-
-State = torch.Tensor
-"""A segment's hidden states after the last layer, (tokens, hidden)."""
+from server.work import Computed, Head, StateArray, SumRanges, Work
 
 
 class Runner:
@@ -35,32 +33,47 @@ class Runner:
         self._seconds_seen = metrics.compute_seconds.labels(name)
 
     def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
-        """Run segments of one window through all layers and their heads, on so many threads where that is exact."""
+        """Run segments of one window and the same layers, and their heads, on so many threads where that is exact."""
         started = time.monotonic()
         torch.set_num_threads(threads if self._shares else 1)  # of the calling thread alone
         batch = self.encoder.batch([work.ids for work in works], works[0].window)
-        state = self.encoder.run(batch, 0, self.layers).state
-        assert state is not None
-        states: tuple[State, ...] = torch.split_with_sizes(state, batch.lengths)
-        parts = [self.apply(own, work.heads) for own, work in zip(states, works, strict=True)]
+        layer = works[0].start
+        if layer:
+            kept = [numpy_to_state(work.state) for work in works if work.state is not None]
+            batch = replace(batch, state=torch.cat(kept))
+        states: list[dict[int, StateArray]] = [{} for _ in works]
+        for cut in works[0].cuts:
+            batch, layer = self.encoder.run(batch, layer, cut), cut
+            for own, state in zip(states, _split(batch), strict=True):
+                own[cut] = state_to_numpy(state)
+        parts = [self.apply(own[layer], work.heads) for own, work in zip(states, works, strict=True)]
         finished = time.monotonic()
-        self._batch_tokens_seen.observe(len(state))
+        self._batch_tokens_seen.observe(sum(batch.lengths))
         self._seconds_seen.observe((finished - started) / len(works))
         return [
-            Computed(own, made, resumed_from=None, queued=started, started=started, finished=finished)
+            Computed(own, made, queued=started, started=started, finished=finished)
             for own, made in zip(states, parts, strict=True)
         ]
 
-    def apply(self, state: State, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
-        """Make heads' numbers of one segment's state."""
-        return {head: _apply(state, head) for head in heads}
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+        """Make heads' numbers of one segment's state after the last layer."""
+        if not heads:
+            return {}
+        tensor = numpy_to_state(state)
+        return {head: _apply(tensor, head) for head in heads}
 
     def warm_up(self) -> None:
         """Run a longest segment, so that the first caller does not pay for what is set up on first use."""
         self.encoder.run(self.encoder.batch([np.full(self.encoder.max_tokens, 1, np.int32)], 0), 0, self.layers)
 
 
-def _apply(state: State, head: Head) -> NDArray[np.float32]:
+def _split(batch: Batch) -> tuple[torch.Tensor, ...]:
+    assert batch.state is not None
+    pieces: tuple[torch.Tensor, ...] = torch.split_with_sizes(batch.state, batch.lengths)
+    return pieces
+
+
+def _apply(state: torch.Tensor, head: Head) -> NDArray[np.float32]:
     if isinstance(head, SumRanges):
         return range_sums(state, head.ranges)
     vector: NDArray[np.float32] = pool(state, (len(state),), head.pooling)[0]

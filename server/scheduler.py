@@ -52,7 +52,7 @@ class Scheduler:
         self._tasks = [asyncio.create_task(self._stream(), name=f"stream-{i}") for i in range(self._streams)]
 
     async def close(self) -> None:
-        """Stop the streams; what still waits is cancelled."""
+        """Stop the streams; what waits or is being computed is cancelled."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -94,20 +94,21 @@ class Scheduler:
                 works = [item.work for item in batch]
                 threads = self._threads if alone else 1
                 done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
-            else:
                 for item, computed in zip(batch, done, strict=True):
                     self._metrics.queue_wait.observe(computed.started - item.queued)
                     if not item.future.done():
                         item.future.set_result(replace(computed, queued=item.queued))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+                for item in batch:
+                    if not item.future.done():
+                        item.future.set_exception(error)
             finally:
                 self._busy -= 1
+                for item in batch:
+                    item.future.cancel()  # of those without an answer: the stream is being closed
 
     def _take(self) -> list[_Waiting]:
-        """The next segments that may share a run: same model, same window, together within the token budget."""
+        """The next segments that may share a run: same model, window and layers, together within the token budget."""
         batch: list[_Waiting] = []
         room = 0
         now = time.monotonic()
@@ -129,4 +130,4 @@ class Scheduler:
 
 
 def _same_run(one: Work, other: Work) -> bool:
-    return one.runner is other.runner and one.window == other.window
+    return (one.runner, one.window, one.start, one.cuts) == (other.runner, other.window, other.start, other.cuts)

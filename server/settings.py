@@ -212,21 +212,39 @@ class ComputeSettings(Section):
 
 
 class CacheSettings(Section):
-    """The layer cache on disk."""
+    """The layer cache on disk. Processes that share its folder must agree on its first three bounds."""
 
-    enabled: bool = Field(default=False, description="Keep what the encoder computed. Not part of this version yet.")
+    enabled: bool = Field(default=True, description="Keep what was computed, and look there first.")
     dir: Folder = Field(
         default_factory=lambda: cache_home() / "cache",
         description="The cache's folder.",
         json_schema_extra={"default": "$XDG_CACHE_HOME/octavo/cache"},
     )
-
-    @field_validator("enabled")
-    @classmethod
-    def _not_yet(cls, enabled: bool) -> bool:
-        if enabled:
-            raise ValueError("the layer cache is not part of this version yet")
-        return enabled
+    size_limit_bytes: int = Field(
+        default=4 << 30, ge=1 << 20, description="Most bytes on disk; the oldest entries leave first."
+    )
+    min_free_bytes: int = Field(
+        default=1 << 30, ge=0, description="What the cache leaves free of its file system, by dropping entries."
+    )
+    time_to_live_seconds: Seconds = Field(default=30 * 86_400.0, description="Age at which an entry expires.")
+    memory_bytes: int = Field(
+        default=256 << 20, ge=0, description="Most bytes of entries in this process' memory, most recently used first."
+    )
+    results: bool = Field(
+        default=True, description="Keep what heads made of segments: small, and all that a repeat needs."
+    )
+    cuts: tuple[Count, ...] = Field(
+        default=(),
+        description="Layers after which states are kept, besides the last one and those where loaded models part.",
+    )
+    verify: float = Field(
+        default=0.0, ge=0, le=1, description="Share of cached answers that is computed again and compared."
+    )
+    secret_file: Folder | None = Field(
+        default=None,
+        description="The deployment's secret, which keys every digest of a text; made on the first start. "
+        "Unset: `$XDG_STATE_HOME/octavo/secret`.",
+    )
 
 
 class MetricsSettings(Section):

@@ -1,13 +1,16 @@
 """A segment on its way through the machine: what is asked of the model, and what comes back."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from server.runner import Runner, State
+    from server.runner import Runner
+
+StateArray = NDArray[Any]
+"""Hidden states of one segment at one layer, (tokens, hidden), as the encoder keeps their bits in an array."""
 
 PoolingName = Literal["mean", "cls"]
 
@@ -31,26 +34,34 @@ Head = Pool | SumRanges
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """One segment to compute. `key` names its state: equal keys, equal states bit for bit."""
+    """One segment to compute.
+
+    Attributes:
+        key: names the state after the last layer: equal keys, equal states bit for bit.
+        start: the layer to start from; 0 are the embeddings.
+        state: the state there, unless the start is 0.
+        cuts: layers after which the state is wanted, ascending; the last one ends the run.
+    """
 
     key: bytes
     runner: "Runner"
     ids: NDArray[np.int32]
     window: int
+    start: int
+    state: StateArray | None
+    cuts: tuple[int, ...]
     heads: tuple[Head, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computed:
-    """A segment's state after the last layer and what the heads made of it.
+    """A segment's states at the cuts and what the heads made of the last one.
 
-    `queued`, `started` and `finished` are times of the monotonic clock in seconds; `resumed_from` is the number of
-    layers that did not run.
+    `queued`, `started` and `finished` are times of the monotonic clock in seconds.
     """
 
-    state: "State"
+    states: dict[int, StateArray]
     parts: dict[Head, NDArray[np.float32]]
-    resumed_from: int | None
     queued: float
     started: float
     finished: float

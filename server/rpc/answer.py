@@ -1,13 +1,11 @@
 """What is known of a document's answer while its segments come in."""
 
-from collections.abc import Sequence
-
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
-from server.calls import Usage
+from server.calls import Call, Usage
 from server.pipeline import Result
 from server.rpc import replies
-from server.tasks import EmbedMerge, EmbedTask
+from server.tasks import EmbedMerge
 
 
 class Answer:
@@ -18,23 +16,23 @@ class Answer:
         infos: their descriptions; empty for a stream, which sends each one on.
     """
 
-    def __init__(self, tasks: Sequence[EmbedTask], ruler: Ruler, *, stream: bool = False) -> None:
+    def __init__(self, call: Call, ruler: Ruler, *, stream: bool = False) -> None:
         self.usage = Usage()
         self.infos: list[pb.SegmentInfo] = []
         self._stream = stream
-        self._tasks = tasks
-        self._merges = [EmbedMerge(task, keep_segments=not stream) for task in tasks]
+        self._tasks = call.tasks
+        self._layers = call.model.runner.layers
+        self._merges = [EmbedMerge(task, keep_segments=not stream) for task in call.tasks]
         self._ruler = ruler
 
     def take(self, result: Result) -> pb.SegmentInfo:
         """Take in the next segment."""
-        segment = result.segment
+        segment = result.prepared.segment
+        computed = result.resumed_from < self._layers
         for merge in self._merges:
             merge.add(segment, result.parts)
-        self.usage += Usage(
-            segment.tokens, segment.processed_tokens, segment.processed_tokens if result.computed else 0
-        )
-        info = replies.segment_info(result, self._ruler)
+        self.usage += Usage(segment.tokens, segment.processed_tokens, segment.processed_tokens if computed else 0)
+        info = replies.segment_info(result.prepared, self._ruler, result.resumed_from)
         if not self._stream:
             self.infos.append(info)
         return info

@@ -10,7 +10,7 @@ from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 from server.calls import Call, Timings, Usage
 from server.models import ServedModel
-from server.pipeline import Result
+from server.pipeline import Prepared, Result
 from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS
 from server.tasks import Embedding, EmbedMerge, EmbedTask
 from server.tasks.embed import DataTypeName, Vectors
@@ -61,17 +61,17 @@ def usage_of(usage: Usage) -> pb.Usage:
     )
 
 
-def segment_info(result: Result, ruler: Ruler) -> pb.SegmentInfo:
+def segment_info(prepared: Prepared, ruler: Ruler, resumed_from: int = 0) -> pb.SegmentInfo:
     """A segment's description. Segments must come in the document's order, since the ruler goes forward alone."""
-    segment = result.segment
+    segment = prepared.segment
     start, end = ruler.units([segment.start, segment.end])
     return pb.SegmentInfo(
         index=segment.index,
         span=pb.Span(start=int(start), end=int(end)),
         tokens=segment.tokens,
         processed_tokens=segment.processed_tokens,
-        resumed_from_layer=result.resumed_from,
-        digest=result.digest,
+        resumed_from_layer=resumed_from or None,
+        digest=prepared.digest,
     )
 
 

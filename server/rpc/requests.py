@@ -15,6 +15,7 @@ from server.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.models import Catalogue, ServedModel, window_of
 from server.scheduler import Priority
+from server.shelf import CacheMode
 from server.tasks import EmbedTask
 from server.tasks.embed import DataTypeName
 from server.work import PoolingName
@@ -28,6 +29,13 @@ POOLINGS: tuple[PoolingName | None, ...] = (None, "mean", "cls")
 DATA_TYPES: tuple[DataTypeName, ...] = ("float32", "float32", "float16", "int8", "binary")
 OFFSET_UNITS = (Unit.CODE_POINT, Unit.CODE_POINT, Unit.UTF16, Unit.UTF8)
 POLICIES: tuple[Policy | None, ...] = (None, "content", "sentence", "fixed")
+CACHE_MODES = (
+    CacheMode.READ_WRITE,
+    CacheMode.READ_WRITE,
+    CacheMode.READ_ONLY,
+    CacheMode.REFRESH,
+    CacheMode.BYPASS,
+)
 INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
 
 
@@ -70,7 +78,8 @@ def call_of(
     window = window_of(options.window if options.HasField("window") else None, model)
     unit = offset_unit(options)
     wanted = tuple(_embed_task(task, f"tasks[{i}]", model, text, unit) for i, task in enumerate(tasks))
-    fingerprint = model.fingerprint(cutting, window, wanted or (model.embed_task(),))
+    wanted = wanted or (model.embed_task(),)
+    fingerprint = model.fingerprint(cutting, window, wanted)
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint:
         raise FingerprintMismatch(f"this call's fingerprint is {fingerprint}")
     prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
@@ -83,6 +92,7 @@ def call_of(
         cutting,
         prefix,
         window,
+        _choice(CACHE_MODES, options.cache_mode, "options.cache_mode"),
         wanted,
         fingerprint,
     )

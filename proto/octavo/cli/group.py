@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import click
 
@@ -14,10 +15,9 @@ class PluginGroup(click.Group):
     One that cannot be imported says so in one line and spoils no other.
     """
 
-    def __init__(
-        self, *args: object, builtin: Mapping[str, str] | None = None, plugins: str = "", **kwargs: object
-    ) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, builtin: Mapping[str, str] | None = None, plugins: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _mark_paragraphs(self)
         self._builtin = dict(builtin or {})
         self._plugins = plugins
 
@@ -39,8 +39,20 @@ class PluginGroup(click.Group):
             self.add_command(command, cmd_name)
         return command
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command, its help readable."""
+        _mark_paragraphs(cmd)
+        super().add_command(cmd, name)
+
     def _joined(self) -> dict[str, EntryPoint]:
         return {each.name: each for each in entry_points(group=self._plugins)} if self._plugins else {}
+
+
+def _mark_paragraphs(command: click.Command) -> None:
+    r"""Docstrings are raw, so that click's mark of a paragraph not to be wrapped, \b, comes as two characters."""
+    command.help = command.help and command.help.replace("\\b\n", "\b\n")
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        _mark_paragraphs(each)
 
 
 def _load(plugin: EntryPoint) -> click.Command:

@@ -66,7 +66,6 @@ def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
         "file": file,
         **_reply_json(result),
         "uncached_tokens": result.uncached_tokens,
-        "would_charge_tokens": result.would_charge_tokens,
         "segments": [_segment_json(each) for each in result.segments],
     }
 

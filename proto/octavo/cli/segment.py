@@ -32,7 +32,7 @@ def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options:
     \b
     octavo segment book.txt
     octavo segment --policy sentence --max-tokens 200 book.txt
-    octavo segment --format json *.txt | jq .would_charge_tokens
+    octavo segment --format json *.txt | jq .uncached_tokens
     """
     refuse_stdin_twice(files)
     refuse_server_with_local(ctx)
@@ -66,6 +66,6 @@ def _described(file: str, text: str, result: SegmentationResult) -> str:
     ]
     total = (
         f"{file}: {result.usage.tokens:,} tokens in {len(rows):,} segments, {len(text):,} characters; {result.model} "
-        f"would compute {result.uncached_tokens:,} tokens and charge {result.would_charge_tokens:,}"
+        f"would compute {result.uncached_tokens:,} tokens"
     )
     return f"{total}\n{table(('segment', 'from', 'to', 'tokens', 'text'), rows, right=(0, 1, 2, 3))}"

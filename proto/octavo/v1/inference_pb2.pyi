@@ -15,6 +15,14 @@ class OffsetUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OFFSET_UNIT_UTF16: _ClassVar[OffsetUnit]
     OFFSET_UNIT_UTF8: _ClassVar[OffsetUnit]
 
+class CacheMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_MODE_UNSPECIFIED: _ClassVar[CacheMode]
+    CACHE_MODE_READ_WRITE: _ClassVar[CacheMode]
+    CACHE_MODE_READ_ONLY: _ClassVar[CacheMode]
+    CACHE_MODE_REFRESH: _ClassVar[CacheMode]
+    CACHE_MODE_BYPASS: _ClassVar[CacheMode]
+
 class SegmentationPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SEGMENTATION_POLICY_UNSPECIFIED: _ClassVar[SegmentationPolicy]
@@ -45,6 +53,11 @@ OFFSET_UNIT_UNSPECIFIED: OffsetUnit
 OFFSET_UNIT_CODE_POINT: OffsetUnit
 OFFSET_UNIT_UTF16: OffsetUnit
 OFFSET_UNIT_UTF8: OffsetUnit
+CACHE_MODE_UNSPECIFIED: CacheMode
+CACHE_MODE_READ_WRITE: CacheMode
+CACHE_MODE_READ_ONLY: CacheMode
+CACHE_MODE_REFRESH: CacheMode
+CACHE_MODE_BYPASS: CacheMode
 SEGMENTATION_POLICY_UNSPECIFIED: SegmentationPolicy
 SEGMENTATION_POLICY_CONTENT: SegmentationPolicy
 SEGMENTATION_POLICY_SENTENCE: SegmentationPolicy
@@ -80,20 +93,22 @@ class Segmentation(_message.Message):
     def __init__(self, policy: _Optional[_Union[SegmentationPolicy, str]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ...) -> None: ...
 
 class CallOptions(_message.Message):
-    __slots__ = ("model", "expected_fingerprint", "offset_unit", "segmentation", "window", "input_type")
+    __slots__ = ("model", "expected_fingerprint", "offset_unit", "cache_mode", "segmentation", "window", "input_type")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_MODE_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
     model: str
     expected_fingerprint: str
     offset_unit: OffsetUnit
+    cache_mode: CacheMode
     segmentation: Segmentation
     window: int
     input_type: InputType
-    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "end")
@@ -120,18 +135,16 @@ class SegmentInfo(_message.Message):
     def __init__(self, index: _Optional[int] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., resumed_from_layer: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens")
+    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    CHARGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     tokens: int
     processed_tokens: int
     computed_tokens: int
     cached_tokens: int
-    charged_tokens: int
-    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., charged_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("total", "tokenize", "queue", "cache", "compute")
@@ -232,16 +245,14 @@ class SegmentRequest(_message.Message):
     def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("info", "segments", "uncached_tokens", "would_charge_tokens")
+    __slots__ = ("info", "segments", "uncached_tokens")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    WOULD_CHARGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     uncached_tokens: int
-    would_charge_tokens: int
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ..., would_charge_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("documents", "options", "embed")

@@ -1,0 +1,210 @@
+"""What the layer cache holds for a call: which keys, looked up in which order, kept under which tag.
+
+Two things are kept of a segment. *Results*, what a head made of it, serve repeats: 1 to 2 kB each. *States* at cut
+layers serve heads that were not asked before, late chunking, and models that share lower layers: some 400 kB each. The
+tokens of a region are kept as well. The store knows none of these words; this file gives them their keys.
+
+Methods of `Shelf` block on the disk: they are called in worker threads.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import Key, KeyMaker, ResultFields, RunFields, SegmentFields, Store, Tag, TokensFields
+from chunking import Frame, Segment, Tokenizer, Tokens
+from server.work import Head, Pool, StateArray
+
+if TYPE_CHECKING:
+    from server.calls import Call
+    from server.models import ServedModel
+
+Parts = Mapping[Head, NDArray[np.float32]]
+
+
+class CacheMode(Enum):
+    """What a call wants of the cache."""
+
+    READ_WRITE = "read_write"
+    READ_ONLY = "read_only"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+
+    @property
+    def reads(self) -> bool:
+        """Whether what was kept may be used."""
+        return self in {CacheMode.READ_WRITE, CacheMode.READ_ONLY}
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is computed is kept."""
+        return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
+
+
+class Library:
+    """The store with the deployment's keys; gives each call its shelf."""
+
+    def __init__(self, keys: KeyMaker, store: Store | None, *, keep_results: bool) -> None:
+        self._keys = keys
+        self._store = store
+        self._keep_results = keep_results
+
+    def shelf(self, call: "Call", text: str) -> "Shelf":
+        """A call's view for one document; digests the text, so it belongs in a worker thread."""
+        tag = Tag(call.client.tenant, call.model.name, self._keys.document(call.client.tenant, text.encode()))
+        return Shelf(self._keys, self._store, call, tag, keep_results=self._keep_results)
+
+
+class Shelf:
+    """What one document of one call finds and leaves."""
+
+    def __init__(self, keys: KeyMaker, store: Store | None, call: "Call", tag: Tag, *, keep_results: bool) -> None:
+        self._keys = keys
+        self._tenant = call.client.tenant
+        self._tag = tag
+        self._source = store if call.cache_mode.reads else None
+        self._target = store if call.cache_mode.writes else None
+        self._keep_results = keep_results
+        self._model = call.model
+        self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, which remembers regions."""
+        plain = self._model.tokenizer
+        return plain if self._source is None and self._target is None else _RememberingTokenizer(plain, self)
+
+    def key(self, segment: Segment, cut: int | None = None) -> Key:
+        """Names a segment's state after `cut` layers; after the last by default."""
+        run = self._runs[self._model.cuts[-1] if cut is None else cut]
+        return self._keys.state(run, segment_fields(segment.ids))
+
+    def results(self, wanted: Sequence[tuple[Key, Sequence[Head]]]) -> Sequence[Parts]:
+        """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
+        if self._source is None or not self._keep_results:
+            return [{} for _ in wanted]
+        asked = [(i, head) for i, (_, heads) in enumerate(wanted) for head in heads if isinstance(head, Pool)]
+        kept = self._source.get_many([self._result_key(wanted[i][0], head) for i, head in asked])
+        found: list[dict[Head, NDArray[np.float32]]] = [{} for _ in wanted]
+        for (i, head), part in zip(asked, kept, strict=True):
+            if part is not None:
+                found[i][head] = part
+        return found
+
+    def states(self, segments: Sequence[Segment]) -> list[tuple[int, StateArray] | None]:
+        """For each segment the deepest cut whose state is known, and that state."""
+        best: list[tuple[int, StateArray] | None] = [None] * len(segments)
+        if self._source is None:
+            return best
+        for cut in reversed(self._model.cuts):
+            missing = [i for i, found in enumerate(best) if found is None]
+            states = self._source.get_many([self.key(segments[i], cut) for i in missing])
+            for i, state in zip(missing, states, strict=True):
+                if state is not None:
+                    best[i] = cut, state
+        return best
+
+    def holds(self, keys: Sequence[Key]) -> list[bool]:
+        """Whether each state is known, without reading it."""
+        return [False] * len(keys) if self._source is None else self._source.contains_many(keys)
+
+    def keep(self, segment: Segment, states: Mapping[int, StateArray], parts: Parts) -> None:
+        """Leave what was computed; the store copies, queues and never waits."""
+        if self._target is None:
+            return
+        for cut, state in states.items():
+            self._target.put(self.key(segment, cut), state, self._tag)
+        self.keep_results(self.key(segment), parts)
+
+    def keep_results(self, key: Key, parts: Parts) -> None:
+        """Leave what heads made of a state."""
+        if self._target is None or not self._keep_results:
+            return
+        for head, part in parts.items():
+            if isinstance(head, Pool):  # ranges of tokens are a caller's own; nobody would ask for them again
+                self._target.put(self._result_key(key, head), part, self._tag)
+
+    def _result_key(self, state: Key, head: Pool) -> Key:
+        return self._keys.result(ResultFields(self._tenant, state, head=b"pool 1", options=head.pooling))
+
+    def known_tokens(self, texts: Sequence[str]) -> list[Tokens | None]:
+        """Tokens of regions that were tokenised earlier."""
+        if self._source is None:
+            return [None] * len(texts)
+        found = self._source.get_many([self._tokens_key(text) for text in texts])
+        return [None if rows is None else Tokens(rows[0], *rows[1:].astype(np.int64)) for rows in found]
+
+    def keep_tokens(self, text: str, tokens: Tokens) -> None:
+        """Leave a region's tokens: int32 (3, n), ids, starts and ends within the region."""
+        if self._target is not None:
+            rows = np.stack([tokens.ids, tokens.starts, tokens.ends]).astype(np.int32)
+            self._target.put(self._tokens_key(text), rows, self._tag)
+
+    def _tokens_key(self, text: str) -> Key:
+        return self._keys.tokens(TokensFields(self._tenant, bytes.fromhex(self._model.tokenizer.digest), text.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class _RememberingTokenizer:
+    """A tokenizer that asks a shelf first."""
+
+    plain: Tokenizer
+    shelf: Shelf
+
+    @property
+    def digest(self) -> str:
+        return self.plain.digest
+
+    def frame(self, prefix: str = "") -> Frame:
+        return self.plain.frame(prefix)
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        known = self.shelf.known_tokens(texts)
+        new = [text for text, tokens in zip(texts, known, strict=True) if tokens is None]
+        made = self.plain.encode(new) if new else []
+        for text, tokens in zip(new, made, strict=True):
+            self.shelf.keep_tokens(text, tokens)
+        rest = iter(made)
+        return [next(rest) if tokens is None else tokens for tokens in known]
+
+
+def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunFields:
+    """What decides a state after `cut` layers, apart from the segment."""
+    encoder = model.runner.encoder
+    return RunFields(
+        tenant=tenant,
+        architecture=encoder.architecture.canonical(),
+        layers=bytes.fromhex(encoder.layer_digests[cut]),
+        cut=cut,
+        scheme=encoder.scheme,
+        lossy_cuts=(),
+        numerics=encoder.numerics().encode(),
+        window=window or None,
+    )
+
+
+def segment_fields(ids: NDArray[np.int32]) -> SegmentFields:
+    """What the model reads of a segment: one token type, positions from the first, first and last tokens global."""
+    return SegmentFields(
+        token_ids=ids,
+        token_types=np.zeros(len(ids), np.int32),
+        positions=np.arange(len(ids), dtype=np.int32),
+        global_tokens=(0, len(ids) - 1),
+    )
+
+
+def shared_cuts(model: "ServedModel", others: Iterable["ServedModel"]) -> set[int]:
+    """Layers up to which another model computes the same: their states serve both."""
+    own = model.runner.encoder
+    cuts = set()
+    for other in others:
+        theirs = other.runner.encoder
+        if other is model or theirs.architecture.canonical() != own.architecture.canonical():
+            continue
+        same = [a == b for a, b in zip(own.layer_digests, theirs.layer_digests, strict=False)]
+        cuts.add(same.index(False) - 1 if False in same else len(same) - 1)
+    return {cut for cut in cuts if cut > 0}
