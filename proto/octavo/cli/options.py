@@ -53,6 +53,11 @@ _CALL = (
     ),
     timeout_option,
     click.option("--input-type", type=click.Choice(["query", "passage"]), help="Which of the model's prefixes to use."),
+    click.option(
+        "--cache-mode",
+        type=click.Choice(["read_write", "read_only", "refresh", "bypass"]),
+        help="What to want of the server's cache; no mode changes an answer.",
+    ),
     click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where segments may end."),
     click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens that a segment owns."),
     click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest, with the policy content."),
@@ -76,6 +81,7 @@ def call_arguments(options: dict[str, Any]) -> CallArguments:
         model=None if options["local"] else options["model"],  # a server of our own serves one model
         expected_fingerprint=options.get("expected_fingerprint"),
         input_type=options["input_type"],
+        cache_mode=options["cache_mode"],
         segmentation=None if cut == Segmentation() else cut,
         window=options.get("window"),
     )

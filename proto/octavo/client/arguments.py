@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 PoolingName = Literal["mean", "cls"]
 DataTypeName = Literal["float32", "float16", "int8", "binary"]
 InputTypeName = Literal["query", "passage"]
+CacheModeName = Literal["read_write", "read_only", "refresh", "bypass"]
 PolicyName = Literal["content", "sentence", "fixed"]
 
 
@@ -40,7 +41,8 @@ class CallArguments(TypedDict, total=False):
 
     `model` is "name" or "name@version". With `expected_fingerprint` the call fails unless its vectors may share an
     index with those of that fingerprint. `window` is the attention window's half width in tokens, 0 for none.
-    `input_type` chooses which of the model's prefixes is put before each segment.
+    `input_type` chooses which of the model's prefixes is put before each segment. `cache_mode` says what the call
+    wants of the server's cache; it never changes an answer.
     """
 
     model: str | None
@@ -48,6 +50,7 @@ class CallArguments(TypedDict, total=False):
     segmentation: Segmentation | None
     window: int | None
     input_type: InputTypeName | None
+    cache_mode: CacheModeName | None
 
 
 class EmbedArguments(CallArguments, total=False):

@@ -3,7 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from octavo.client.arguments import CallArguments, DataTypeName, Embed, InputTypeName, PoolingName, Segmentation
+from octavo.client.arguments import (
+    CacheModeName,
+    CallArguments,
+    DataTypeName,
+    Embed,
+    InputTypeName,
+    PoolingName,
+    Segmentation,
+)
 from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgument
 from octavo.v1 import inference_pb2 as pb
 
@@ -76,12 +84,14 @@ def call_options(
     segmentation: Segmentation | None = None,
     window: int | None = None,
     input_type: InputTypeName | None = None,
+    cache_mode: CacheModeName | None = None,
 ) -> pb.CallOptions:
     """The options of every call. Spans are asked for in code points, which index a Python string."""
     return pb.CallOptions(
         model=model or "",
         expected_fingerprint=expected_fingerprint or "",
         offset_unit=pb.OFFSET_UNIT_CODE_POINT,
+        cache_mode=_enum("options.cache_mode", "CACHE_MODE", pb.CacheMode.keys(), cache_mode),
         segmentation=None if segmentation is None else _segmentation(segmentation),
         window=_count("options.window", window),
         input_type=_enum("options.input_type", "INPUT_TYPE", pb.InputType.keys(), input_type),
