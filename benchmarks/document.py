@@ -61,7 +61,8 @@ def _sentence_transformers(folder: Path) -> Callable[[str], np.ndarray]:
 
 def _long(folder: Path, tokens: int) -> Figures:
     """Stream a small and then a long document; what the long one takes more, and the loop's worst lag in it."""
-    small, long = (workloads.text_of(count, folder) for count in (min(_SMALL_TOKENS, tokens), tokens))
+    long = workloads.text_of(tokens, folder)
+    small = workloads.text_of(min(_SMALL_TOKENS, tokens), folder, backwards=True)  # no segment in common
     with serve("--model", str(folder)) as server, Client(server.address) as client:
         _stream(client, small)  # warm-up: what is allocated once belongs to neither
         small_peak = _peak(server, lambda: _stream(client, small))

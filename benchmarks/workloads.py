@@ -79,11 +79,15 @@ def with_tokens(lengths: Iterable[int], tokenizer: Tokenizer) -> dict[int, str]:
     return {length: " ".join(draw.choices(whole, k=length)) for length in lengths}
 
 
-def text_of(tokens: int, folder: Path) -> str:
-    """Lay addresses end to end, from the first again after the last, until there are about so many tokens."""
+def text_of(tokens: int, folder: Path, *, backwards: bool = False) -> str:
+    """Lay addresses end to end, from the first again after the last, until there are about so many tokens.
+
+    Backwards it begins with the last address, so that two texts have nothing in common unless they are very long.
+    """
     tokenizer, missing = load_tokenizer(folder), tokens
+    addresses = list(_addresses())
     parts: list[str] = []
-    for text in itertools.chain.from_iterable(_addresses() for _ in itertools.count()):
+    for text in itertools.cycle(addresses[::-1] if backwards else addresses):
         piece = _first_tokens(text, missing, tokenizer)
         parts.append(piece.text)
         missing -= piece.tokens
