@@ -17,22 +17,24 @@ _HOMES = {
 }
 
 
-def load(folder: Path, *, scheme: str = "auto", device: str = "auto") -> "Encoder":
+def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto") -> "Encoder":
     """Load a model folder: configuration by transformers, weights by safetensors, memory-mapped.
 
     Args:
         folder: Hugging Face's layout; see `encoder.folder`.
-        scheme: 'int8', 'bf16', 'fp32', or 'auto': the fastest that is right on this machine.
+        scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 where a fast form of it is exact, else fp32 (on CUDA bf16).
         device: 'cpu', 'cuda:N', or 'auto': the first CUDA device where there is one, else the CPU.
+        kernels: the best form of the 8-bit operations to consider on a CPU, 'native', 'onednn' or 'reference'; 'auto'
+            considers all. All are right; they agree within rounding.
 
     Raises:
         encoder.errors.FolderError: missing, damaged, of another family, or in need of code of its own.
-        encoder.errors.SchemeError: unknown, or asked for by name and not exact here.
+        encoder.errors.SchemeError: an unknown scheme or form.
         encoder.errors.DeviceError: no such device.
     """
     from encoder import loading  # noqa: PLC0415 (torch takes seconds, and describing a folder does not need it)
 
-    return loading.load(folder, scheme=scheme, device=device)
+    return loading.load(folder, scheme=scheme, device=device, kernels=kernels)
 
 
 def __getattr__(name: str) -> Any:

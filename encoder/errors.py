@@ -6,7 +6,7 @@ EncoderError(ValueError)
 │   ├── DamagedFileError     truncated, not what its name says, or with a tensor missing or of the wrong shape
 │   ├── RemoteCodeError      the model would have to run code of its own
 │   └── UnsupportedError     another family, activation, position scheme, pooling or module than we know
-├── SchemeError              no such number scheme, or not exact on this machine
+├── SchemeError              no such number scheme, or no such kernels
 ├── DeviceError              no such device here
 └── BatchError               empty, too long or unknown ids; layers that do not exist; a state that does not fit
 """
@@ -37,7 +37,7 @@ class UnsupportedError(FolderError):
 
 
 class SchemeError(EncoderError):
-    """The number scheme is unknown, or not exact on this machine."""
+    """The number scheme or the kernels asked for are unknown."""
 
 
 class DeviceError(EncoderError):

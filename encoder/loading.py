@@ -19,10 +19,10 @@ from encoder.weights import Checkpoint
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def load(folder: Path, *, scheme: str = "auto", device: str = "auto") -> Encoder:
+def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto") -> Encoder:
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
-    choice = choose(scheme, device)
+    choice = choose(scheme, device, kernels)
     checkpoint = Checkpoint(folder)
     with torch.inference_mode():
         stack: EightStack | FloatingStack

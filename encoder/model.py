@@ -95,4 +95,5 @@ class Encoder:
             batch = self.run(batch, max(0, layer - 1), layer)
             if batch.state is not None:
                 total.update(as_bytes(batch.state))
-        return f"{machine()}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"
+        where = machine(torch.device(self.device))
+        return f"{where}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"

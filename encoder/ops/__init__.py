@@ -106,8 +106,10 @@ class Operations(Protocol):
     Tensors are contiguous. States, `qkv` and contexts are bfloat16; rounding to bfloat16 is to nearest even.
     """
 
-    name: str
-    """For people and for fingerprints: which kernels, on which instruction set, a digest of their source if ours."""
+    @property
+    def name(self) -> str:
+        """For people and for fingerprints: which kernels, on which instruction set, a digest of their source if ours."""
+        ...
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
         """Arrange (outputs, inputs) int8 for products with rows whose zero point is `zero`."""

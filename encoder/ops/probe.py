@@ -14,17 +14,17 @@ _TOKENS = (1, 5, 77)
 _ZEROS = (128, 28)
 
 
-def exact(operations: Reference) -> bool:
+def exact(operations: Reference, device: str = "cpu") -> bool:
     """Whether products equal those of 64-bit integers, to the bit after one rounding to float32."""
     draw = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (_OUTPUTS, _INPUTS), generator=draw).to(torch.int8)
     weight[0], weight[1] = 127, -127  # the sums of pairs that overflow 16 bits
     for zero in _ZEROS:
-        packed = operations.pack(weight, zero)
+        packed = operations.pack(weight.to(device), zero)
         for tokens in _TOKENS:
             q = torch.randint(0, 256, (tokens, _INPUTS), generator=draw).to(torch.uint8)
             q[0] = 255
-            if not _same(operations.product(q, packed, zero), q, weight, zero):
+            if not _same(operations.product(q.to(device), packed, zero).cpu(), q, weight, zero):
                 return False
     return True
 

@@ -1,6 +1,7 @@
 """Which number scheme and which kernels serve: instruction set and settings choose, never timing."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,11 +9,17 @@ import torch
 
 from encoder.errors import DeviceError, SchemeError
 from encoder.ops import Operations
+from encoder.ops.native import NativeUnavailableError, best
 from encoder.ops.onednn import OneDnn
 from encoder.ops.probe import exact
+from encoder.ops.reference import Reference
 
 Scheme = Literal["int8", "bf16", "fp32"]
 SCHEMES = ("auto", "int8", "bf16", "fp32")
+KERNELS = ("auto", "native", "onednn", "reference")
+
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+"""Settings that hold the instruction set down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +29,73 @@ class Choice:
     scheme: Scheme
     device: torch.device
     operations: Operations | None
-    """The form that an 8-bit model runs on; None for the others."""
+    """The form that an 8-bit model runs on; None for the other schemes."""
     kernels: str
     reason: str
 
 
-def choose(scheme: str, device: str) -> Choice:
+def choose(scheme: str, device: str, kernels: str = "auto") -> Choice:
     """Choose for this machine.
 
     Args:
-        scheme: 'int8', 'bf16', 'fp32', or 'auto': the fastest that is right here.
+        scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 where a fast form of it is exact, else fp32 (bf16 on CUDA).
         device: 'cpu', 'cuda:N', or 'auto': the first CUDA device where there is one, else the CPU.
+        kernels: the best form of the 8-bit operations to consider on a CPU: 'native', 'onednn' or 'reference'; 'auto'
+            considers all.
 
     Raises:
-        SchemeError: an unknown scheme, or one that is asked for by name and is not exact here.
+        SchemeError: an unknown scheme or form.
         DeviceError: an unknown device.
     """
     if scheme not in SCHEMES:
         raise SchemeError(f"scheme {scheme!r} is none of {', '.join(SCHEMES)}")
+    if kernels not in KERNELS:
+        raise SchemeError(f"kernels {kernels!r} are none of {', '.join(KERNELS)}")
     where = _device(device)
+    refusals: list[str] = []
     if scheme in {"auto", "int8"}:
+        forms = _cuda_forms(where, refusals) if where.type == "cuda" else _cpu_forms(kernels, refusals)
+        fast = next(forms, None)
+        if fast is not None:
+            return Choice(
+                "int8", where, fast, f"{fast.name} on {_hardware(where)}", "; ".join(refusals + _limits(where))
+            )
+        if scheme == "int8":
+            plain = Reference()
+            return Choice("int8", where, plain, f"{plain.name} on {_hardware(where)}", "; ".join(refusals))
+    else:
+        refusals = [f"scheme {scheme} was asked for"]
+    chosen: Scheme = "bf16" if scheme == "bf16" or (scheme == "auto" and where.type == "cuda") else "fp32"
+    return Choice(chosen, where, None, f"PyTorch {chosen} on {_hardware(where)}", "; ".join(refusals + _limits(where)))
+
+
+def _cpu_forms(kernels: str, refusals: list[str]) -> Iterator[Operations]:
+    """Forms of the 8-bit operations that are exact here, fastest first; what is passed over says why."""
+    if kernels in {"auto", "native"}:
+        try:
+            native = best()
+        except NativeUnavailableError as error:
+            refusals.append(str(error))
+        else:
+            if exact(native):
+                yield native
+            refusals.append(f"products of {native.name} are not exact here")
+    else:
+        refusals.append(f"kernels {kernels} were asked for")
+    if kernels != "reference":
         onednn = OneDnn()
         if exact(onednn):
-            return Choice("int8", where, onednn, f"{onednn.name} on {capability()}", "")
-        if scheme == "int8":
-            raise SchemeError("scheme 'int8' is not exact here")
-    chosen: Scheme = "bf16" if scheme == "bf16" else "fp32"
-    return Choice(chosen, where, None, f"PyTorch {chosen} on {capability()}", "")
+            yield onednn
+        refusals.append("oneDNN's 8-bit products are not exact here, which takes VNNI")
+
+
+def _cuda_forms(device: torch.device, refusals: list[str]) -> Iterator[Operations]:
+    from encoder.ops.cuda import Cuda  # noqa: PLC0415 (seconds; no CPU needs it)
+
+    cuda = Cuda()
+    if exact(cuda, str(device)):
+        yield cuda
+    refusals.append(f"bitsandbytes' 8-bit products are not exact on {device}")
 
 
 def _device(device: str) -> torch.device:
@@ -65,12 +112,18 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def capability() -> str:
-    """The instruction set that PyTorch's own kernels use."""
-    return torch.backends.cpu.get_cpu_capability()
+def _hardware(device: torch.device) -> str:
+    """The processor's instruction set, as PyTorch's own kernels use it, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
-def machine() -> str:
+def _limits(device: torch.device) -> list[str]:
+    if device.type == "cuda":
+        return []
+    return [f"{name}={os.environ[name]} holds the instruction set down" for name in _LIMITS if os.environ.get(name)]
+
+
+def machine(device: torch.device) -> str:
     """Library versions and the instruction set in force, settings included."""
-    caps = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    return f"torch={torch.__version__}·isa={capability()}·onednn={caps or 'all'}"
+    limits = ",".join(f"{name}={os.environ.get(name, '')}" for name in _LIMITS)
+    return f"torch={torch.__version__}·cuda={torch.version.cuda}·hardware={_hardware(device)}·limits={limits}"
