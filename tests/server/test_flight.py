@@ -184,6 +184,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported_as_lost(
     leaver.cancel()
     await ticks()
     assert work.cancelled
+    del leaver
     gc.collect()
     assert "SECRET" not in caplog.text
     assert "never retrieved" not in caplog.text

@@ -1,0 +1,297 @@
+"""The queue before the machine, with a double of the machine at the seam: who computes what, when and with whom."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.clients import ANONYMOUS
+from server.errors import DeadlineExceeded
+from server.metrics import Metrics
+from server.scheduler import Priority, Scheduler
+from server.work import Computed, Work
+
+if TYPE_CHECKING:
+    from server.runner import Runner
+
+SOON = 5.0  # seconds; nothing here takes so long unless it is broken
+
+
+class Machine:
+    """In a runner's place: notes the runs, and holds each back while it is closed."""
+
+    def __init__(self, batch_tokens: int = 100) -> None:
+        self.batch_tokens = batch_tokens
+        self.runs: list[tuple[list[bytes], int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.poison: set[bytes] = set()
+
+    def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
+        self.runs.append(([work.key for work in works], threads))
+        assert self.gate.wait(SOON)
+        if self.poison & {work.key for work in works}:
+            raise ArithmeticError
+        now = time.monotonic()
+        return [Computed({1: np.frombuffer(work.key, np.uint8)}, {}, now, now, now) for work in works]
+
+    @property
+    def computed(self) -> list[bytes]:
+        return [key for keys, _ in self.runs for key in keys]
+
+    @property
+    def batches(self) -> list[list[bytes]]:
+        return [keys for keys, _ in self.runs]
+
+
+def key_of(computed: Computed) -> bytes:
+    """Whose the answer is."""
+    return computed.states[1].tobytes()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+@asynccontextmanager
+async def scheduling(metrics: Metrics, streams: int = 1, threads: int = 4) -> AsyncIterator[Scheduler]:
+    scheduler = Scheduler(streams, threads, metrics)
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        await asyncio.wait_for(scheduler.close(), SOON)
+
+
+def submitted(
+    scheduler: Scheduler,
+    machine: Machine,
+    key: bytes,
+    *,
+    tokens: int = 10,
+    window: int = 0,
+    start: int = 0,
+    cuts: tuple[int, ...] = (1,),
+    seconds: float = 60,
+) -> asyncio.Task[Computed]:
+    ids = np.zeros(tokens, np.int32)
+    work = Work(key, cast("Runner", machine), ids, window, start, state=None, cuts=cuts, heads=())
+    deadline = time.monotonic() + seconds
+    return asyncio.create_task(scheduler.submit(work, ANONYMOUS, Priority.INTERACTIVE, deadline))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(SOON):
+        while not condition():  # noqa: ASYNC110 - what it waits for happens in other threads, too
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def held(scheduler: Scheduler, machine: Machine, streams: int = 1) -> AsyncIterator[None]:
+    """Keep all streams busy inside, and forget those runs."""
+    machine.gate.clear()
+    held_back = []
+    for i in range(streams):  # one by one: together they would be one batch
+        held_back.append(submitted(scheduler, machine, b"held", tokens=machine.batch_tokens))
+        await until(lambda expected=i + 1: len(machine.runs) == expected)  # type: ignore[misc]
+    machine.runs.clear()
+    try:
+        yield
+        await asyncio.sleep(0.01)  # everything that was submitted inside is queued
+    finally:
+        machine.gate.set()
+        await asyncio.gather(*held_back, return_exceptions=True)
+
+
+async def test_first_in_first_out(machine: Machine, metrics: Metrics) -> None:
+    machine.batch_tokens = 1  # each segment is a run of its own
+    keys = [b"%d" % i for i in range(20)]
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, machine, key) for key in keys]
+        done = await asyncio.gather(*tasks)
+    assert machine.computed == keys
+    assert [key_of(computed) for computed in done] == keys  # to each its own
+
+
+async def test_one_run_takes_what_fits_its_token_budget_and_no_more(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [
+                submitted(scheduler, machine, b"%d" % i, tokens=tokens)
+                for i, tokens in enumerate([40, 60, 1, 99, 50, 51, 200, 30])
+            ]
+        await asyncio.gather(*tasks)
+    assert machine.batches == [[b"0", b"1"], [b"2", b"3"], [b"4"], [b"5"], [b"6"], [b"7"]]
+
+
+async def test_a_run_has_one_window(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, machine, b"%d" % window, window=window) for window in (0, 0, 64, 64, 0)]
+        await asyncio.gather(*tasks)
+    assert machine.batches == [[b"0", b"0"], [b"64", b"64"], [b"0"]]
+
+
+async def test_a_run_goes_through_the_same_layers(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            layers: list[tuple[int, tuple[int, ...]]] = [(0, (6,)), (0, (6,)), (3, (6,)), (3, (6,)), (3, (4, 6))]
+            tasks = [submitted(scheduler, machine, b"%d" % i, start=on[0], cuts=on[1]) for i, on in enumerate(layers)]
+        await asyncio.gather(*tasks)
+    assert machine.batches == [[b"0", b"1"], [b"2", b"3"], [b"4"]]
+
+
+async def test_a_run_has_one_model(machine: Machine, metrics: Metrics) -> None:
+    other = Machine()
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, model, b"-") for model in (machine, other, other, machine)]
+        await asyncio.gather(*tasks)
+    assert machine.batches == [[b"-"], [b"-"]]
+    assert other.batches == [[b"-", b"-"]]
+
+
+async def test_what_expired_while_it_waited_is_not_computed_and_says_so(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            late = submitted(scheduler, machine, b"late", seconds=0.02)
+            punctual = submitted(scheduler, machine, b"punctual")
+            await asyncio.sleep(0.03)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await punctual
+    assert machine.computed == [b"punctual"]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_computed(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, machine, key) for key in (b"gone", b"stays", b"gone", b"stays")]
+            await asyncio.sleep(0.01)
+            for task in tasks[::2]:
+                task.cancel()
+        await asyncio.gather(*tasks[1::2])
+    assert machine.computed == [b"stays", b"stays"]
+
+
+async def test_a_queue_of_the_dead_alone_does_not_stop_the_stream(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            dead = [submitted(scheduler, machine, b"dead", seconds=0) for _ in range(3)]
+        assert [type(error) for error in await asyncio.gather(*dead, return_exceptions=True)] == [DeadlineExceeded] * 3
+        await asyncio.wait_for(submitted(scheduler, machine, b"alive"), SOON)
+    assert machine.computed == [b"alive"]
+
+
+async def test_a_caller_who_leaves_during_the_run_takes_nothing_from_its_mates(
+    machine: Machine, metrics: Metrics
+) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            leaver, mate = submitted(scheduler, machine, b"leaver"), submitted(scheduler, machine, b"mate")
+        await until(lambda: machine.runs)
+        leaver.cancel()
+        assert key_of(await mate) == b"mate"
+
+
+async def test_a_failure_reaches_exactly_its_batch(machine: Machine, metrics: Metrics) -> None:
+    machine.poison = {b"poison"}
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            sound = submitted(scheduler, machine, b"sound", tokens=100)
+            batch = [submitted(scheduler, machine, key, tokens=50) for key in (b"poison", b"mate")]
+            after = submitted(scheduler, machine, b"after", tokens=100)
+        assert [type(error) for error in await asyncio.gather(*batch, return_exceptions=True)] == [ArithmeticError] * 2
+        await asyncio.gather(sound, after)
+    assert machine.batches == [[b"sound"], [b"poison", b"mate"], [b"after"]]
+
+
+async def test_a_machine_that_loses_a_segment_fails_its_batch_and_does_not_hang_it(
+    machine: Machine, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = machine.compute
+    async with scheduling(metrics) as scheduler:
+        monkeypatch.setattr(machine, "compute", lambda works, threads: whole(works, threads)[:-1])
+        with pytest.raises(ValueError, match="zip"):
+            await asyncio.wait_for(submitted(scheduler, machine, b"lost"), SOON)
+        monkeypatch.setattr(machine, "compute", whole)
+        await asyncio.wait_for(submitted(scheduler, machine, b"found"), SOON)
+
+
+async def test_a_segment_that_is_alone_gets_all_threads(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics, streams=2, threads=4) as scheduler:
+        await submitted(scheduler, machine, b"first")
+        await submitted(scheduler, machine, b"second")
+    assert machine.runs == [([b"first"], 4), ([b"second"], 4)]
+
+
+async def test_many_segments_get_a_thread_each(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics, streams=2, threads=4) as scheduler:
+        async with held(scheduler, machine, streams=2):
+            tasks = [submitted(scheduler, machine, b"%d" % i, tokens=100) for i in range(6)]
+        await asyncio.gather(*tasks)
+    assert len(machine.runs) == 6
+    assert {threads for _, threads in machine.runs[:-1]} == {1}  # the last may be alone
+
+
+async def test_while_another_stream_is_busy_a_segment_gets_one_thread(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics, streams=2, threads=4) as scheduler, held(scheduler, machine):
+        beside = submitted(scheduler, machine, b"beside")
+        await until(lambda: machine.runs)
+    assert machine.runs == [([b"beside"], 1)]
+    await beside
+
+
+async def test_streams_compute_side_by_side(machine: Machine, metrics: Metrics) -> None:
+    machine.gate.clear()
+    async with scheduling(metrics, streams=3) as scheduler:
+        tasks = [submitted(scheduler, machine, b"%d" % i, tokens=100) for i in range(5)]
+        await until(lambda: len(machine.runs) == 3)
+        await asyncio.sleep(0.02)
+        assert len(machine.runs) == 3  # and not more than there are streams
+        machine.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_closing_cancels_what_waits_and_what_is_being_computed(machine: Machine, metrics: Metrics) -> None:
+    scheduler = Scheduler(1, 1, metrics)
+    scheduler.start()
+    machine.gate.clear()
+    running = submitted(scheduler, machine, b"running", tokens=100)
+    await until(lambda: machine.runs)
+    waiting = submitted(scheduler, machine, b"waiting", tokens=100)
+    await asyncio.sleep(0.01)
+    threading.Timer(0.05, machine.gate.set).start()
+    await asyncio.wait_for(scheduler.close(), SOON)
+    async with asyncio.timeout(SOON):
+        done = await asyncio.gather(running, waiting, return_exceptions=True)
+    assert [type(error) for error in done] == [asyncio.CancelledError] * 2
+    assert machine.computed == [b"running"]
+
+
+async def test_the_queue_and_its_waits_are_measured(machine: Machine, metrics: Metrics) -> None:
+    def sample(name: str) -> float:
+        return metrics.registry.get_sample_value(f"octavo_{name}") or 0.0
+
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, machine, b"-", tokens=100) for _ in range(3)]
+            await until(lambda: sample("queue_depth_segments") == 3)
+            await asyncio.sleep(0.02)
+        done = await asyncio.gather(*tasks)
+    assert sample("queue_depth_segments") == 0
+    assert sample("queue_wait_seconds_count") == 4  # and the one that was held
+    assert all(computed.started - computed.queued >= 0.02 for computed in done)
