@@ -6,6 +6,7 @@ tells what went. Triggers keep the bytes of each kind, as diskcache's keep the c
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,9 @@ from cache.key import Kind
 
 DATABASE: str = diskcache.core.DBNAME
 FANOUT = 256
+OPEN_PATIENCE = 1.0
+"""Seconds that opening waits for another process's lock."""
+
 ORPHAN_AGE = 300.0
 """Seconds after which a file that no row names is garbage: its row would have followed within milliseconds."""
 
@@ -56,8 +60,13 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         self.path = folder / DATABASE
         # SQLite would create it by the umask; its journal and shared memory take this file's mode.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        super().__init__(str(folder), timeout=timeout, disk=PlainDisk, size_limit=size_limit, **_SETTINGS)
-        self._keep_usage()
+        # diskcache waits up to a minute for each lock while it opens: find out first. The connection stays until the
+        # end, for the last one that closes would checkpoint, and wait for the disk.
+        with contextlib.closing(sqlite3.connect(self.path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
+            probe.execute("BEGIN IMMEDIATE")
+            probe.execute("ROLLBACK")
+            super().__init__(str(folder), timeout=timeout, disk=PlainDisk, size_limit=size_limit, **_SETTINGS)
+            self._keep_usage()
         self._inode = self.path.stat().st_ino
 
     def intact(self) -> bool:

@@ -60,7 +60,8 @@ class DiskTier:
         self._index: Index | None = None
         self._left: list[Ledger] = []  # of folders that went: other threads may still look at them
         self._broken = 0  # the newest generation known to be broken
-        self._attempts, self._next_attempt, self._opened_at = 0, 0.0, 0.0
+        self._attempts, self._next_attempt = -1, 0.0
+        self._opened_at: float | None = None  # when the last attempt to open succeeded, if it did
         self._next_expiry, self._next_sweep = 0.0, 0.0
         self._sweep_part = 0
         self.open()
@@ -213,9 +214,10 @@ class DiskTier:
         with self._opening:
             if self._index is not None:
                 return self._index
-            quiet = time.monotonic() - self._opened_at > LONGEST_PAUSE
-            self._attempts = 0 if quiet else self._attempts + 1
-            self._next_attempt = time.monotonic() + min(LONGEST_PAUSE, 0.5 * 2**self._attempts)
+            now = time.monotonic()
+            lasted = self._opened_at is not None and now - self._opened_at > LONGEST_PAUSE
+            self._attempts, self._opened_at = 0 if lasted else self._attempts + 1, None
+            self._next_attempt = now + min(LONGEST_PAUSE, 0.25 * 2**self._attempts) if self._attempts else now
             try:
                 if self._ledger is None:
                     self._ledger = folder.enter(self._settings)

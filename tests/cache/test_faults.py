@@ -1,0 +1,460 @@
+"""Whatever the disk does, the store answers on: rightly or not at all."""
+
+import contextlib
+import os
+import pickle
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks import faults as trials
+from cache import Event, Fault, Store
+from cache import entry as entry_module
+
+from tests.cache.helpers import TAG, Opener, key, state
+
+
+def fill(store: Store, *numbers: int) -> None:
+    for number in numbers:
+        store.put(key(number), state(number), TAG)
+    assert store.flush()
+
+
+def served(store: Store, *numbers: int) -> list[int]:
+    """Tell which of these are served, and check that they are served right."""
+    arrays = store.get_many([key(number) for number in numbers])
+    hits = [(number, array) for number, array in zip(numbers, arrays, strict=True) if array is not None]
+    assert all(np.array_equal(array, state(number)) for number, array in hits)
+    return [number for number, _ in hits]
+
+
+def counted(store: Store, event: Event) -> int:
+    return sum(count for (seen, _), count in store.stats().events.items() if seen is event)
+
+
+def kinds(opener: Opener) -> list[Fault]:
+    return [fault for fault, _ in opener.faults]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def edit(folder: Path, statement: str, *values: object) -> None:
+    """Change the index as a program other than the store would."""
+    newest = max(folder.glob("generation-*/cache.db"), key=lambda path: path.parent.name)
+    database = sqlite3.connect(newest, timeout=5)
+    with database:
+        database.execute(statement, values)
+    database.close()
+
+
+def generations(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("generation-*"))
+
+
+@pytest.fixture
+def fast_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder where waiting for the disk takes no time: what is tested here is not its speed."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def test_a_killed_writer_leaves_a_store_that_opens_and_answers_rightly(tmp_path: Path) -> None:
+    figures = trials.kills(tmp_path, 24, seed=int(time.time()))
+    assert {name: figure.value for name, figure in figures.items()} == {"kills_wrong": 0, "kills_failed_starts": 0}
+
+
+def test_random_damage_gives_no_wrong_answer_and_no_crash(fast_path: Path) -> None:
+    figures = trials.flips(fast_path, 80, seed=int(time.time()))
+    assert {name: figure.value for name, figure in figures.items()} == {"flips_wrong": 0, "flips_crashes": 0}
+
+
+def test_the_trials_see_a_store_that_trusts_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the checksum not compared, damage would be served: the trials above are able to fail."""
+    monkeypatch.setattr(entry_module, "_checksum", lambda *_: 0)
+    trials._fill(tmp_path, 0, trials._ENTRIES)
+    for path in tmp_path.rglob("*.val"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with trials._store(tmp_path) as store:
+        assert trials._wrong(store) == trials._ENTRIES // 2
+
+
+def test_no_entry_is_served_when_any_field_differs(tmp_path: Path) -> None:
+    assert trials.leaks(tmp_path, 300, seed=0)["leaks"].value == 0
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("exploded"),)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("where", ["value", "file", "key"])
+def test_a_pickle_is_never_loaded(open_store: Opener, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bomb = pickle.dumps(Bomb())
+    store = open_store()
+    fill(store, 1)
+    if where == "value":
+        edit(open_store.folder, "UPDATE Cache SET mode = 4, filename = NULL, value = ?", bomb)
+    elif where == "file":
+        next(open_store.folder.rglob("*.val")).write_bytes(bomb)
+        edit(open_store.folder, "UPDATE Cache SET mode = 4")
+    else:
+        edit(open_store.folder, "INSERT INTO Cache (key, raw, mode, value) VALUES (?, 0, 4, ?)", bomb, bomb)
+    for user in (store, open_store()):
+        assert served(user, 1) == ([1] if where == "key" else [])
+        user.check(fix=where != "key")
+    store.purge()
+    assert not Path("exploded").exists()
+    pickle.loads(bomb)  # noqa: S301 (the bomb is live)
+    assert Path("exploded").exists()
+
+
+def test_a_row_that_names_another_valid_file_is_a_miss_and_the_file_stays(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1, 2)
+    edit(
+        open_store.folder,
+        "UPDATE Cache SET filename = (SELECT filename FROM Cache WHERE key = ?) WHERE key = ?",
+        bytes(key(2)),
+        bytes(key(1)),
+    )
+    assert served(store, 1, 2) == [2]
+    store.flush()
+    assert served(store, 1, 2) == [2]
+    assert counted(store, Event.CORRUPT) == 1, "the row was removed"
+    assert kinds(open_store) == [Fault.CORRUPT_ENTRY]
+
+
+@pytest.mark.parametrize("name", ["../../precious", "/{folder}/../precious", "ab/../../../precious", "precious\0.val"])
+def test_a_row_that_names_a_foreign_file_neither_reads_nor_removes_it(open_store: Opener, name: str) -> None:
+    precious = open_store.folder.parent / "precious"
+    precious.write_text("not the store's")
+    store = open_store()
+    fill(store, 1)
+    edit(open_store.folder, "UPDATE Cache SET filename = ?", name.format(folder=open_store.folder))
+    assert served(store, 1) == []
+    fill(store, 1)
+    edit(open_store.folder, "UPDATE Cache SET filename = ?", name.format(folder=open_store.folder))
+    store.put(key(1), state(1), TAG)
+    store.flush()
+    store.purge()
+    assert precious.read_text() == "not the store's"
+
+
+def test_a_fifo_or_a_link_in_a_values_place_hangs_nobody(open_store: Opener, tmp_path: Path) -> None:
+    store = open_store()
+    fill(store, 1, 2)
+    first, second = sorted(open_store.folder.rglob("*.val"))
+    shutil.copy(second, tmp_path / "elsewhere")
+    first.unlink()
+    os.mkfifo(first)
+    second.unlink()
+    second.symlink_to(tmp_path / "elsewhere")
+    start = time.monotonic()
+    assert served(store, 1, 2) == []
+    assert time.monotonic() - start < 1
+
+
+def test_a_value_that_went_is_a_miss(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    next(open_store.folder.rglob("*.val")).unlink()
+    assert served(store, 1) == []
+    fill(store, 1)
+    assert served(store, 1) == [1]
+    assert kinds(open_store) == []
+
+
+def test_an_older_format_is_a_miss_and_is_told_once(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store()
+    monkeypatch.setattr(entry_module, "FORMAT", 0)
+    fill(store, 1, 2)
+    monkeypatch.undo()
+    assert served(store, 1, 2) == []
+    assert counted(store, Event.OLD_FORMAT) == 2
+    assert kinds(open_store) == [Fault.OLD_FORMAT]
+    assert store.stats().faults == {Fault.OLD_FORMAT: 2}
+    fill(store, 1, 2)
+    assert served(store, 1, 2) == [1, 2]
+
+
+def test_a_row_cannot_prolong_an_entrys_life(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(time_to_live=5.0)
+    fill(store, 1)
+    edit(open_store.folder, "UPDATE Cache SET expire_time = 9e99")
+    later = time.time() + 6
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert served(store, 1) == []
+
+
+def foreign_database() -> bytes:
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE Cache (of, another, program)")
+    return database.serialize()
+
+
+BREAK: dict[str, Callable[[Path], object]] = {
+    "garbage": lambda index: index.write_bytes(b"no database" * 1_000),
+    "a directory": lambda index: (index.unlink(), index.mkdir()),
+    "gone": lambda index: index.unlink(),
+    "another program's": lambda index: index.write_bytes(foreign_database()),
+    "half": lambda index: os.truncate(index, index.stat().st_size // 2),
+}
+
+
+@pytest.mark.parametrize("harm", BREAK.values(), ids=BREAK.keys())
+def test_a_broken_index_is_left_behind_at_start(open_store: Opener, harm: Callable[[Path], object]) -> None:
+    store = open_store()
+    fill(store, *range(5))
+    store.close()
+    harm(open_store.folder / "generation-1" / "cache.db")
+    store = open_store()
+    assert served(store, *range(5)) in ([], list(range(5)))
+    fill(store, 6)
+    wait_until(lambda: fill(store, 6) or served(store, 6))
+    assert kinds(open_store) in ([], [Fault.CORRUPT_INDEX])
+    assert served(open_store(), 6) == [6]
+
+
+@pytest.mark.parametrize("harm", BREAK.values(), ids=BREAK.keys())
+def test_a_broken_index_is_left_behind_in_flight(open_store: Opener, harm: Callable[[Path], object]) -> None:
+    store, other = open_store(), open_store()
+    fill(store, *range(5))
+    assert served(other, 0) == [0]
+    harm(open_store.folder / "generation-1" / "cache.db")
+    served(store, *range(5))
+    wait_until(lambda: fill(store, 6) or (served(store, 6) and served(other, 6)))
+    assert set(kinds(open_store)) <= {Fault.CORRUPT_INDEX}
+
+
+def test_a_deleted_index_is_noticed_while_nothing_is_written(open_store: Opener) -> None:
+    open_store()
+    (open_store.folder / "generation-1" / "cache.db").unlink()
+    wait_until(lambda: generations(open_store.folder)[-1:] == ["generation-2"])
+    assert kinds(open_store) == [Fault.CORRUPT_INDEX]
+
+
+def test_what_is_left_behind_is_removed(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    edit(open_store.folder, "DROP TABLE Cache")
+    assert served(store, 1) == []
+    wait_until(lambda: generations(open_store.folder) == ["generation-2"])
+
+
+def test_a_deleted_folder_is_made_again(open_store: Opener) -> None:
+    store = open_store(memory_bytes=1 << 20)
+    fill(store, 1)
+    shutil.rmtree(open_store.folder)
+    wait_until(lambda: fill(store, 2) or served(open_store(), 2))
+    assert served(store, 1) == [], "who deletes the folder wants its content gone from memory too"
+
+
+def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
+    fill(open_store(), 1)
+    for content in (b"", b"\xff\xfe", b"[]", b'{"size_limit": 1}'):
+        (open_store.folder / "settings.json").write_bytes(content)
+        assert served(open_store(), 1) == [1]
+
+
+@contextlib.contextmanager
+def locked(folder: Path, how: str) -> Iterator[None]:
+    """Let another process hold a lock on the index."""
+    program = f"""
+import sqlite3, sys
+database = sqlite3.connect({str(folder / "generation-1" / "cache.db")!r}, isolation_level=None)
+for statement in {how!r}.split(";"):
+    database.execute(statement)
+print(flush=True)
+sys.stdin.read()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"\n"
+    yield
+    holder.communicate()
+
+
+def test_a_writer_that_hangs_delays_no_look_up(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        start = time.monotonic()
+        store.put(key(2), state(2), TAG)
+        assert served(store, 1) == [1]
+        assert time.monotonic() - start < 0.5
+        assert store.flush()
+        assert counted(store, Event.DROPPED) == 1
+    assert kinds(open_store) == [Fault.LOCKED]
+    fill(store, 2)
+    assert served(store, 1, 2) == [1, 2]
+
+
+def test_an_index_that_stays_locked_does_not_keep_the_store_from_starting(open_store: Opener) -> None:
+    fill(open_store(), 1)
+    open_store().close()
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        start = time.monotonic()
+        store = open_store(memory_bytes=1 << 20)
+        assert time.monotonic() - start < 3
+        assert not store.stats().disk_usable
+        store.put(key(2), state(2), TAG)
+        assert served(store, 1, 2) == [2]
+    assert set(kinds(open_store)) == {Fault.LOCKED}
+    wait_until(lambda: served(store, 1) == [1])
+
+
+def test_a_look_up_that_meets_a_lock_is_a_counted_miss(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(lock_timeout=0.05)
+    fill(store, 1)
+    real = store._disk._index.find  # type: ignore[union-attr]
+    busy = sqlite3.connect(open_store.folder / "busy", timeout=0, isolation_level=None)
+    other = sqlite3.connect(open_store.folder / "busy", timeout=0, isolation_level=None)
+    busy.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(store._disk._index, "find", lambda _: other.execute("SELECT * FROM sqlite_master"))
+    assert served(store, 1) == []
+    assert (counted(store, Event.TIMEOUT), counted(store, Event.MISS)) == (1, 1)
+    assert kinds(open_store) == [Fault.LOCKED]
+    monkeypatch.setattr(store._disk._index, "find", real)
+    assert served(store, 1) == [1]
+    busy.close()
+    other.close()
+
+
+def test_orphans_are_swept_in_the_background_and_young_files_are_not(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    value = next(open_store.folder.rglob("*.val"))
+    old, young = (value.with_name(f"{value.name[:67]}{mark * 12}.val") for mark in "0f")
+    for orphan in (old, young):
+        orphan.write_bytes(b"a value whose writer was killed before it wrote the row")
+    os.utime(old, (0, 0))
+    os.utime(value, (0, 0))
+    store._disk._sweep_part, store._disk._next_sweep = int(value.parent.name, 16), 0.0
+    wait_until(lambda: not old.exists())
+    assert young.exists()
+    assert served(store, 1) == [1], "an old value that has its row stays"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of a few megabytes; without the right to, there is nothing to test with."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill_up(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_a_full_disk_drops_writes_and_heals(open_store: Opener, small_disk: Path) -> None:
+    store = open_store(folder=small_disk / "cache")
+    fill(store, 0, 1)
+    filler = small_disk / "filler"
+    fill_up(filler)
+    for number in range(2, 60):
+        store.put(key(number), state(number, 30_000 if number % 2 else 500), TAG)
+    assert store.flush()
+    assert served(store, 0, 1) == [0, 1]
+    assert len(served(store, *range(2, 60))) < 20
+    assert counted(store, Event.DROPPED) > 30
+    assert kinds(open_store) == [Fault.DISK_FULL]
+    orphans = [path for path in small_disk.rglob("*.val") if path.stat().st_size != 60_192]
+    assert orphans == [], "what did not fit left no piece behind"
+    filler.unlink()
+    fill(store, 70)
+    assert served(store, 0, 1, 70) == [0, 1, 70]
+
+
+def test_a_disk_that_is_full_at_start_is_tried_again(open_store: Opener, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    fill_up(filler)
+    store = open_store(folder=small_disk / "cache", memory_bytes=1 << 20)
+    store.put(key(1), state(1), TAG)
+    assert served(store, 1) == [1], "memory serves"
+    assert set(kinds(open_store)) == {Fault.DISK_FULL}
+    filler.unlink()
+    wait_until(lambda: store.stats().disk_usable)
+    fill(store, 2)
+    assert served(open_store(folder=small_disk / "cache"), 2) == [2]
+
+
+def test_a_limit_on_file_sizes_drops_writes(open_store: Opener) -> None:
+    program = f"""
+import resource, sys
+import numpy as np
+from pathlib import Path
+from cache import *
+from tests.cache.helpers import TAG, key, state
+faults = []
+store = Store.open(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0, memory_bytes=0),
+                   lambda fault, _: faults.append(fault.value))
+store.put(key(1), state(1), TAG); assert store.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+store.put(key(2), state(2), TAG); assert store.flush()
+print(store.get(key(2)) is None, np.array_equal(store.get(key(1)), state(1)), faults)
+"""
+    assert run(program) == "True True ['disk_full']"
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_read_only_folder_serves_from_memory_and_is_told_once(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    store.close()
+    for path in [open_store.folder, *open_store.folder.rglob("*")]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+    parents = [parent for parent in open_store.folder.parents if parent.stat().st_mode & 0o001 == 0]
+    for parent in parents if os.geteuid() == 0 else []:
+        parent.chmod(parent.stat().st_mode | 0o001)  # so that an ordinary user comes this far
+    program = f"""
+import os
+import numpy as np
+from pathlib import Path
+from cache import *
+from tests.cache.helpers import TAG, key, state
+if os.geteuid() == 0:  # for whom nothing is read-only
+    os.setgid(65534); os.setuid(65534)
+faults = []
+store = Store.open(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0), lambda *fault: faults.append(fault[0].value))
+first = store.get(key(1))
+kept = store.put(key(2), state(2), TAG)
+served = np.array_equal(store.get(key(2)), state(2))
+store.close()
+print(first is None or np.array_equal(first, state(1)), kept, served, faults)
+"""
+    assert run(program) == "True False True ['read_only']"
+    for path in [open_store.folder, *open_store.folder.rglob("*")]:
+        path.chmod(0o700)
