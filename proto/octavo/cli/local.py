@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
@@ -19,14 +19,19 @@ STOP_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def local_server(model: str | None = None) -> Iterator[str]:
-    """The address of a server that runs until this context ends. Raises Unreachable when it does not start."""
+def local_server(
+    model: str | None = None, *, listen: str | None = None, arguments: Sequence[str] = ()
+) -> Iterator[str]:
+    """The address of a server that runs until this context ends; by default a socket in a private folder.
+
+    `arguments` are further ones of `octavo serve`. Raises Unreachable when it does not start.
+    """
     if not entry_points(group="octavo.commands", name="serve"):
         raise Unreachable("--local needs the server, and only the client is installed here: install octavo")
     with tempfile.TemporaryDirectory(prefix="octavo-") as folder, _terminated_as_exit():
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "octavo.cli", "serve", "--listen", f"unix:{folder}/socket"]
-        command += ["--set", "metrics.listen=", *(["--model", model] if model else [])]
+        command = [sys.executable, "-m", "octavo.cli", "serve", "--listen", listen or f"unix:{folder}/socket"]
+        command += ["--set", "metrics.listen=", *(["--model", model] if model else []), *arguments]
         with log.open("wb") as stderr:
             # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
             server = subprocess.Popen(  # noqa: S603
