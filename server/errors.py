@@ -8,7 +8,12 @@
     │   └── Malformed            the bytes are not the message they should be
     ├── UnknownModel
     ├── FingerprintMismatch
-    ├── Draining                 the server is stopping
+    ├── Unauthenticated          nobody that we know, or nobody at all
+    ├── PermissionDenied         known, but not allowed to do this
+    ├── Refused                  what was asked for is fine, the time for it is not
+    │   ├── RateLimited          the client has used up what its plan allows
+    │   ├── QueueFull            the server has more work than it can do in time
+    │   └── Draining             the server is stopping
     └── DeadlineExceeded
 
     StartError                   the server cannot start; one line for its owner
@@ -63,7 +68,45 @@ class FingerprintMismatch(CallError):
     """The caller demands vectors of another fingerprint than this call would give."""
 
 
-class Draining(CallError):
+class Unauthenticated(CallError):
+    """Credentials are missing or not valid. Which part of them is wrong is not told."""
+
+
+class PermissionDenied(CallError):
+    """The client is known, but its plan does not include this."""
+
+
+class Refused(CallError):
+    """Not now: the same call may be answered later.
+
+    Attributes:
+        retry_after: seconds until then; None: unknown.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateLimited(Refused):
+    """The client would get more than its plan allows; with no `retry_after`, at any time.
+
+    Attributes:
+        subject: whose quota it is, such as `client:acme`.
+        quota: which one, by the plan's setting, such as `tokens_per_minute`.
+    """
+
+    def __init__(self, message: str, retry_after: float | None, *, subject: str, quota: str) -> None:
+        super().__init__(message, retry_after)
+        self.subject = subject
+        self.quota = quota
+
+
+class QueueFull(Refused):
+    """The server has more work than it can do in time, whoever calls."""
+
+
+class Draining(Refused):
     """The server is stopping; another one, or this one a little later, will answer."""
 
 
