@@ -15,6 +15,9 @@ from encoder.errors import DamagedFileError, MissingFileError, RemoteCodeError, 
 
 Pooling = Literal["mean", "cls"]
 
+QUANTISED = "model.int8.safetensors"
+"""The one file of weights of a folder that `encoder.quantised` wrote."""
+
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls"}
 _LICENCES = (
@@ -91,6 +94,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of a folder, in order. Raises MissingFileError where there is none."""
     index = folder / "model.safetensors.index.json"
+    if (folder / QUANTISED).is_file() and not index.is_file() and not (folder / "model.safetensors").is_file():
+        return (folder / QUANTISED,)
     if index.is_file():
         shards = sorted(set(_json(index).get("weight_map", {}).values()))
         # A shard is a name inside the folder: an index must not reach outside of it.

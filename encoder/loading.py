@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
+from encoder import quantised
 from encoder.calibration import calibration_ids
-from encoder.errors import DamagedFileError
-from encoder.families import Architecture, architecture
-from encoder.folder import read_config
+from encoder.configuration import read_architecture
+from encoder.errors import SchemeError
 from encoder.model import Encoder
 from encoder.ops.select import choose
 from encoder.quantise import quantise
@@ -22,26 +21,18 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto") -> Encoder:
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
-    choice = choose(scheme, device, kernels)
-    checkpoint = Checkpoint(folder)
-    with torch.inference_mode():
+    eight = quantised.is_quantised(folder)
+    if eight and scheme not in {"auto", "int8"}:
+        raise SchemeError(f"{folder.name} holds 8-bit weights alone: scheme {scheme!r} needs the original")
+    choice = choose("int8" if eight else scheme, device, kernels)
+    # Weights are read outside of inference mode: what it makes may not be shared with code that is not in it.
+    with torch.no_grad():
         stack: EightStack | FloatingStack
-        if choice.operations is not None:
-            parts = quantise(checkpoint, shape, calibration_ids(folder, shape))
-            stack = EightStack(parts, shape, choice.operations, choice.device)
+        if choice.operations is None:
+            stack = FloatingStack(Checkpoint(folder), shape, _DTYPES[choice.scheme], choice.device)
+        elif eight:
+            stack = EightStack(quantised.read(folder, shape), shape, choice.operations, choice.device)
         else:
-            stack = FloatingStack(checkpoint, shape, _DTYPES[choice.scheme], choice.device)
+            parts = quantise(Checkpoint(folder), shape, calibration_ids(folder, shape))
+            stack = EightStack(parts, shape, choice.operations, choice.device)
     return Encoder(shape, stack, choice)
-
-
-def read_architecture(folder: Path) -> Architecture:
-    """A folder's architecture; transformers fills in what its configuration leaves out."""
-    config = read_config(folder)
-    if "model_type" not in config:
-        raise DamagedFileError(f"{folder.name}: config.json names no model_type")
-    try:
-        filled = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).to_dict()
-    except (ValueError, TypeError, OSError) as error:
-        architecture(config)  # says what is wrong in our own words, where we can
-        raise DamagedFileError(f"{folder.name}: config.json does not make sense to transformers") from error
-    return architecture(filled)

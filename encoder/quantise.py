@@ -30,7 +30,7 @@ SIGNED = 128
 """Zero point of rows of either sign."""
 POSITIVE = 28
 """Zero point of an activation's rows."""
-_BLOCK = 64
+_BLOCK = 32
 """Inputs rounded before what they lost is carried to all that follow."""
 
 
@@ -117,7 +117,7 @@ def quantise(
     """
     embeddings = read_embeddings(checkpoint, shape, torch.Tensor.float)
     words, scale = quantise_rows(embeddings.words)
-    yield QuantisedEmbeddings(words, scale, embeddings.positions.bfloat16(), embeddings.norm)
+    yield QuantisedEmbeddings(words, scale, embeddings.positions.bfloat16(), _own(embeddings.norm))
     states = [embeddings.norm(embeddings.words[ids] + embeddings.positions[: len(ids)]) for ids in texts]
     for index in range(shape.layers):
         layer = read_layer(checkpoint, shape, index, torch.Tensor.float)
@@ -126,7 +126,12 @@ def quantise(
             inputs, states = _climb(layer, shape, states)
             linears = (layer.qkv, layer.mix, layer.up, layer.down)
             qkv, mix, up, down = (_quantise_linear(linear, x) for linear, x in zip(linears, inputs, strict=True))
-        yield QuantisedLayer(qkv, mix, layer.mix_norm, up, down, layer.down_norm)
+        yield QuantisedLayer(qkv, mix, _own(layer.mix_norm), up, down, _own(layer.down_norm))
+
+
+def _own(norm: Norm) -> Norm:
+    """A copy, so that the original's file need not stay mapped."""
+    return Norm(norm.weight.clone(), norm.bias.clone(), norm.eps)
 
 
 def _climb(layer: Layer, shape: Architecture, states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -163,11 +168,12 @@ def _round(weight: Tensor, scale: Tensor, x: Tensor, columns: Tensor) -> Tensor:
     """
     inputs = torch.ones(x.shape[1], dtype=torch.bool)
     inputs[columns] = False
-    reads = (x[:, inputs] - x[:, inputs].mean(0)).double()
+    reads = x[:, inputs] - x[:, inputs].mean(0)
     covariance = reads.t() @ reads / len(reads)
     covariance.diagonal().add_(covariance.diagonal().mean().clamp_min(1e-12))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    spread = torch.linalg.cholesky(inverse, upper=True).float()
+    # The upper Cholesky factor of the covariance's inverse is the inverse of its factor from the last input back.
+    factor = torch.linalg.cholesky(covariance.flip(0, 1))
+    spread = torch.linalg.solve_triangular(factor, torch.eye(len(factor)), upper=False).flip(0, 1)
     # Inputs are rows from here on, so that one of them lies together.
     left, steps = weight[:, inputs].t().contiguous(), torch.where(scale > 0, scale, 1)
     rounded = torch.empty_like(left)

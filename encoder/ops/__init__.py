@@ -108,7 +108,7 @@ class Operations(Protocol):
 
     @property
     def name(self) -> str:
-        """For people and for fingerprints: which kernels, on which instruction set, a digest of their source if ours."""
+        """For people and for fingerprints: which kernels, which instruction set, a digest of their source if ours."""
         ...
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The operations on CUDA: bitsandbytes' 8-bit products, PyTorch's varlen and flex attention, the reference for the rest.
+"""The operations on CUDA: bitsandbytes' 8-bit products, PyTorch's varlen and flex attention, the reference else.
 
 Here the promise of the seam is weaker: products are exact, but attention may change with the batch within rounding, and
 what is served is what was stored.
@@ -7,7 +7,7 @@ what is served is what was stored.
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bitsandbytes.functional import int8_linear_matmul
@@ -44,8 +44,8 @@ def _whole(split: Tensor, lengths: Sequence[int]) -> Tensor:
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=split.device)
     longest = max(lengths)
     queries, keys, values = split.unbind(1)
-    context: Tensor = varlen_attn(queries, keys, values, bounds, bounds, longest, longest)
-    return context
+    context = varlen_attn(queries, keys, values, bounds, bounds, longest, longest)
+    return cast("Tensor", context)
 
 
 def windowed(split: Tensor, lengths: Sequence[int], window: int, flex: Callable[..., Any]) -> Tensor:

@@ -1,0 +1,26 @@
+"""A folder's architecture, through transformers' configuration classes."""
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from encoder.errors import DamagedFileError
+from encoder.families import Architecture, architecture
+from encoder.folder import read_config
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Read a folder's architecture; transformers fills in what its configuration leaves out.
+
+    Raises:
+        FolderError: as `encoder.folder.read_config` and `encoder.families.architecture` do.
+    """
+    config = read_config(folder)
+    if "model_type" not in config:
+        raise DamagedFileError(f"{folder.name}: config.json names no model_type")
+    try:
+        filled = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).to_dict()
+    except (ValueError, TypeError, OSError) as error:
+        architecture(config)  # says what is wrong in our own words, where we can
+        raise DamagedFileError(f"{folder.name}: config.json does not make sense to transformers") from error
+    return architecture(filled)

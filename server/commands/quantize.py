@@ -1,0 +1,36 @@
+"""`octavo models quantize`."""
+
+from pathlib import Path
+
+import click
+
+from encoder.errors import EncoderError
+from server.commands.options import FAILURE, fail
+from server.settings import ModelSettings
+
+
+@click.command()
+@click.argument("model", metavar="NAME|FOLDER")
+@click.argument("out", metavar="FOLDER", type=click.Path(path_type=Path))
+def quantize(model: str, out: Path) -> None:
+    r"""Write a model in 8 bits, a quarter of the size, to a folder of its own.
+
+    The server quantises a model at each start, which takes seconds to minutes; from such a folder it starts at once
+    and gives the same bits. The folder serves in 8 bits only. MODEL is a folder (with a slash in
+    it) or the name of a fetched model.
+
+    \b
+    octavo models quantize all-MiniLM-L6-v2 ./minilm-int8
+    octavo serve --model ./minilm-int8
+
+    Exits with 1 where the model cannot be read or the folder exists.
+    """
+    from encoder import quantised  # noqa: PLC0415 - loads torch
+
+    folder = ModelSettings(path=model).folder
+    try:
+        quantised.save(folder, out)
+    except (EncoderError, OSError) as error:
+        fail(FAILURE, str(error))
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    click.echo(f"{out}: {size / 1e6:,.0f} MB of weights in 8 bits")
