@@ -12,7 +12,8 @@ from cache import Key
 from server.calls import Call
 from server.errors import CallError
 from server.metrics import Metrics
-from server.scheduler import Priority, Scheduler
+from server.priority import Priority
+from server.scheduler import Scheduler
 from server.shelf import Parts
 from server.work import Work
 

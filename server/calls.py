@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chunking import Cutting, Segment
 from server.clients import Client
-from server.scheduler import Priority
+from server.priority import Priority
 from server.shelf import CacheMode
 from server.tasks import EmbedTask
 from server.work import Computed, Head

@@ -1,23 +1,17 @@
-"""The queue of segments before the machine: first in, first out."""
+"""The queue of segments before the machine: fair between clients, interactive before bulk."""
 
 import asyncio
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import Enum
 
+from server.backlog import Backlog
 from server.clients import Client
 from server.errors import DeadlineExceeded
+from server.fairness import FairQueue
 from server.metrics import Metrics
+from server.priority import Priority
 from server.work import Computed, Work
-
-
-class Priority(Enum):
-    """Which class of the queue a segment waits in."""
-
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +23,12 @@ class _Waiting:
     queued: float
     future: asyncio.Future[Computed]
 
+    def is_dead(self) -> bool:
+        """Whether nobody waits for it any more, or not in time: its caller is told so."""
+        if not self.future.done() and self.deadline <= time.monotonic():
+            self.future.set_exception(DeadlineExceeded("the deadline passed while segments were waiting"))
+        return self.future.done()
+
 
 class Scheduler:
     """Hands waiting segments to the streams, a thread each.
@@ -38,10 +38,11 @@ class Scheduler:
     """
 
     def __init__(self, streams: int, threads: int, metrics: Metrics) -> None:
+        self.backlog = Backlog(threads)
         self._streams = streams
         self._threads = threads
         self._metrics = metrics
-        self._waiting: deque[_Waiting] = deque()
+        self._queues = {priority: FairQueue(_Waiting.is_dead) for priority in Priority}  # in the order of service
         self._wake = asyncio.Condition()
         self._busy = 0
         self._executor = ThreadPoolExecutor(streams, thread_name_prefix="stream")
@@ -56,8 +57,9 @@ class Scheduler:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for item in self._waiting:
-            item.future.cancel()
+        for queue in self._queues.values():
+            for item in queue.drain():
+                item.future.cancel()
         self._executor.shutdown(wait=True)
 
     async def submit(self, work: Work, client: Client, priority: Priority, deadline: float) -> Computed:
@@ -75,57 +77,56 @@ class Scheduler:
         future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
         item = _Waiting(work, client, priority, deadline, time.monotonic(), future)
         async with self._wake:
-            self._waiting.append(item)
-            self._metrics.queue_depth.set(len(self._waiting))
+            self._queues[priority].push(client.name, client.plan.weight, len(work.ids), item)
             self._wake.notify()
         return await future
 
     async def _stream(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             async with self._wake:
-                await self._wake.wait_for(lambda: bool(self._waiting))
+                await self._wake.wait_for(self._next)
                 batch = self._take()
-            if not batch:
-                continue
-            alone = not self._waiting and not self._busy
-            self._busy += 1
-            try:
-                works = [item.work for item in batch]
-                threads = self._threads if alone else 1
-                done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
-                for item, computed in zip(batch, done, strict=True):
-                    self._metrics.queue_wait.observe(computed.started - item.queued)
-                    if not item.future.done():
-                        item.future.set_result(replace(computed, queued=item.queued))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
-            finally:
-                self._busy -= 1
-                for item in batch:
-                    item.future.cancel()  # of those without an answer: the stream is being closed
+                alone = not self._busy and self._next() is None
+            await self._run(batch, self._threads if alone else 1)
+
+    async def _run(self, batch: list[_Waiting], threads: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._busy += 1
+        try:
+            works = [item.work for item in batch]
+            done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
+            self.backlog.observe(
+                sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads
+            )
+            for item, computed in zip(batch, done, strict=True):
+                self._metrics.queue_wait.observe(computed.started - item.queued)
+                if not item.future.done():
+                    item.future.set_result(replace(computed, queued=item.queued))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            for item in batch:
+                if not item.future.done():
+                    item.future.set_exception(error)
+        finally:
+            self._busy -= 1
+            for item in batch:
+                item.future.cancel()  # of those without an answer: the stream is being closed
+
+    def _next(self) -> _Waiting | None:
+        """The segment whose turn it is."""
+        waiting = (queue.peek() for queue in self._queues.values())
+        return next((item for item in waiting if item is not None), None)
 
     def _take(self) -> list[_Waiting]:
         """The next segments that may share a run: same model, window and layers, together within the token budget."""
         batch: list[_Waiting] = []
-        room = 0
-        now = time.monotonic()
-        while self._waiting:
-            item = self._waiting[0]
-            if item.future.done() or item.deadline <= now:
-                self._waiting.popleft()
-                if not item.future.done():
-                    item.future.set_exception(DeadlineExceeded("the deadline passed while segments were waiting"))
-                continue
-            if not batch:
-                room = item.work.runner.batch_tokens
-            elif not _same_run(batch[0].work, item.work) or len(item.work.ids) > room:
+        tokens = 0
+        while (item := self._next()) is not None:
+            tokens += len(item.work.ids)
+            if batch and (not _same_run(batch[0].work, item.work) or tokens > item.work.runner.batch_tokens):
                 break
-            room -= len(item.work.ids)
-            batch.append(self._waiting.popleft())
-        self._metrics.queue_depth.set(len(self._waiting))
+            self._queues[item.priority].pop()
+            batch.append(item)
+        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()))
         return batch
 
 

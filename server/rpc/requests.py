@@ -14,7 +14,7 @@ from server.calls import Call
 from server.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.models import Catalogue, ServedModel, window_of
-from server.scheduler import Priority
+from server.priority import Priority
 from server.shelf import CacheMode
 from server.tasks import EmbedTask
 from server.tasks.embed import DataTypeName

@@ -1,0 +1,105 @@
+"""How much the machine has been promised, and when it will be done with it: early refusals come from here.
+
+A call that would miss its deadline in the queue is told so at once, with the time to come back, before it costs
+anything: under overload the machine then works for calls that will be answered in time.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from server.clients import Client
+from server.errors import QueueFull
+from server.priority import Priority
+
+SMOOTHING = 0.05  # weight of a run in the estimate of the machine's speed
+CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
+
+
+class Claim:
+    """What one call has been promised and has not got yet, in tokens to compute."""
+
+    def __init__(self, backlog: "Backlog", client: Client, priority: Priority) -> None:
+        self._backlog = backlog
+        self._client = client
+        self._priority = priority
+        self._tokens = 0
+
+    def grow(self, tokens: int) -> None:
+        """Promise more."""
+        self._tokens += tokens
+        self._backlog.change(self._client, self._priority, tokens)
+
+    def settle(self, tokens: int) -> None:
+        """So much was computed, or will not be."""
+        tokens = min(tokens, self._tokens)
+        self._tokens -= tokens
+        self._backlog.change(self._client, self._priority, -tokens)
+
+    def close(self) -> None:
+        """Nothing more will be computed for this call."""
+        self.settle(self._tokens)
+
+
+class Backlog:
+    """The sum of all claims, and the speed at which the machine works them off."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._tokens = {priority: Counter[str]() for priority in Priority}  # by client; no client without tokens
+        self._weights: dict[str, float] = {}
+        self._speed: float | None = None  # tokens a second and thread
+
+    @contextmanager
+    def claim(self, client: Client, priority: Priority) -> Iterator[Claim]:
+        """Keep a call's claim while it lasts."""
+        claim = Claim(self, client, priority)
+        try:
+            yield claim
+        finally:
+            claim.close()
+
+    def check(self, client: Client, priority: Priority, tokens: int, deadline: float) -> None:
+        """Refuse a call that cannot be computed by its deadline.
+
+        Raises:
+            QueueFull: it would have to wait too long; says when the queue will be short enough.
+        """
+        left = deadline - time.monotonic()
+        seconds = self.seconds_until_done(client, priority, tokens)
+        if tokens and seconds > left:
+            raise QueueFull(
+                f"the queue holds about {seconds:.1f} s of work before this call, which has {left:.1f} s left",
+                retry_after=max(0.05, seconds - left),
+            )
+
+    def seconds_until_done(self, client: Client, priority: Priority, tokens: int) -> float:
+        """About how long until so many more tokens of a client would be computed.
+
+        Under fair queueing nobody waits for more than everything in his class and before it, nor for more than the
+        others' shares of the machine while his own work is worked off.
+        """
+        if self._speed is None:
+            return 0.0
+        before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
+        waiting = self._tokens[priority]
+        others = sum(self._weights[name] for name in waiting if name != client.name)
+        own = (waiting[client.name] + tokens) * (others + client.plan.weight) / client.plan.weight
+        ahead = before + min(waiting.total() + tokens, own)
+        return CAUTION * ahead / (self._speed * self._threads)
+
+    def observe(self, tokens: int, seconds: float, threads: int) -> None:
+        """Learn from a run how fast the machine is."""
+        speed = tokens / (max(seconds, 1e-6) * threads)
+        self._speed = speed if self._speed is None else self._speed + SMOOTHING * (speed - self._speed)
+
+    def change(self, client: Client, priority: Priority, tokens: int) -> None:
+        """Add to a client's share of the backlog, or take from it."""
+        waiting = self._tokens[priority]
+        waiting[client.name] += tokens
+        self._weights[client.name] = client.plan.weight
+        if not waiting[client.name]:
+            del waiting[client.name]
+            if not any(client.name in tokens for tokens in self._tokens.values()):
+                del self._weights[client.name]
