@@ -45,7 +45,7 @@ DTYPES = frozenset(f"<{code}" for code in ("f2", "f4", "f8", "i2", "i4", "i8", "
 }
 _HEAD = struct.Struct(f"<4sHBx8s{MAX_DIMENSIONS}Qdd{1 + DIGEST_BYTES}s{TAG_BYTES}s54x")
 _CHECKSUM = struct.Struct("<Q")
-assert _HEAD.size + _CHECKSUM.size == HEADER_BYTES  # noqa: S101 (the layout above, not input)
+assert _HEAD.size + _CHECKSUM.size == HEADER_BYTES  # the layout above
 
 
 @dataclass(frozen=True, slots=True, eq=False)

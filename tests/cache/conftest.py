@@ -3,8 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cache import CacheSettings, Fault, Store
 
+from cache import CacheSettings, Fault, Store
 from tests.cache.helpers import Opener
 
 

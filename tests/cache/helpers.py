@@ -2,8 +2,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from cache import Fault, Key, Kind, Store, Tag
 from numpy.typing import NDArray
+
+from cache import Fault, Key, Kind, Store, Tag
 
 TAG = Tag("tenant", "model", b"document".ljust(16))
 

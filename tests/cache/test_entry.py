@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from cache import Key, Kind
 from cache import entry as entry_module
 from cache.entry import DTYPES, HEADER_BYTES, Array, Entry, check_storable, decode, encode

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from cache.key import Kind
 from cache.ledger import EVERYTHING, KEPT, Ledger
 from cache.tag import RECORD_BYTES, Selector

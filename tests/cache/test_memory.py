@@ -1,7 +1,7 @@
 import threading
 
 import numpy as np
-from cache import Key
+
 from cache.entry import HEADER_BYTES, Entry
 from cache.key import Kind
 from cache.memory import Memory
@@ -74,6 +74,5 @@ def test_threads_do_not_break_the_sums() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    keys: list[Key] = [key(n) for n in range(40)]
-    held = [array for array in memory.get_many(keys, 0.0) if array is not None]
+    held = present(memory, range(40))
     assert memory.size() == (len(held), len(held) * SIZE) == (10, 10 * SIZE)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cache import Event, Kind, SettingsConflictError, Store
 
+from cache import Event, Kind, SettingsConflictError, Store
 from tests.cache.helpers import TAG, Opener, key, state
 
 PRELUDE = """
@@ -33,7 +33,10 @@ class Other:
 
     def __init__(self, folder: Path, program: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", PRELUDE + program, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def told(self) -> str:
@@ -92,7 +95,8 @@ for number in range(6):
 store.flush()
 tell(sum(array is not None for array in store.get_many([key(number) for number in range(6)])))
 told()
-tell(*(number for number in range(6) if store.get(key(number)) is not None), store.stats().events[Event.MEMORY_HIT, Kind.STATE])
+left = [number for number in range(6) if store.get(key(number)) is not None]
+tell(*left, store.stats().events[Event.MEMORY_HIT, Kind.STATE])
 told()
 import time
 time.sleep(1)

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from cache import SecretError, default_secret_path, load_secret
 
 

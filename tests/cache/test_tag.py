@@ -2,10 +2,11 @@ import sqlite3
 from typing import Any
 
 import pytest
-from cache import Kind, Tag
-from cache.tag import RECORD_BYTES, TAG_BYTES, Selector, name_digest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cache import Kind, Tag
+from cache.tag import RECORD_BYTES, TAG_BYTES, Selector, name_digest
 
 names = st.sampled_from(["acme", "zeta"])
 documents = st.sampled_from([bytes(16), b"\0\1" * 8])

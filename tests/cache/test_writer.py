@@ -3,12 +3,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from cache.entry import Entry
 from cache.index import Row
 from cache.key import Kind
 from cache.tag import Selector
 from cache.writer import Forget, Job, Write, Writer
-
 from tests.cache.helpers import TAG, key, state
 
 
