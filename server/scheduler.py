@@ -78,6 +78,7 @@ class Scheduler:
         item = _Waiting(work, client, priority, deadline, time.monotonic(), future)
         async with self._wake:
             self._queues[priority].push(client.name, client.plan.weight, len(work.ids), item)
+            self._measure()  # not in the runs alone: a machine that hangs must be seen
             self._wake.notify()
         return await future
 
@@ -95,9 +96,7 @@ class Scheduler:
         try:
             works = [item.work for item in batch]
             done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
-            self.backlog.observe(
-                sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads
-            )
+            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
             for item, computed in zip(batch, done, strict=True):
                 self._metrics.queue_wait.observe(computed.started - item.queued)
                 if not item.future.done():
@@ -126,8 +125,11 @@ class Scheduler:
                 break
             self._queues[item.priority].pop()
             batch.append(item)
-        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()))
+        self._measure()
         return batch
+
+    def _measure(self) -> None:
+        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()))
 
 
 def _same_run(one: Work, other: Work) -> bool:
