@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -90,6 +90,9 @@ class Configuration:
             elif here == ("models",):
                 for index, model in enumerate(value):
                     yield from self._values((*here, index), model)
+            elif isinstance(value, dict):
+                for name, table in value.items():
+                    yield from self._values((*here, name), table)
             else:
                 given = key in section.model_fields_set
                 yield Leaf(here, value, _origin(here, self.leaves) if given else DEFAULT)
@@ -160,7 +163,7 @@ def _read_file(file: Path | None, environ: Mapping[str, str], faults: list[Fault
 
 
 def _flatten(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Leaf]:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:  # an empty table says that there is one: a client with defaults alone
         for key, child in value.items():
             yield from _flatten((*path, key), child, origin)
     else:
@@ -214,7 +217,7 @@ def _overlay(leaves: Iterable[Leaf], faults: list[Fault]) -> dict[str, Any]:
                 faults.append(Fault(dotted(leaf.path), f"{parent} is no table here; set it as a whole", leaf.origin))
                 break
         else:
-            table[leaf.path[-1]] = leaf.value
+            table[leaf.path[-1]] = table.get(leaf.path[-1], {}) if leaf.value == {} else leaf.value
     return tree
 
 
@@ -239,6 +242,7 @@ def _fault(details: ErrorDetails, leaves: Sequence[Leaf]) -> Fault:
             message = "must be a list"
         case _:
             message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    path = path[:-1] if path[-1:] == ("[key]",) else path  # pydantic's way to say that a table's name is wrong
     return Fault(dotted(path), message, _origin(path, leaves))
 
 
@@ -257,7 +261,8 @@ def _suggestion(path: tuple[str | int, ...]) -> str:
 def _keys(path: tuple[str | int, ...]) -> list[str]:
     section: Any = Settings
     for key in path:
-        if isinstance(key, str):
-            annotation = section.model_fields[key].annotation
-            section = next(iter(get_args(annotation)), annotation)
+        if get_origin(section) in {tuple, dict}:  # a list's table, by number, or one of a dictionary, by name
+            section = next(each for each in get_args(section) if isinstance(each, type))
+        else:
+            section = section.model_fields[str(key)].annotation
     return list(section.model_fields)

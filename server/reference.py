@@ -39,7 +39,7 @@ def renewed(page: str, table: str) -> str:
 
 def _tables(schema: dict[str, Any]) -> Iterator[str]:
     for name, field in schema["properties"].items():
-        yield from _table(f"[{name}]" if "$ref" in field else f"[[{name}]]", _resolve(schema, field), schema)
+        yield from _table(_title(name, field), _resolve(schema, field), schema)
 
 
 def _table(title: str, section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
@@ -58,7 +58,15 @@ def _table(title: str, section: dict[str, Any], schema: dict[str, Any]) -> Itera
         yield from _table(f"[{title.strip('[]')}.{name}]", _resolve(schema, field), schema)
 
 
+def _title(name: str, field: dict[str, Any]) -> str:
+    if "patternProperties" in field:
+        return f"[{name}.NAME]"
+    return f"[{name}]" if "$ref" in field else f"[[{name}]]"
+
+
 def _resolve(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
+    if "patternProperties" in field:
+        (field,) = field["patternProperties"].values()
     reference = field.get("$ref") or field["items"]["$ref"]
     resolved: dict[str, Any] = schema["$defs"][reference.rpartition("/")[2]]
     return resolved

@@ -15,10 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from server.identity_keys import Key
 
 UNIX = "unix:"
 MAX_PORT = 65535
@@ -64,12 +67,31 @@ def _check_local(address: str, allowed_by: str, info: ValidationInfo) -> None:
         )
 
 
+def _check_key(text: str) -> str:
+    Key.parse(text)
+    return text
+
+
+class StorageUrl(SecretStr):
+    """Where something is stored: shown without the password that its URL may hold."""
+
+    def _display(self) -> str:
+        return re.sub(r"//[^@/]*@", "//***@", self.get_secret_value())
+
+
+def _check_storage(storage: StorageUrl) -> StorageUrl:
+    if not re.fullmatch(r"memory|rediss?://\S+|redis\+unix:///\S+", storage.get_secret_value()):
+        raise ValueError("write memory, redis://host:port/db, rediss://host:port/db or redis+unix:///path?db=0")
+    return storage
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
 MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]  # gRPC counts in int32; 1 MiB for the rest
 Count = Annotated[int, Field(ge=1)]
 CountOrAuto = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # of what a table is called: lower case, no dots
 # Half width in tokens. "none" reads better in a file than 0 does.
 Window = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value == "none" else value)]
 
@@ -81,10 +103,29 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """The gRPC listener and the bounds of a call."""
+    """The gRPC listener, whom it lets in, and the bounds of a call."""
 
+    tls_certificate: Folder | None = Field(
+        default=None,
+        description="File with the server's certificate chain in PEM. With it and `tls_key` all addresses but unix "
+        "sockets speak TLS, and `listen` may name any.",
+    )
+    tls_key: Folder | None = Field(default=None, description="File with the certificate's private key in PEM.")
     allow_plaintext_remote: bool = Field(
         default=False, description="Let `server.listen` name addresses that other machines reach, without encryption."
+    )
+    allow_plaintext_credentials: bool = Field(
+        default=False, description="Take credentials that came from another machine without encryption."
+    )
+    allow_anonymous_remote: bool = Field(
+        default=False,
+        description="Let other machines call without credentials, as loopback and unix sockets always may unless "
+        "`clients.anonymous.disabled` is set.",
+    )
+    keys_file: Folder | None = Field(
+        default=None,
+        description="Clients' keys, as `octavo keys` keeps them; changes apply within a second. "
+        "Unset: `$XDG_STATE_HOME/octavo/keys.json`.",
     )
     listen: tuple[Address, ...] = Field(
         default=("127.0.0.1:50051",),
@@ -115,8 +156,15 @@ class ServerSettings(Section):
         if not listen:
             raise ValueError("name at least one address")
         for address in listen:
-            _check_local(address, "allow_plaintext_remote", info)
+            if not info.data.get("tls_certificate"):
+                _check_local(address, "allow_plaintext_remote", info)
         return listen
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
 
 
 class SegmentationSettings(Section):
@@ -276,11 +324,80 @@ class LogSettings(Section):
     )
 
 
+class PlanSettings(Section):
+    """What each client of a plan may have; two plans exist without being named: `default` and `anonymous`."""
+
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Share of a busy machine that a client gets, relative to others' weights.",
+    )
+    tokens_per_minute: Annotated[int, Field(ge=1000)] | None = Field(
+        default=None,
+        description="Most processed tokens in any 60 seconds, cached ones at `limits.cached_token_price`; unset: all.",
+    )
+    requests_per_second: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
+        default=None, description="Most calls begun a second; 0.1: one in ten seconds; unset: all."
+    )
+    max_concurrent: Count | None = Field(
+        default=None, description="Most calls of a client that are being answered; unset: all."
+    )
+    max_bytes_in_flight: Count | None = Field(
+        default=None, description="Most bytes of a client's requests that are being answered; unset: all."
+    )
+    priority: Literal["interactive", "bulk"] = Field(
+        default="interactive", description="The best class that its clients may ask for."
+    )
+    models: tuple[str, ...] = Field(default=(), description="Models that its clients may use; empty: all.")
+
+
+class ClientSettings(Section):
+    """Who may call. `anonymous` is whoever shows no credentials; it exists without being named."""
+
+    tenant: Name | None = Field(
+        default=None,
+        description="Whose cached entries and digests the client shares; unset: nobody's, a tenant of its own name.",
+    )
+    plan: Name | None = Field(
+        default=None, description="What it may have; unset: the plan `default`, of `anonymous` the plan `anonymous`."
+    )
+    keys: tuple[Annotated[str, AfterValidator(_check_key)], ...] = Field(
+        default=(), description="Digests of keys, as `octavo keys add --inline` prints them, beside those of the file."
+    )
+    disabled: bool = Field(default=False, description="Refuse it as if its keys did not exist.")
+
+
+class LimitSettings(Section):
+    """How limits are counted, and the bounds that all clients share."""
+
+    storage: Annotated[StorageUrl, AfterValidator(_check_storage)] = Field(
+        default=StorageUrl("memory"),
+        description="Where tokens and requests are counted: `memory`, or `redis://…` (`rediss://…`, "
+        "`redis+unix:///path`) when several servers share their clients' limits.",
+        json_schema_extra={"default": "memory"},
+    )
+    when_storage_fails: Literal["open", "closed"] = Field(
+        default="open",
+        description="`open`: this server counts alone until Redis is back; `closed`: limited clients are refused.",
+    )
+    cached_token_price: float = Field(
+        default=0.02, gt=0, le=1, description="What a token costs for which no layer ran, in tokens."
+    )
+    max_concurrent: Count = Field(default=1024, description="Most calls of all clients that are being answered.")
+    max_bytes_in_flight: Count = Field(
+        default=256 << 20, description="Most bytes of all clients' requests that are being answered."
+    )
+
+
 class Settings(Section):
     """All settings of a server."""
 
     server: ServerSettings = Field(default_factory=ServerSettings)
     models: tuple[ModelSettings, ...] = (ModelSettings(path="all-MiniLM-L6-v2"),)
+    plans: dict[Name, PlanSettings] = Field(default_factory=dict)
+    clients: dict[Name, ClientSettings] = Field(default_factory=dict)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
     compute: ComputeSettings = Field(default_factory=ComputeSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -295,3 +412,25 @@ class Settings(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are called {twice[0]!r}; give one of them another name")
         return models
+
+    @field_validator("plans")
+    @classmethod
+    def _plans_name_models(cls, plans: dict[str, PlanSettings], info: ValidationInfo) -> dict[str, PlanSettings]:
+        served = {model.served_name for model in info.data.get("models", ())}
+        for name, plan in plans.items():
+            if served and (unknown := sorted({*plan.models} - served)):
+                raise ValueError(f"{name}.models: no model is called {unknown[0]!r}; there are {', '.join(served)}")
+        return plans
+
+    @field_validator("clients")
+    @classmethod
+    def _clients_name_plans(cls, clients: dict[str, ClientSettings], info: ValidationInfo) -> dict[str, ClientSettings]:
+        plans = {"default", "anonymous", *info.data.get("plans", ())}
+        for name, client in clients.items():
+            if "plans" in info.data and client.plan and client.plan not in plans:
+                raise ValueError(
+                    f"{name}.plan: no plan is called {client.plan!r}; there are {', '.join(sorted(plans))}"
+                )
+            if name == "anonymous" and client.keys:
+                raise ValueError("anonymous.keys: whoever shows a key is not anonymous")
+        return clients

@@ -220,3 +220,56 @@ def test_the_document_s_example_is_a_file(write_file: WriteFile) -> None:
     page = (DOCS / "configuration.md").read_text("utf-8")
     found = load(write_file(page.partition("```toml\n")[2].partition("```")[0]))
     assert [model.served_name for model in found.settings.models] == ["all-MiniLM-L6-v2", "e5"]
+
+
+ACCESS = """
+[plans.free]
+tokens_per_minute = 5000
+[clients.acme]
+[clients.globex]
+plan = "free"
+"""
+
+
+def test_plans_and_clients_are_tables_by_name(write_file: WriteFile) -> None:
+    file = write_file(ACCESS)
+    found = load(file, environ={"OCTAVO_PLANS__FREE__WEIGHT": "2"})
+    assert found.settings.plans["free"].weight == 2
+    assert found.settings.clients.keys() == {"acme", "globex"}, "an empty table is one"
+    told = origins(found)
+    assert told["plans.free.weight"] == "environment OCTAVO_PLANS__FREE__WEIGHT"
+    assert told["plans.free.tokens_per_minute"] == told["clients.globex.plan"] == f"file {file}"
+    assert told["clients.acme.plan"] == told["plans.free.priority"] == "default"
+
+
+def test_faults_of_plans_and_clients_are_named(write_file: WriteFile) -> None:
+    wrong = """
+    [plans.free]
+    weigth = 1
+    models = ["gpt"]
+    [plans.Gold]
+    [clients.acme]
+    keys = ["hunter2"]
+    """
+    told = "\n".join(faults(write_file(wrong)))
+    assert "plans.free.weigth: unknown setting; did you mean plans.free.weight?" in told
+    assert "plans.Gold: " in told
+    assert "clients.acme.keys[0]: a key's record is ID:SALT:DIGEST" in told
+    assert "hunter2" not in told
+    assert "free.models: no model is called 'gpt'" in faults(write_file('[plans.free]\nmodels = ["gpt"]'))[0]
+    assert "acme.plan: no plan is called 'gold'" in faults(write_file('[clients.acme]\nplan = "gold"'))[0]
+
+
+def test_a_storage_s_password_is_not_shown() -> None:
+    settings = load(None, [assignment("limits.storage=redis://u:hunter2@h:6379/0")]).settings
+    assert str(settings.limits.storage) == "redis://***@h:6379/0"
+    assert "hunter2" not in repr(settings)
+    assert settings.limits.storage.get_secret_value() == "redis://u:hunter2@h:6379/0"
+    assert "write memory, redis://" in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
+    assert "hunter2" not in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
+
+
+def test_with_a_certificate_other_machines_may_be_let_in() -> None:
+    flags = [flag("server.listen", ["0.0.0.0:1"], "--listen"), assignment("server.tls_certificate=c.pem")]
+    assert load(None, [*flags, assignment("server.tls_key=k.pem")]).settings.server.listen == ("0.0.0.0:1",)
+    assert "go together" in faults(None, tuple(flags))[0]

@@ -1,0 +1,182 @@
+"""Keys that clients authenticate with: their records, and the file in which `octavo keys` keeps them.
+
+A key is `oct_ID_SECRET`: the id finds the record, the secret is 256 random bits. A record holds its salted BLAKE2b
+digest. A slow hash such as scrypt is for what people think up; 2²⁵⁶ secrets cannot be tried whatever a try costs, and
+this one is computed at every call (2 µs).
+
+    KeysError(ValueError)    the file or a record cannot be used
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ID_CHARACTERS = 12
+SECRET_BYTES = 32
+SALT_BYTES = 16
+FORMAT = 1
+
+_RECORD = re.compile(
+    rf"([0-9a-z]{{{ID_CHARACTERS}}}):([0-9a-f]{{{2 * SALT_BYTES}}}):([0-9a-f]{{{2 * SECRET_BYTES}}})(?::(.+))?"
+)
+_TOKEN = re.compile(rf"oct_([0-9a-z]{{{ID_CHARACTERS}}})_([0-9a-f]{{{2 * SECRET_BYTES}}})")
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class KeysError(ValueError):
+    """A file of keys or a record that cannot be used; the message is one line and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A record: enough to recognise a key, not enough to use one.
+
+    Attributes:
+        expires: None: never.
+    """
+
+    id: str
+    salt: bytes
+    digest: bytes
+    expires: datetime | None = None
+
+    @classmethod
+    def make(cls, expires: datetime | None = None) -> tuple["Key", str]:
+        """A new key: its record, and what the client sends, which is kept nowhere."""
+        identifier = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
+        secret, salt = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SALT_BYTES)
+        return cls(identifier, salt, digest(secret, salt), expires), f"oct_{identifier}_{secret.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Key":
+        """Read `str(key)`.
+
+        Raises:
+            KeysError: it is no such thing; the message does not repeat it.
+        """
+        match = _RECORD.fullmatch(text)
+        expires = None
+        if match and match[4]:
+            with contextlib.suppress(ValueError):
+                expires = datetime.fromisoformat(match[4])
+        if match is None or (match[4] and (expires is None or expires.tzinfo is None)):
+            raise KeysError("a key's record is ID:SALT:DIGEST or ID:SALT:DIGEST:EXPIRES")
+        return cls(match[1], bytes.fromhex(match[2]), bytes.fromhex(match[3]), expires)
+
+    def __str__(self) -> str:
+        fields = [self.id, self.salt.hex(), self.digest.hex()]
+        return ":".join([*fields, self.expires.isoformat()] if self.expires else fields)
+
+    def expired(self, now: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and self.expires <= now
+
+    def matches(self, secret: bytes) -> bool:
+        """Compare in constant time."""
+        return hmac.compare_digest(self.digest, digest(secret, self.salt))
+
+
+def digest(secret: bytes, salt: bytes) -> bytes:
+    """What is kept of a secret."""
+    return hashlib.blake2b(secret, digest_size=SECRET_BYTES, salt=salt, person=b"octavo-key").digest()
+
+
+def split_token(token: str) -> tuple[str, bytes] | None:
+    """Split what a client sent into id and secret; None where it has another form."""
+    match = _TOKEN.fullmatch(token)
+    return (match[1], bytes.fromhex(match[2])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """A key in the file: whose it is, and since when."""
+
+    key: Key
+    client: str
+    created: datetime
+
+
+def default_keys_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$XDG_STATE_HOME/octavo/keys.json`, by default below `~/.local/state`."""
+    state = Path(environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "octavo" / "keys.json"
+
+
+def read_keys(path: Path) -> list[KeptKey]:
+    """The keys of a file, in the order in which they were added; none if there is no file.
+
+    Raises:
+        KeysError: it cannot be read, is malformed, or others than its owner may write it.
+    """
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+                raise KeysError(f"{path} may be written by others than its owner: chmod 600 it")
+            tree = json.load(file)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KeysError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, KeysError):
+            raise
+        raise KeysError(f"{path} is not JSON") from None
+    try:
+        if tree["format"] != FORMAT:
+            raise KeysError(f"{path} has format {tree['format']!r}; this version reads {FORMAT}")
+        return [_kept(row) for row in tree["keys"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, KeysError):
+            raise
+        raise KeysError(f"{path} is not a file of keys") from None
+
+
+@contextlib.contextmanager
+def changing_keys(path: Path) -> Iterator[list[KeptKey]]:
+    """The keys as a list to change; it is written back atomically, unless an exception leaves the context.
+
+    Raises:
+        KeysError: the file cannot be read or written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two that change it at the same time would lose a key
+            keys = read_keys(path)
+            yield keys
+            _write(path.resolve(), keys)
+    except OSError as error:
+        raise KeysError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write(path: Path, keys: Iterable[KeptKey]) -> None:
+    rows = [
+        {"client": kept.client, "created": kept.created.isoformat(timespec="seconds"), "key": str(kept.key)}
+        for kept in keys
+    ]
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # 0600
+        try:
+            json.dump({"format": FORMAT, "keys": rows}, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _kept(row: Any) -> KeptKey:
+    return KeptKey(Key.parse(row["key"]), row["client"], datetime.fromisoformat(row["created"]).astimezone(UTC))
