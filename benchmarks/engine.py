@@ -17,7 +17,7 @@ from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.event import Event, loaded_name
 from benchmarks.peers.lineup import Workload
 from benchmarks.race import Race, Run
-from benchmarks.statistics import ratio
+from benchmarks.statistics import ratio, summarise
 from encoder.threads import usable_cores
 from server.settings import ModelSettings
 
@@ -93,16 +93,20 @@ def _queries(event: Event, folder: Path, rounds: int = 9) -> dict[str, Outcome]:
         return lambda: median(team.run(model, "query", 1, threads, _QUERY_REPEATS))
 
     def measure() -> Figures:
-        choices = sorted({1, usable_cores()})
-        variants = {f"{name}/{n}": asking(name, n) for name in ("octavo", "bf16") for n in choices}
-        race = Race(variants)
+        cores = usable_cores()
+        # Ours decides by itself: a segment that is alone gets all cores. The peer may choose.
+        race = Race({"ours": asking("octavo", cores)} | {f"bf16/{n}": asking("bf16", n) for n in {1, cores}})
         race.warm_up()
         race.measure(rounds)
-        # Ours decides by itself: a segment that is alone gets all cores. The peer may choose.
-        theirs = min((race.seconds[f"bf16/{n}"] for n in choices), key=median)
-        ours = race.seconds[f"octavo/{usable_cores()}"]
-        figure = ratio(ours, theirs)
-        return {"query_p50": figure, "query_ms": Figure(1000 * median(ours), "ms", n=len(ours))}
+        for missing in race.missing.values():
+            raise LookupError(missing.reason)
+        ours = race.seconds.pop("ours")
+        theirs = min(race.seconds.values(), key=median)
+        return {
+            "query_p50": ratio(ours, theirs),
+            "query_ms": summarise([1000 * one for one in ours], "ms"),
+            "query_ms.bf16": summarise([1000 * one for one in theirs], "ms"),
+        }
 
     return attempt(["query_p50"], measure)
 

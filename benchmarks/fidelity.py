@@ -11,6 +11,7 @@ index or a head that exists must go on working.
 
 import hashlib
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,8 @@ def _corpora(folder: Path, most: int | None) -> list[Corpus]:
     found = []
     for name, documents in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
         corpus = Corpus(name, [], [], [], specials)
-        for document in documents:
+        # Where not all are taken, of every label some.
+        for document in random.Random(0).sample(documents, len(documents)):
             segments = workloads.document_segments(document.text, tokenizer)
             if sum(map(len, segments)) <= _LEAST_TOKENS:
                 continue

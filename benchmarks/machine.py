@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from encoder.threads import usable_cores
+
 __all__ = ["busy", "commit", "describe", "versions"]
 
 # What decides which kernels can run, of the hundred flags that a CPU has.
@@ -36,11 +38,6 @@ def describe() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",
     }
-
-
-def usable_cores() -> int:
-    """Count the cores of this process's affinity mask."""
-    return len(psutil.Process().cpu_affinity() or []) or os.cpu_count() or 1
 
 
 def busy(described: dict[str, Any]) -> str | None:
