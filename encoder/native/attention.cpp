@@ -161,21 +161,29 @@ float largest_query(const Head& head) {
 
 // --- Softmax --------------------------------------------------------------------------------------------------------
 
-// Which of the 32 keys from `key` on a query may see, a bit each.
-OCTAVO_INLINE uint32_t visible(const Head& head, const Block& block, int64_t token, int64_t key) {
-  int64_t low = 0, high = head.tokens;
-  if (block.windowed) {
-    low = larger(token - head.window, 0);
-    high = smaller(token + head.window + 1, head.tokens);
+// The keys that a query may see, besides the segment's ends: [low, high).
+struct Reach {
+  int64_t low;
+  int64_t high;
+
+  Reach(const Head& head, const Block& block, int64_t token) : low(0), high(head.tokens) {
+    if (block.windowed) {
+      low = larger(token - head.window, 0);
+      high = smaller(token + head.window + 1, head.tokens);
+    }
   }
-  low = smaller(larger(low - key, 0), kPanel);
-  high = smaller(larger(high - key, 0), kPanel);
-  uint64_t bits = high > low ? ((uint64_t{1} << (high - low)) - 1) << low : 0;
-  if (key == 0) bits |= 1;
-  const int64_t last = head.tokens - 1 - key;
-  if (last < kPanel) bits |= uint64_t{1} << last;
-  return static_cast<uint32_t>(bits);
-}
+
+  // Which of the 32 keys from `key` on, and of the segment's ends among them, a bit each.
+  OCTAVO_INLINE uint32_t among(int64_t key, int64_t tokens) const {
+    if (key >= low && key + kPanel <= high) return ~0u;
+    const int64_t from = smaller(larger(low - key, 0), kPanel);
+    const int64_t to = smaller(larger(high - key, 0), kPanel);
+    uint64_t bits = to > from ? ((uint64_t{1} << (to - from)) - 1) << from : 0;
+    if (key == 0) bits |= 1;
+    if (tokens - 1 - key < kPanel) bits |= uint64_t{1} << (tokens - 1 - key);
+    return static_cast<uint32_t>(bits);
+  }
+};
 
 // From a bit a key to a bit a number of the packed pairs: key i is number 2 i, key 16 + i is number 2 i + 1.
 OCTAVO_INLINE __mmask32 pair_mask(uint32_t keys) {
@@ -212,9 +220,10 @@ int64_t find_maxima(Multiplier& multiplier, const Head& head, const Block& block
   for (int64_t key = block.low; key < block.high; key += kChunk) {
     done += score_chunk(multiplier, head, block, key, work.scores);
     for (int64_t r = 0; r < block.count; ++r) {
+      const Reach reach(head, block, block.token(r));
       __m512 most = lowest;
       for (int64_t panel = key; panel < smaller(key + kChunk, block.high); panel += kPanel) {
-        const uint32_t keys = visible(head, block, block.token(r), panel);
+        const uint32_t keys = reach.among(panel, head.tokens);
         const float* scores = work.scores + r * kChunk + (panel - key);
         most = _mm512_mask_max_ps(most, static_cast<__mmask16>(keys), most, _mm512_loadu_ps(scores));
         most = _mm512_mask_max_ps(most, static_cast<__mmask16>(keys >> 16), most, _mm512_loadu_ps(scores + kLanes));
@@ -235,12 +244,14 @@ OCTAVO_INLINE void weigh_row(const PowerOfTwo& power, const Head& head, const Bl
     const __m512 x = _mm512_loadu_ps(scores);
     return Bounded ? power.fixed(x, offset) : power.fixed_clamped(x, offset);
   };
+  const Reach reach(head, block, block.token(r));
   const __m512i ones = _mm512_set1_epi32(kOnes);
   __m512i sum = _mm512_loadu_si512(work.sums + r * kLanes);
   const float* scores = work.scores + r * kChunk;
   Word* weights = work.weights + r * work.weight_stride + (key - block.low) / 2;
   for (int64_t panel = key; panel < smaller(key + kChunk, block.high); panel += kPanel) {
-    const __mmask32 mask = pair_mask(visible(head, block, block.token(r), panel));
+    const uint32_t keys = reach.among(panel, head.tokens);
+    const __mmask32 mask = keys == ~0u ? keys : pair_mask(keys);
     const __m512i pairs = power.pairs(mask, fixed(scores), fixed(scores + kLanes));
     sum = DotBf16::add(sum, pairs, ones);
     _mm512_storeu_si512(weights, pairs);

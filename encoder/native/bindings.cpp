@@ -91,7 +91,7 @@ struct QuantiserTensors {
         factor(check(factor, "factor", at::kFloat, {factor.numel()})),
         plain{pointer<int32_t>(columns), columns.numel(), pointer<float>(factor), static_cast<int32_t>(zero)} {
     TORCH_CHECK(zero >= 1 && zero <= 254, "zero must be 1 to 254");
-    TORCH_CHECK(factor.numel() % 16 == 0, "rows must have a multiple of 16 columns");
+    TORCH_CHECK(factor.numel() % 32 == 0, "rows must have a multiple of 32 columns");
     for (int64_t o = 0; o < plain.outliers; ++o)
       TORCH_CHECK(plain.columns[o] >= 0 && plain.columns[o] < factor.numel(), "an outlier column is out of range");
   }
@@ -112,7 +112,7 @@ struct LinearTensors {
         outlier_weight(check(outlier_weight, "outlier_weight", at::kBFloat16,
                              {this->input.plain.outliers, scale.numel()})) {
     const int64_t outputs = scale.numel();
-    TORCH_CHECK(outputs % 16 == 0, "outputs must be a multiple of 16");
+    TORCH_CHECK(outputs % 32 == 0, "outputs must be a multiple of 32");
     check(packed, "packed", at::kChar, {kernels_vnni().packed_bytes(outputs, this->input.inputs())});
     plain = {this->input.inputs(),  outputs,
              pointer<int8_t>(packed), pointer<float>(scale),
@@ -198,7 +198,7 @@ class Core {
 
   Tensor pack(const Tensor& weight, int64_t zero) const {
     check(weight, "weight", at::kChar, {weight.size(0), weight.size(-1)});
-    TORCH_CHECK(weight.size(0) % 16 == 0 && weight.size(1) % 16 == 0, "a weight's sizes must be multiples of 16");
+    TORCH_CHECK(weight.size(0) % 32 == 0 && weight.size(1) % 32 == 0, "a weight's sizes must be multiples of 32");
     const int64_t bytes = kernels_->packed_bytes(weight.size(0), weight.size(1));
     const Tensor packed = at::empty({bytes}, weight.options());
     kernels_->pack(pointer<int8_t>(weight), weight.size(0), weight.size(1), static_cast<int32_t>(zero),
@@ -206,11 +206,10 @@ class Core {
     return packed;
   }
 
-  // Outputs are counted in whole panels, the last one's padding included.
   Tensor product(const Tensor& q, const Tensor& packed) const {
     const int64_t inputs = q.size(-1);
     check(q, "q", at::kByte, {q.size(0), inputs});
-    const int64_t outputs = packed.numel() / kernels_->packed_bytes(1, inputs) * 32;
+    const int64_t outputs = packed.numel() / kernels_->packed_bytes(32, inputs) * 32;
     check(packed, "packed", at::kChar, {kernels_->packed_bytes(outputs, inputs)});
     const Tensor out = at::empty({q.size(0), outputs}, at::kInt);
     kernels_->product(pointer<uint8_t>(q), q.size(0), inputs, pointer<int8_t>(packed), outputs, pointer<int32_t>(out),

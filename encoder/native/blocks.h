@@ -29,23 +29,27 @@ inline void quantise_block(Scratch& scratch, const Bf16* x, int64_t count, int64
 
 inline void linear_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
                          const Linear& linear, Bf16* out) {
-  const PanelSums sums(scratch, count, linear.input.outliers);
-  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
     store_bf16(out + r * linear.outputs + column, y);
+    store_bf16(out + r * linear.outputs + column + kLanes, z);
   });
 }
 
 template <Activation A>
 void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count, const Linear& linear,
                     const Quantiser& to, const Rows& out) {
-  const PanelSums sums(scratch, count, linear.input.outliers);
   float* wide = scratch.take<float>(count * linear.outputs);
   Range* ranges = scratch.take<Range>(count);
   for (int64_t r = 0; r < count; ++r) ranges[r] = Range();
-  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
-    const __m512 x = activate<A>(y);
-    _mm512_storeu_ps(wide + r * linear.outputs + column, x);
-    ranges[r].add(_mm512_mul_ps(x, _mm512_loadu_ps(to.factor + column)));
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
+    const __m512 left = activate<A>(y), right = activate<A>(z);
+    float* x = wide + r * linear.outputs + column;
+    _mm512_storeu_ps(x, left);
+    _mm512_storeu_ps(x + kLanes, right);
+    Range range = ranges[r];
+    range.add(_mm512_mul_ps(left, _mm512_loadu_ps(to.factor + column)));
+    range.add(_mm512_mul_ps(right, _mm512_loadu_ps(to.factor + column + kLanes)));
+    ranges[r] = range;
   });
   for (int64_t r = 0; r < count; ++r)
     quantise_row(wide + r * linear.outputs, linear.outputs, ranges[r], to, out.q + r * linear.outputs, out.scale + r,
@@ -68,10 +72,11 @@ inline void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows&
 inline void norm_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count, const Linear& linear,
                        const Bf16* residual, const Norm& norm, const Quantiser* to, Bf16* state, const Rows* out) {
   const int64_t size = linear.outputs;
-  const PanelSums sums(scratch, count, linear.input.outliers);
   float* x = scratch.take<float>(count * size);
-  apply_linear(multiplier, rows, count, linear, sums, [&](int64_t r, int64_t column, __m512 y) {
-    _mm512_storeu_ps(x + r * size + column, _mm512_add_ps(y, load_bf16(residual + r * size + column)));
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
+    const int64_t i = r * size + column;
+    _mm512_storeu_ps(x + i, _mm512_add_ps(y, load_bf16(residual + i)));
+    _mm512_storeu_ps(x + i + kLanes, _mm512_add_ps(z, load_bf16(residual + i + kLanes)));
   });
   for (int64_t r = 0; r < count; ++r) {
     float* row = x + r * size;

@@ -37,9 +37,15 @@ def find_compiler() -> str | None:
 
 
 def describe(compiler: str) -> str:
-    """The compiler's name and version, a line."""
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
-    return said.splitlines()[0]
+    """The compiler's name and version, a line.
+
+    Raises:
+        BuildError: it does not tell.
+    """
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    if said.returncode or not said.stdout:
+        raise BuildError(f"{compiler} does not tell its version")
+    return said.stdout.splitlines()[0]
 
 
 def writable_folder() -> Path:

@@ -45,8 +45,8 @@ struct Rows {
 
 // A linear map in 8 bits; encoder.ops.Linear8.
 struct Linear {
-  int64_t inputs;   // a multiple of 16
-  int64_t outputs;  // a multiple of 16
+  int64_t inputs;   // a multiple of 32
+  int64_t outputs;  // a multiple of 32
   const int8_t* packed;
   const float* scale;          // (outputs)
   const float* bias;           // (outputs)

@@ -7,16 +7,16 @@
 namespace octavo::OCTAVO_ISA {
 
 int64_t packed_bytes(int64_t outputs, int64_t inputs) {
-  return round_up(outputs, kPanel) / kPanel * panel_words(inputs) * static_cast<int64_t>(sizeof(Word));
+  return outputs / kPanel * panel_words(inputs) * static_cast<int64_t>(sizeof(Word));
 }
 
 void pack(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, int8_t* packed) {
   const int64_t steps = inputs / 4;
-  for (int64_t output = 0; output < round_up(outputs, kPanel); ++output) {
+  for (int64_t output = 0; output < outputs; ++output) {
     int8_t* panel = packed + output / kPanel * panel_words(inputs) * 4;
     int32_t sum = 0;
     for (int64_t input = 0; input < inputs; ++input) {
-      const int8_t w = output < outputs ? weight[output * inputs + input] : int8_t{0};
+      const int8_t w = weight[output * inputs + input];
       panel[(input / 4 * kPanel + output % kPanel) * 4 + input % 4] = w;
       sum += w;
     }
@@ -31,11 +31,9 @@ void product(const uint8_t* q, int64_t count, int64_t inputs, const int8_t* pack
     Scratch scratch;
     int32_t* sums = scratch.take<int32_t>((end - begin) * kPanel);
     for (int64_t output = 0; output < outputs; output += kPanel) {
-      const int64_t vectors = smaller(outputs - output, kPanel) / kLanes;
-      const Word* share = multiply_panel(multiplier, q + begin * inputs, end - begin, inputs, packed, output, vectors,
-                                         sums);
+      const Word* share = multiply_panel(multiplier, q + begin * inputs, end - begin, inputs, packed, output, sums);
       for (int64_t r = 0; r < end - begin; ++r)
-        for (int64_t v = 0; v < vectors * kLanes; v += kLanes) {
+        for (int64_t v = 0; v < kPanel; v += kLanes) {
           const __m512i sum = _mm512_loadu_si512(sums + r * kPanel + v);
           _mm512_storeu_si512(out + (begin + r) * outputs + output + v,
                               _mm512_sub_epi32(sum, _mm512_loadu_si512(share + v)));

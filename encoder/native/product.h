@@ -33,21 +33,28 @@ struct Product {
   int64_t c_stride;
 };
 
-template <class Dot, int Rows, int Vectors, bool Accumulate>
-OCTAVO_INLINE void register_tile(const Word* a, int64_t a_stride, const Word* b, int64_t steps, Word* c,
-                                 int64_t c_stride) {
-  __m512i sums[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v)
-      sums[r][v] = Accumulate ? _mm512_loadu_si512(c + r * c_stride + v * kLanes) : _mm512_setzero_si512();
+// Adds the products of `Rows` rows of A and `Vectors` vectors of a panel to sums in registers.
+template <class Dot, int Rows, int Vectors>
+OCTAVO_INLINE void accumulate(__m512i (&sums)[Rows][Vectors], const Word* a, int64_t a_stride, const Word* panel,
+                              int64_t steps) {
   for (int64_t k = 0; k < steps; ++k) {
     __m512i columns[Vectors];
-    for (int v = 0; v < Vectors; ++v) columns[v] = _mm512_loadu_si512(b + k * kPanel + v * kLanes);
+    for (int v = 0; v < Vectors; ++v) columns[v] = _mm512_loadu_si512(panel + k * kPanel + v * kLanes);
     for (int r = 0; r < Rows; ++r) {
       const __m512i word = _mm512_set1_epi32(static_cast<int>(a[r * a_stride + k]));
       for (int v = 0; v < Vectors; ++v) sums[r][v] = Dot::add(sums[r][v], word, columns[v]);
     }
   }
+}
+
+template <class Dot, int Rows, int Vectors, bool Accumulate>
+OCTAVO_INLINE void register_tile(const Word* a, int64_t a_stride, const Word* panel, int64_t steps, Word* c,
+                                 int64_t c_stride) {
+  __m512i sums[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v)
+      sums[r][v] = Accumulate ? _mm512_loadu_si512(c + r * c_stride + v * kLanes) : _mm512_setzero_si512();
+  accumulate<Dot>(sums, a, a_stride, panel, steps);
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_si512(c + r * c_stride + v * kLanes, sums[r][v]);
 }
@@ -65,18 +72,20 @@ void register_rows(const Product& p) {
   }
 }
 
+// Calls a template of Rows with the number that `rows` is, 1 to twelve: f.operator()<Rows>().
+template <int Rows = kRegisterRows, class F>
+OCTAVO_INLINE void with_rows(int64_t rows, const F& f) {
+  if (rows == Rows)
+    f.template operator()<Rows>();
+  else if constexpr (Rows > 1)
+    with_rows<Rows - 1>(rows, f);
+}
+
 template <class Dot, bool Accumulate>
 OCTAVO_INLINE void register_product(Product p) {
-  using Kernel = void (*)(const Product&);
-  static constexpr Kernel kernels[kRegisterRows] = {
-      register_rows<Dot, 1, Accumulate>, register_rows<Dot, 2, Accumulate>,  register_rows<Dot, 3, Accumulate>,
-      register_rows<Dot, 4, Accumulate>, register_rows<Dot, 5, Accumulate>,  register_rows<Dot, 6, Accumulate>,
-      register_rows<Dot, 7, Accumulate>, register_rows<Dot, 8, Accumulate>,  register_rows<Dot, 9, Accumulate>,
-      register_rows<Dot, 10, Accumulate>, register_rows<Dot, 11, Accumulate>, register_rows<Dot, 12, Accumulate>,
-  };
   while (p.rows > 0) {
     const int64_t rows = smaller(p.rows, kRegisterRows);
-    kernels[rows - 1](p);
+    with_rows(rows, [&]<int Rows>() { register_rows<Dot, Rows, Accumulate>(p); });
     p.a += rows * p.a_stride;
     p.c += rows * p.c_stride;
     p.rows -= rows;
@@ -90,6 +99,7 @@ OCTAVO_INLINE void register_product(Product p) {
 class Multiplier {
  public:
   static constexpr int64_t kRows = 32;  // the number of rows at which it works best
+  static constexpr bool kTiles = true;
 
   Multiplier() = default;
   Multiplier(const Multiplier&) = delete;
@@ -172,6 +182,7 @@ class Multiplier {
 class Multiplier {
  public:
   static constexpr int64_t kRows = kRegisterRows;
+  static constexpr bool kTiles = false;
 
   template <class Dot>
   void multiply(const Product& p) {

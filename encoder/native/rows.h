@@ -24,9 +24,10 @@ OCTAVO_INLINE float scale_of(const Range& range, int32_t zero) {
   return scale < 1e-36f ? 0.0f : scale;
 }
 
+// No need to hold the bytes within 0 to 255: the scale is chosen so that v / scale, off by a millionth, rounds to within.
 OCTAVO_INLINE void store_bytes(uint8_t* q, __m512 v, __m512 per_step, __m512i zero) {
-  const __m512i steps = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(v, per_step)), zero);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512())));
+  const __m512i steps = _mm512_cvtps_epi32(_mm512_mul_ps(v, per_step));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_add_epi32(steps, zero)));
 }
 
 inline Bf16 round_bf16(float x) {

@@ -1,7 +1,7 @@
 """The operations in C++ (`encoder/native`): attention, the 8-bit linear maps with what follows them, and whole layers.
 
-Sizes that are not multiples of 16 (of a head, a row or a weight) fall to oneDNN and PyTorch, operation by operation; no
-model met so far has any.
+Heads whose size is not a multiple of 16, and rows and weights whose sizes are not multiples of 32, fall to oneDNN and
+PyTorch, operation by operation.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from encoder.ops.onednn import OneDnn
 
 __all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best"]
 
-_UNIT = 16
-"""Numbers in a vector: sizes must be multiples of it."""
+_HEAD_UNIT = 16
+_ROW_UNIT = 32
 
 
 def best() -> "Native":
@@ -61,13 +61,13 @@ class Native(OneDnn):
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
         """See `Operations.pack`."""
-        if any(size % _UNIT for size in weight.shape):
+        if any(size % _ROW_UNIT for size in weight.shape):
             return super().pack(weight, zero)
         packed: Tensor = self._core.pack(weight.contiguous(), zero)
         return packed
 
     def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
-        """See `Reference.product`; outputs are padded to a multiple of 32 here."""
+        """See `Reference.product`."""
         if not _is_ours(packed):
             return super().product(q, packed, zero)
         exact: Tensor = self._core.product(q.contiguous(), packed)
@@ -75,7 +75,7 @@ class Native(OneDnn):
 
     def quantise(self, x: Tensor, to: Quantiser) -> Rows:
         """See `Operations.quantise`."""
-        if x.shape[1] % _UNIT:
+        if x.shape[1] % _ROW_UNIT:
             return super().quantise(x, to)
         return Rows(*self._core.quantise(x.contiguous(), self._quantiser(to)))
 
@@ -94,7 +94,7 @@ class Native(OneDnn):
         self, qkv: Tensor, lengths: Sequence[int], heads: int, window: int
     ) -> tuple[Tensor, int | None]:
         """Attention, and the number of scores it computed: all heads', padding included. None where PyTorch did it."""
-        if qkv.shape[1] % (3 * heads * _UNIT):
+        if qkv.shape[1] % (3 * heads * _HEAD_UNIT):
             return super().attention(qkv, lengths, heads, window), None
         context, work = self._core.attention(qkv.contiguous(), list(lengths), heads, window)
         return context, work
@@ -122,7 +122,7 @@ class Native(OneDnn):
         """Layers that run in one call, with the bits of the operations one by one; None where a size forbids it."""
         linears = [linear for layer in layers for linear in (layer.qkv, layer.mix, layer.up, layer.down)]
         hidden = layers[0].qkv.input.factor.shape[0] if layers else 0
-        if hidden % (heads * _UNIT) or not all(_is_ours(linear.packed) for linear in linears):
+        if hidden % (heads * _HEAD_UNIT) or not all(_is_ours(linear.packed) for linear in linears):
             return None
         return NativeLayers(self._core, [self._layer(layer, heads, activation) for layer in layers])
 
