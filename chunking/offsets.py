@@ -5,13 +5,13 @@ from enum import Enum
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chunking.errors import OffsetError
-from chunking.regions import code_points
+from chunking.regions import code_points, utf8_widths
 from chunking.tokenizer import Offsets
 
 _BLOCK: Final = 1 << 16
+_LAST_OF_ONE_UTF16_UNIT: Final = 0xFFFF
 
 
 class Unit(Enum):
@@ -95,7 +95,5 @@ class Ruler:
         if self._same:
             return np.zeros(1, np.int64)
         block = code_points(self._text[self._point : self._point + _BLOCK], self._point)
-        widths: NDArray[np.int64] = np.ones(len(block), np.int64)
-        for least in (0x80, 0x800, 0x10000) if self._unit is Unit.UTF8 else (0x10000,):
-            widths += block >= least
+        widths = utf8_widths(block) if self._unit is Unit.UTF8 else 1 + (block > _LAST_OF_ONE_UTF16_UNIT)
         return self._mark + np.concatenate([[0], np.cumsum(widths)])

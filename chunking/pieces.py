@@ -21,7 +21,7 @@ from chunking.tokenizer import Frame, Ids, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Numbering:
-    """How a family numbers what SentencePiece calls 0, 1, 2, …"""
+    """How a family numbers its specials, and SentencePiece's own pieces."""
 
     shift: int
     start: int

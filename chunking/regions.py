@@ -8,18 +8,18 @@ point, between 8 and 16 KiB of UTF-8 from the region's start.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunking.errors import TextError
+from chunking.hashing import least, window_hashes
 
-SMALLEST = 8 * 1024
-LARGEST = 16 * 1024
-HASHED = 64
+SMALLEST: Final = 8 * 1024  # bytes
+LARGEST: Final = 16 * 1024
+HASHED: Final = 64
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_FOLD = np.uint64(32)
 # Space, tab, CR, LF and Unicode's Zs.
 _WHITESPACE = np.array([0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000])
 _LF = 0x0A
@@ -51,8 +51,7 @@ def regions(text: str) -> Iterator[Region]:
 def _length(window: str, start: int) -> int:
     """Code points of the region that begins a window."""
     points = code_points(window, start)
-    # ends[k] is the number of bytes that k code points take.
-    ends = np.concatenate([[0], np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000))])
+    ends = np.concatenate([[0], np.cumsum(utf8_widths(points))])  # bytes that so many code points take
     if ends[-1] <= LARGEST:
         return len(points)
     candidates = np.arange(np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right"))
@@ -60,8 +59,16 @@ def _length(window: str, start: int) -> int:
         if kind.any():
             candidates = candidates[kind]
             break
-    hashes = _hashes(window[: candidates[-1]].encode(), ends[candidates])
-    return int(candidates[len(hashes) - 1 - np.argmin(hashes[::-1])])
+    utf8 = np.frombuffer(window[: candidates[-1]].encode(), np.uint8)
+    return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates]))])
+
+
+def utf8_widths(points: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """How many bytes of UTF-8 each code point takes."""
+    widths = np.ones(len(points), np.int64)
+    for wider in (0x80, 0x800, 0x10000):
+        widths += points >= wider
+    return widths
 
 
 def code_points(text: str, start: int = 0) -> NDArray[np.uint32]:
@@ -70,18 +77,3 @@ def code_points(text: str, start: int = 0) -> NDArray[np.uint32]:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
     except UnicodeEncodeError as error:
         raise TextError(start + error.start) from None
-
-
-def _hashes(utf8: bytes, ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64-bit hashes of the 64 bytes before each end: eight little-endian words, each added, multiplied and folded.
-
-    No cryptographic hash: a document of one unbroken word has 8,192 candidates a region, and what a writer can reach by
-    choosing the hash is the cutting of his own text within the same bounds.
-    """
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(utf8, np.uint8), HASHED)
-    words = windows[ends - HASHED].view("<u8")
-    hashes = np.zeros(len(ends), np.uint64)
-    for column in words.T:
-        hashes = (hashes + column) * _MIX
-        hashes ^= hashes >> _FOLD
-    return hashes

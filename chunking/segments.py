@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chunking.boundaries import CONTEXT, boundaries
-from chunking.cuts import HASHED, Cutting, cuts
+from chunking.cuts import HASHED, Cutting, Keys, cuts, keys
 from chunking.regions import Region, regions
-from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer
+from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer, Tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,51 +67,42 @@ class _Reader:
         self._tokenizer, self._cutting, self._frame = tokenizer, cutting, frame
         self._index = 0
         self._start = 0  # of the next segment's stretch
-        self._begin = 0  # first token without an owner
-        self._ids: Ids = np.zeros(0, np.int32)
-        self._starts: Offsets = np.zeros(0, np.int64)
-        self._ends: Offsets = np.zeros(0, np.int64)
-        self._boundaries: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        # The ids before the next segment, as many as a hash covers; no token is numbered -1.
+        self._before: Ids = np.full(HASHED, -1, np.int32)
+        self._tokens = Tokens(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._keys: Keys = np.zeros(0, np.uint64)
 
     def take(self, region: Region, before: str) -> None:
-        """Appends a region's tokens."""
-        (tokens,) = self._tokenizer.encode([region.text])
-        found = boundaries(before, region.text, tokens.starts, tokens.ends)
-        self._ids = np.concatenate([self._ids, tokens.ids])
-        self._starts = np.concatenate([self._starts, region.start + tokens.starts])
-        self._ends = np.concatenate([self._ends, region.start + tokens.ends])
-        self._boundaries = np.concatenate([self._boundaries, found])
+        """Append a region's tokens."""
+        (new,) = self._tokenizer.encode([region.text])
+        kinds = boundaries(before, region.text, new.starts, new.ends)
+        ids = np.concatenate([self._before, self._tokens.ids, new.ids])
+        self._keys = np.concatenate([self._keys, keys(ids[len(ids) - len(new) - HASHED :], kinds)])
+        self._tokens = self._tokens.followed_by(new, region.start)
 
     def give(self, end: int | None = None) -> list[Segment]:
-        """The segments that are certain by now; all, if the text has ended at code point ``end``."""
+        """Give the segments that are certain by now; all, if the text has ended at code point ``end``."""
         segments = []
-        for cut in cuts(self._ids, self._boundaries, self._begin, self._cutting, final=end is not None):
-            stop = int(self._starts[cut]) if cut < len(self._ids) else end
-            assert stop is not None  # noqa: S101  a cut after the last token comes with the end alone
-            segments.append(self._segment(slice(self._begin, cut), stop))
-            self._begin = cut
-        self._forget()
+        begin = 0
+        for cut in cuts(self._keys, self._cutting, final=end is not None):
+            stop = end if cut == len(self._tokens) and end is not None else int(self._tokens.starts[cut])
+            segments.append(self._segment(self._tokens[begin:cut], stop))
+            begin = cut
+        self._before = np.concatenate([self._before, self._tokens.ids[:begin]])[-HASHED:]
+        self._tokens, self._keys = self._tokens[begin:], self._keys[begin:]
         return segments
 
-    def _segment(self, owned: slice, stop: int) -> Segment:
+    def _segment(self, tokens: Tokens, stop: int) -> Segment:
         first = len(self._frame.head)
         segment = Segment(
             index=self._index,
             start=self._start,
             end=stop,
-            ids=self._frame.around(self._ids[owned]),
-            owned=slice(first, first + owned.stop - owned.start),
-            token_starts=self._starts[owned].copy(),
-            token_ends=self._ends[owned].copy(),
+            ids=self._frame.around(tokens.ids),
+            owned=slice(first, first + len(tokens)),
+            token_starts=tokens.starts.copy(),  # a view would keep the whole region's alive
+            token_ends=tokens.ends.copy(),
         )
         self._index += 1
         self._start = stop
         return segment
-
-    def _forget(self) -> None:
-        """Drops what has an owner, except the ids that later hashes cover."""
-        drop = max(0, self._begin - HASHED)
-        self._begin -= drop
-        self._ids, self._starts, self._ends, self._boundaries = (
-            array[drop:] for array in (self._ids, self._starts, self._ends, self._boundaries)
-        )

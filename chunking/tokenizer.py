@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,18 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, part: slice) -> Self:
+        """Return views of a part of the tokens."""
+        return type(self)(self.ids[part], self.starts[part], self.ends[part])
+
+    def followed_by(self, others: Self, start: int) -> Self:
+        """Return these tokens and those of a text that begins at ``start`` in this one's."""
+        return type(self)(
+            np.concatenate([self.ids, others.ids]),
+            np.concatenate([self.starts, others.starts + start]),
+            np.concatenate([self.ends, others.ends + start]),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
