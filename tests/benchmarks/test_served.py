@@ -7,7 +7,7 @@ from benchmarks.served import ServerError, serve
 
 def test_a_server_that_will_not_start_is_told_with_its_last_line() -> None:
     with (
-        pytest.raises(ServerError, match="the server: ended with status 2; .*server.listne"),
+        pytest.raises(ServerError, match=r"the server: ended with status 2; .*server\.listne"),
         serve("--set", "server.listne=127.0.0.1:1"),
     ):
         pytest.fail("it started")
