@@ -153,6 +153,10 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
             whole = pb.StreamSummary(info=head, results=results(text, request.tasks), partial=self.partial)
             yield pb.StreamSegmentsResponse(summary=whole)
 
+    def ProcessDocuments(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        """The clients do not speak it."""
+        raise NotImplementedError
+
     def ListModels(  # noqa: N802
         self, request: models_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> models_pb2.ListModelsResponse:
@@ -237,8 +241,8 @@ def model(name: str, *, default: bool = False) -> models_pb2.Model:
 
 
 @contextmanager
-def serving(servicer: Double, port: int = 0) -> Iterator[Double]:
-    """The double on a port, by default a free one."""
+def serving(servicer: Double, address: str = "127.0.0.1:0") -> Iterator[Double]:
+    """The double on an address; port 0 takes a free one."""
     most = 32 * 1024 * 1024
     server = grpc.server(
         ThreadPoolExecutor(16),
@@ -246,7 +250,8 @@ def serving(servicer: Double, port: int = 0) -> Iterator[Double]:
     )
     add_InferenceServiceServicer_to_server(servicer, server)
     add_ModelServiceServicer_to_server(servicer, server)
-    servicer.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    port = server.add_insecure_port(address)
+    servicer.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     server.start()
     try:
         yield servicer

@@ -134,7 +134,7 @@ def test_a_server_that_comes_back_is_found_again() -> None:
 
         def restart() -> None:
             time.sleep(0.3)
-            stack.enter_context(serving(second, port=int(first.address.rpartition(":")[2])))
+            stack.enter_context(serving(second, first.address))
 
         with ThreadPoolExecutor(1) as pool:
             restarted = pool.submit(restart)

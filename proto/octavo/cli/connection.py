@@ -8,7 +8,9 @@ import click
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
-from octavo.client import Client, OctavoError, Unavailable
+from octavo.client import Client, OctavoError, Retry, Unavailable
+
+RETRY = Retry(attempts=3)  # somebody waits at the terminal
 
 
 @contextlib.contextmanager
@@ -18,7 +20,7 @@ def connected(options: dict[str, Any]) -> Iterator[Client]:
         local = options.get("local", False)
         address = stack.enter_context(local_server(options["model"])) if local else options["server"]
         try:
-            client = stack.enter_context(Client(address))
+            client = stack.enter_context(Client(address, retry=RETRY))
         except ValueError as fault:
             raise click.BadParameter(str(fault), param_hint="--server") from None
         try:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -24,7 +25,7 @@ class PluginGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Ours first, then those that joined."""
         ours = {*self._builtin, *super().list_commands(ctx)}
-        return [*sorted(ours), *sorted(self._joined().keys() - ours)]
+        return [*sorted(ours), *sorted(self._joined.keys() - ours)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command; a stand-in that tells the fault where it cannot be imported; None where there is none."""
@@ -33,10 +34,10 @@ class PluginGroup(click.Group):
         if where := self._builtin.get(cmd_name):
             module, _, attribute = where.partition(":")
             command = getattr(importlib.import_module(module), attribute)
-        elif plugin := self._joined().get(cmd_name):
+        elif plugin := self._joined.get(cmd_name):
             command = _load(plugin)
         if command is not None:
-            self.add_command(command, cmd_name)
+            _mark_paragraphs(command)
         return command
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
@@ -44,8 +45,11 @@ class PluginGroup(click.Group):
         _mark_paragraphs(cmd)
         super().add_command(cmd, name)
 
+    @cached_property
     def _joined(self) -> dict[str, EntryPoint]:
-        return {each.name: each for each in entry_points(group=self._plugins)} if self._plugins else {}
+        """Of two packages' commands of one name the first on the path, as with modules."""
+        found = entry_points(group=self._plugins) if self._plugins else ()
+        return {each.name: each for each in reversed(tuple(found))}
 
 
 def _mark_paragraphs(command: click.Command) -> None:

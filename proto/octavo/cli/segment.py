@@ -48,7 +48,10 @@ def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options:
                 failed = True
                 complain(fault.message if isinstance(fault, Failure) else f"{file}: {fault}")
                 continue
-            click.echo(json_line(segmentation_json(file, result)) if form == "json" else _described(file, text, result))
+            if form == "json":
+                click.echo(json_line(segmentation_json(file, result)), nl=False)
+            else:
+                click.echo(_described(file, text, result))
     if failed:
         ctx.exit(FAILED)
 

@@ -1,0 +1,428 @@
+"""The command line against a server double: what it prints, how it fails, what it exits with."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from octavo.cli.output import glimpse, numbers, table
+from octavo.cli.root import octavo
+from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, pieces, vector_of
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+TEXT = "It was the best of times,\r\nit was the worst of times.\n"
+
+
+@pytest.fixture
+def run(double: Double) -> Run:
+    """The real command in a process of its own."""
+
+    def run_command(
+        *arguments: str | Path, stdin: str = "", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"OCTAVO_SERVER": double.address} | (env or {})
+        command = [sys.executable, "-m", "octavo.cli", *map(str, arguments)]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, encoding="utf-8", check=False, env=environment, timeout=60
+        )
+
+    return run_command
+
+
+@pytest.fixture
+def invoke(double: Double) -> Callable[..., Result]:
+    """The command within this process, which is quicker; standard error apart."""
+
+    def invoke_command(*arguments: str | Path, stdin: bytes | str = "") -> Result:
+        return CliRunner(env={"OCTAVO_SERVER": double.address}).invoke(octavo, list(map(str, arguments)), input=stdin)
+
+    return invoke_command
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    file = tmp_path / "book.txt"
+    file.write_bytes(TEXT.encode())
+    return file
+
+
+def write(folder: Path, *texts: str) -> list[Path]:
+    files = [folder / f"{number}.txt" for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    return files
+
+
+# embed
+
+
+def test_embed_prints_a_line_of_json_with_the_vector_to_the_last_bit(invoke: Callable[..., Result], book: Path) -> None:
+    done = invoke("embed", book)
+    assert done.exit_code == 0, done.output
+    (line,) = done.stdout.splitlines()
+    answer = json.loads(line)
+    assert np.array_equal(np.array(answer["vector"], np.float32), vector_of(TEXT))
+    assert answer["file"] == str(book)
+    assert (answer["model"], answer["fingerprint"], answer["request_id"]) == ("tiny@3", FINGERPRINT, "r-1")
+    assert answer["usage"]["tokens"] == len(TEXT)
+    assert answer["timings"]["total"] == 1.5
+    assert "segments" not in answer
+
+
+def test_embed_gives_segments_with_their_places_in_the_file(invoke: Callable[..., Result], book: Path) -> None:
+    answer = json.loads(invoke("embed", "--segments", book).stdout)
+    whole = book.read_bytes().decode()  # line ends as they are
+    assert [whole[s["char_start"] : s["char_end"]] for s in answer["segments"]] == pieces(TEXT)
+    for segment, piece in zip(answer["segments"], pieces(TEXT), strict=True):
+        assert np.array_equal(np.array(segment["vector"], np.float32), vector_of(piece))
+
+
+def test_embed_takes_standard_input(invoke: Callable[..., Result]) -> None:
+    answer = json.loads(invoke("embed", "-", stdin=TEXT.encode()).stdout)
+    assert answer["file"] == "-"
+    assert np.array_equal(np.array(answer["vector"], np.float32), vector_of(TEXT))
+    assert invoke("embed", "-", "-").exit_code == 2
+
+
+def test_embed_sends_what_its_options_say(invoke: Callable[..., Result], double: Double, book: Path) -> None:
+    options = "--model m@1 --input-type query --window 0 --policy fixed --max-tokens 99 --pooling cls --no-normalize"
+    more = "--dimensions 8 --data-type float16 --expected-fingerprint ab --cache-mode refresh --timeout 30"
+    assert invoke("embed", *options.split(), *more.split(), book).exit_code == 0
+    assert invoke("embed", *options.split(), *more.split(), book, book).exit_code == 0
+    stream, first, second = double.requests
+    assert first == second
+    assert stream.options == first.options
+    assert stream.tasks[0].embed == first.embed
+    assert (stream.options.model, stream.options.window, stream.options.segmentation.max_tokens) == ("m@1", 0, 99)
+    assert stream.options.HasField("window")
+    assert (stream.options.expected_fingerprint, stream.options.cache_mode, stream.options.input_type) == ("ab", 3, 1)
+    assert (first.embed.pooling, first.embed.normalize, first.embed.dimensions, first.embed.data_type) == (
+        2,
+        False,
+        8,
+        2,
+    )
+    assert first.embed.HasField("normalize")
+    assert all(deadline is not None and deadline < 31 for deadline in double.deadlines)
+
+
+def test_many_files_come_in_their_order(invoke: Callable[..., Result], double: Double, tmp_path: Path) -> None:
+    files = write(tmp_path, *[f"text {number}" for number in range(12)])
+    double.delay = lambda text: 0.05 if text == "text 0" else 0.0
+    lines = invoke("embed", *files).stdout.splitlines()
+    assert [json.loads(line)["file"] for line in lines] == list(map(str, files))
+    for number, line in enumerate(lines):
+        assert np.array_equal(np.array(json.loads(line)["vector"], np.float32), vector_of(f"text {number}"))
+
+
+def test_one_bad_file_does_not_stop_the_others(invoke: Callable[..., Result], double: Double, tmp_path: Path) -> None:
+    files = write(tmp_path, "a", "b", "c", "d")
+    files[1].write_bytes(b"ab\xff")
+    double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "no token", "EMPTY_DOCUMENT"))
+    done = invoke("embed", "--in-flight", "1", *files)
+    assert done.exit_code == 1
+    assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == [str(files[2]), str(files[3])]
+    assert done.stderr.splitlines() == [
+        f"octavo: {files[0]}: no token",
+        f"octavo: {files[1]}: byte 2 is not utf-8; name the file's with --encoding",
+    ]
+
+
+def test_an_encoding_is_a_choice(invoke: Callable[..., Result], double: Double, tmp_path: Path) -> None:
+    file = tmp_path / "latin.txt"
+    file.write_bytes("Caf\xe9".encode("latin-1"))
+    assert invoke("embed", "--encoding", "latin-1", file).exit_code == 0
+    assert double.requests[0].document.text == "Caf\xe9"
+    assert invoke("embed", "--encoding", "klingon", file).exit_code == 2
+
+
+def test_an_array_has_a_row_a_file_or_a_segment(invoke: Callable[..., Result], book: Path, tmp_path: Path) -> None:
+    other, output = tmp_path / "other.txt", tmp_path / "vectors.npy"
+    other.write_text("other")
+    assert invoke("embed", "--format", "npy", "-o", output, book, other).exit_code == 0
+    assert np.array_equal(np.load(output), [vector_of(TEXT), vector_of("other")])
+    assert invoke("embed", "--format", "npy", "-o", output, "--segments", book).exit_code == 0
+    assert np.array_equal(np.load(output), [vector_of(piece) for piece in pieces(TEXT)])
+    assert invoke("embed", "--format", "npy", "-o", output, "--segments", book, other).exit_code == 2
+    assert output.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def test_an_array_is_whole_or_not_written(
+    invoke: Callable[..., Result], double: Double, book: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "vectors.npy"
+    output.write_bytes(b"before")
+    double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "no token", "EMPTY_DOCUMENT"))
+    assert invoke("embed", "--format", "npy", "-o", output, book, book).exit_code == 1
+    assert output.read_bytes() == b"before"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["book.txt", "vectors.npy"]
+    assert invoke("embed", "-o", tmp_path / "no" / "such.json", book).exit_code == 1
+
+
+def test_an_answer_for_part_of_a_document_is_a_failure(
+    invoke: Callable[..., Result], double: Double, book: Path
+) -> None:
+    double.partial = True
+    done = invoke("embed", book)
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
+# segment and models
+
+
+def test_segment_shows_places_tokens_and_text(invoke: Callable[..., Result], book: Path) -> None:
+    done = invoke("segment", book)
+    assert done.exit_code == 0
+    head, columns, *rows = done.stdout.splitlines()
+    assert head.startswith(f"{book}: {len(TEXT)} tokens in {len(pieces(TEXT))} segments")
+    assert columns.split() == ["segment", "from", "to", "tokens", "text"]
+    assert rows[1].split() == ["1", "10", "20", "10", "best", "of", "t"]
+    assert len(rows) == len(pieces(TEXT))
+
+
+def test_segment_speaks_json_and_names_what_failed(
+    invoke: Callable[..., Result], double: Double, book: Path, tmp_path: Path
+) -> None:
+    double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "no token", "EMPTY_DOCUMENT"))
+    (bad,) = write(tmp_path, "")
+    done = invoke("segment", "--format", "json", bad, book)
+    assert done.exit_code == 1
+    assert done.stderr == f"octavo: {bad}: no token\n"
+    (answer,) = map(json.loads, done.stdout.splitlines())
+    assert answer["uncached_tokens"] == 7
+    assert len(answer["segments"]) == len(pieces(TEXT))
+
+
+def test_models_lists_with_and_without_the_word(invoke: Callable[..., Result]) -> None:
+    bare, listed = invoke("models"), invoke("models", "list")
+    assert bare.stdout == listed.stdout
+    rows = [line.split() for line in bare.stdout.splitlines()]
+    assert rows[1][:5] == ["*", "model-0@3", str(DIMENSIONS), "512", "int8"]
+    assert [row[-1] for row in rows[1:]] == [FINGERPRINT[:12]] * 3
+    lines = invoke("models", "--format", "json").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["model-0", "model-1", "model-2"]
+
+
+def test_models_show_tells_all_of_one(invoke: Callable[..., Result]) -> None:
+    shown = dict(line.split("  ", 1) for line in invoke("models", "show", "model-5").stdout.splitlines())
+    assert shown["name"].strip() == "model-5"
+    assert json.loads(invoke("models", "show", "--format", "json").stdout)["segmentation"] == {
+        "policy": "content",
+        "min_tokens": 256,
+    }
+
+
+# Faults and exit codes
+
+
+def test_wrong_usage_is_one_line_and_2(run: Run, tmp_path: Path) -> None:
+    for arguments in (
+        ["embed"],
+        ["embed", "--nope", "x"],
+        ["nope"],
+        ["embed", tmp_path / "missing"],
+        ["embed", tmp_path],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert "--help)" in done.stderr
+
+
+def test_a_refused_call_is_one_line_and_1(run: Run, double: Double, book: Path) -> None:
+    double.faults.append(Fault(grpc.StatusCode.NOT_FOUND, "no model x", "UNKNOWN_MODEL", field="options.model"))
+    done = run("embed", book)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "octavo: no model x (options.model: is wrong)\n"
+
+
+def test_no_server_is_one_line_that_helps_and_3(run: Run, book: Path) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        for arguments in (["embed", book], ["embed", book, book], ["segment", book], ["models"]):
+            done = run(*arguments, "--server", address)
+            assert done.returncode == 3
+            assert done.stderr.count("\n") == 1
+            assert address in done.stderr
+            assert "octavo serve" in done.stderr
+
+
+def test_an_address_that_is_none_is_wrong_usage(invoke: Callable[..., Result], book: Path) -> None:
+    for address in ("localhost", "http://localhost:50051", "localhost:port", ""):
+        done = invoke("embed", "--server", address, book)
+        assert done.exit_code == 2, address
+
+
+def test_local_and_a_server_exclude_each_other_unless_the_environment_named_it(
+    invoke: Callable[..., Result], book: Path
+) -> None:
+    done = invoke("embed", "--local", "--server", "127.0.0.1:1", book)
+    assert done.exit_code == 2
+    assert "exclude" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_complaint(double: Double, tmp_path: Path) -> None:
+    files = write(tmp_path, *[f"text {number}" for number in range(300)])
+    command = [sys.executable, "-m", "octavo.cli", "embed", "--server", double.address, *map(str, files)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 141
+
+
+def test_ctrl_c_ends_at_once_with_130(double: Double, book: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    double.delay = lambda _: 30.0
+    for files in ([book], [book, book]):
+        seen = len(double.requests)
+        command = [sys.executable, "-m", "octavo.cli", "embed", "--server", double.address, "-o", output, *files]
+        with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+            while len(double.requests) == seen:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            assert process.wait(30) == 130
+            assert time.monotonic() - started < 5
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+    assert not output.exists()
+
+
+# Help and commands of others
+
+
+def test_every_help_teaches_with_examples(invoke: Callable[..., Result]) -> None:
+    for command in ([], ["embed"], ["segment"], ["models"], ["models", "list"], ["models", "show"]):
+        shown = invoke(*command, "--help")
+        assert shown.exit_code == 0
+        assert "  octavo " in shown.stdout.partition("\n")[2]
+        assert "\\b" not in shown.stdout
+        assert shown.stdout == invoke(*command, "-h").stdout
+
+
+def test_help_and_the_clients_commands_load_no_torch() -> None:
+    script = """
+import sys
+from octavo.cli.root import run
+assert run(["--help"]) == 0 and run(["embed", "--help"]) == 0
+heavy = {"torch", "transformers", "tokenizers"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+JOINED = '''
+import click
+
+@click.command()
+def sound():
+    r"""Sounds.
+
+    \\b
+    a
+    b
+    """
+    click.echo("sound!")
+
+@click.command()
+def fails():
+    """Fails."""
+    raise click.ClickException("it\\ncould not.")
+
+nothing = 3
+'''
+ENTRY_POINTS = """
+[octavo.commands]
+sound = joined:sound
+fails = joined:fails
+broken = broken:command
+absent = no_such:thing
+nothing = joined:nothing
+[octavo.models_commands]
+sound = joined:sound
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> dict[str, str]:
+    """An installed package that joins the command line: one sound command, three that are not."""
+    (tmp_path / "joined.py").write_text(JOINED)
+    (tmp_path / "broken.py").write_text("raise RuntimeError('two\\nlines')\n")
+    info = tmp_path / "joined-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: joined\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_commands_of_others_join_and_broken_ones_say_so_in_one_line(run: Run, plugins: dict[str, str]) -> None:
+    assert run("sound", env=plugins).stdout == "sound!\n"
+    assert run("models", "sound", env=plugins).stdout == "sound!\n"
+    shown = run("--help", env=plugins)
+    assert shown.returncode == 0
+    assert "Sounds." in shown.stdout
+    assert "cannot be loaded" in shown.stdout
+    assert "\n  a\n  b\n" in run("sound", "--help", env=plugins).stdout
+    for name, why in (("broken", "two lines"), ("absent", "no_such"), ("nothing", "not a click command")):
+        done = run(name, "--any", "option", env=plugins)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert why in done.stderr
+
+
+def test_a_fault_of_a_joined_command_is_one_line(run: Run, plugins: dict[str, str]) -> None:
+    done = run("fails", env=plugins)
+    assert (done.returncode, done.stderr) == (1, "octavo: it could not\n")
+
+
+def test_other_commands_are_not_loaded_for_one(run: Run, plugins: dict[str, str], tmp_path: Path, book: Path) -> None:
+    (tmp_path / "broken.py").write_text(f"open({str(tmp_path / 'loaded')!r}, 'w')\nraise RuntimeError\n")
+    assert run("embed", book, env=plugins).returncode == 0
+    assert not (tmp_path / "loaded").exists()
+    run("--help", env=plugins)
+    assert (tmp_path / "loaded").exists()
+
+
+# Parts
+
+
+def test_numbers_are_short_and_exact() -> None:
+    values = np.array([0.1, 1 / 3, -1e-9, 3.4e38], np.float32)
+    assert numbers(values)[0] == 0.1
+    assert np.array_equal(np.array(numbers(values), np.float32), values)
+    half = np.array([0.1, 65504], np.float16)
+    assert np.array_equal(np.array(numbers(half), np.float16), half)
+    assert numbers(np.array([-127, 3], np.int8)) == [-127, 3]
+
+
+def test_a_glimpse_is_one_line_that_no_terminal_obeys() -> None:
+    assert glimpse("a\n\tb  c") == "a b c"
+    assert glimpse("\x1b[2Jx") == "\N{REPLACEMENT CHARACTER}[2Jx"
+    assert glimpse("x" * 49) == "x" * 47 + "…"
+    assert glimpse("x" * 48) == "x" * 48
+
+
+def test_tables_line_up() -> None:
+    assert table(("a", "n"), [("long", "1"), ("b", "22")], right=(1,)) == "a      n\nlong   1\nb     22"
