@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from server.clients import ANONYMOUS
 from server.errors import DeadlineExceeded
 from server.metrics import Metrics
-from server.scheduler import Priority, Scheduler
+from server.priority import Priority
+from server.scheduler import Scheduler
 from server.work import Computed, Work
 
 if TYPE_CHECKING:
@@ -224,9 +225,12 @@ async def test_a_machine_that_loses_a_segment_fails_its_batch_and_does_not_hang_
 ) -> None:
     whole = machine.compute
     async with scheduling(metrics) as scheduler:
-        monkeypatch.setattr(machine, "compute", lambda works, threads: whole(works, threads)[:-1])
+        async with held(scheduler, machine):
+            monkeypatch.setattr(machine, "compute", lambda works, threads: whole(works, threads)[:-1])
+            kept, lost = submitted(scheduler, machine, b"kept"), submitted(scheduler, machine, b"lost")
+        assert key_of(await asyncio.wait_for(kept, SOON)) == b"kept"
         with pytest.raises(ValueError, match="zip"):
-            await asyncio.wait_for(submitted(scheduler, machine, b"lost"), SOON)
+            await asyncio.wait_for(lost, SOON)
         monkeypatch.setattr(machine, "compute", whole)
         await asyncio.wait_for(submitted(scheduler, machine, b"found"), SOON)
 
@@ -248,11 +252,12 @@ async def test_many_segments_get_a_thread_each(machine: Machine, metrics: Metric
 
 
 async def test_while_another_stream_is_busy_a_segment_gets_one_thread(machine: Machine, metrics: Metrics) -> None:
-    async with scheduling(metrics, streams=2, threads=4) as scheduler, held(scheduler, machine):
-        beside = submitted(scheduler, machine, b"beside")
-        await until(lambda: machine.runs)
+    async with scheduling(metrics, streams=2, threads=4) as scheduler:
+        async with held(scheduler, machine):
+            beside = submitted(scheduler, machine, b"beside")
+            await until(lambda: machine.runs)
+        await beside
     assert machine.runs == [([b"beside"], 1)]
-    await beside
 
 
 async def test_streams_compute_side_by_side(machine: Machine, metrics: Metrics) -> None:

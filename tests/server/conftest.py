@@ -1,0 +1,34 @@
+"""One real server for all tests of this room that do not need one of their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.settings import cache_home
+from tests.server.helpers import E5, MINILM, TINY, Server, model, serving, settings
+
+
+@pytest.fixture(scope="session")
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The deployment's secret is made here, not in the home of whoever tests."""
+    home = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def models(state_home: Path) -> Path:  # noqa: ARG001 - who serves a model makes a secret
+    """The folder of the packaged models."""
+    folder = cache_home() / "models"
+    if missing := [name for name in (TINY, MINILM, E5) if not (folder / name).is_dir()]:
+        pytest.skip(f"not installed: {', '.join(missing)}; `make setup` fetches them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(models: Path) -> Iterator[Server]:  # noqa: ARG001
+    """Three real models; the smallest is the default."""
+    with serving(settings(model(TINY, "auto"), model(MINILM), model(E5))) as server:
+        yield server
