@@ -65,7 +65,7 @@ def _command(scenario: Scenario) -> click.Command:
             sys.exit(1)
 
     return click.Command(
-        scenario.name, callback=execute, params=[*options, json_option], help=scenario.summary, epilog=EPILOG
+        scenario.name, callback=execute, params=[*options, json_option], help=scenario.description, epilog=EPILOG
     )
 
 

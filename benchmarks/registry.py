@@ -18,7 +18,12 @@ class Scenario:
     """A module with a ``run``, not imported until it is asked for its ``command`` or run."""
 
     name: str
-    summary: str
+    description: str
+
+    @property
+    def summary(self) -> str:
+        """The description's first line."""
+        return self.description.partition("\n")[0]
 
     def load(self) -> tuple[Callable[..., Figures], Sequence[click.Parameter]]:
         """Import the module: its ``run``, and the options declared on it in their order."""
@@ -37,4 +42,4 @@ def _read(path: Path) -> Scenario | None:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
         return None
-    return Scenario(path.stem, (ast.get_docstring(tree) or "").partition("\n")[0])
+    return Scenario(path.stem, ast.get_docstring(tree) or "")

@@ -50,7 +50,8 @@ def test_every_scenario_with_a_promise_exists_and_can_be_listed() -> None:
 def test_a_scenario_is_a_module_with_run_and_is_not_imported_to_be_listed(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text('"""Says nothing.\n\nMore.\n"""\nraise SystemExit("imported")\ndef run(): ...\n')
     (tmp_path / "helper.py").write_text('"""No scenario."""\nclass A:\n    def run(self): ...\n')
-    assert registry.scenarios(tmp_path) == {"loud": registry.Scenario("loud", "Says nothing.")}
+    assert registry.scenarios(tmp_path) == {"loud": registry.Scenario("loud", "Says nothing.\n\nMore.")}
+    assert registry.scenarios(tmp_path)["loud"].summary == "Says nothing."
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, figures: Figures, *arguments: str) -> Any:
