@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -19,19 +19,21 @@ from encoder.errors import EncoderError
 from encoder.folder import describe
 from encoder.threads import usable_cores
 from server import logs
+from server.drain import Drain
 from server.errors import StartError
 from server.http import HttpListener
 from server.loopwatch import LoopWatch
 from server.metrics import Metrics
-from server.models import Catalogue, ServedModel
+from server.models import Catalogue, ServedModel, least_tokens
 from server.pipeline import Pipeline
 from server.rpc.listener import Listener
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
-from server.settings import CacheSettings, ModelSettings, SegmentationSettings, Settings
+from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings
 from server.shelf import Library, shared_cuts
 
+RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
 
 log = structlog.get_logger(__name__)
@@ -49,18 +51,48 @@ def serve(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.loop_exception_handler)
-    stop = asyncio.Event()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings) as addresses:
-        print("ready", *addresses, flush=True)  # the one line that a supervisor waits for
-        await stop.wait()
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with running(settings) as server:
+        print("ready", *server.addresses, flush=True)  # the one line that a supervisor waits for
+        await signals.get()
         log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
+        stopping = asyncio.create_task(server.stop())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            log.warning("stopping at once")
+            stopping.cancel()
+            await server.stop_at_once()
+        again.cancel()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """A server that answers on these addresses."""
+
+    addresses: list[str]
+    _listener: Listener
+    _drain: Drain
+    _settings: ServerSettings
+
+    async def stop(self) -> None:
+        """Refuse new calls for `drain_delay_seconds`, then give those that run `stop_grace_seconds`."""
+        self._drain.begin()
+        await self._listener.refuse()
+        await asyncio.sleep(self._settings.drain_delay_seconds)
+        await self._listener.stop(self._settings.stop_grace_seconds)
+
+    async def stop_at_once(self) -> None:
+        """Cancel what runs."""
+        self._drain.begin()
+        await self._listener.stop(0)
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[list[str]]:
-    """A server on the running loop; the addresses that it listens on. Leaving it stops with grace.
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A server on the running loop. Leaving it stops at once whatever was not stopped before.
 
     Raises:
         StartError: what was configured cannot be served.
@@ -81,7 +113,7 @@ async def running(settings: Settings) -> AsyncIterator[list[str]]:
             stack.enter_context(http)
             log.info("metrics", address=http.address)
 
-        keys = KeyMaker(secret(settings.cache))
+        deployment_secret = secret(settings.cache)
         store = await asyncio.to_thread(open_store, settings.cache, metrics)
         if store:
             stack.callback(store.close)
@@ -93,7 +125,7 @@ async def running(settings: Settings) -> AsyncIterator[list[str]]:
         stack.push_async_callback(scheduler.close)
         pipeline = Pipeline(
             scheduler,
-            Library(keys, store, keep_results=settings.cache.results),
+            Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results),
             metrics,
             tokenizer_threads=compute.tokenizer_threads,
             in_flight=compute.in_flight_segments,
@@ -101,16 +133,23 @@ async def running(settings: Settings) -> AsyncIterator[list[str]]:
         )
         stack.push_async_callback(pipeline.close)
 
-        listener = Listener(catalogue, pipeline, limits_of(settings), metrics)
-        addresses = await listener.bind(settings.server.listen)
-        stack.push_async_callback(listener.stop, settings.server.stop_grace_seconds)
+        drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
+        listener = Listener(
+            catalogue,
+            pipeline,
+            limits_of(settings),
+            metrics,
+            drain,
+            deployment_secret,
+            settings.server.max_connection_age_seconds,
+        )
+        server = Running(await listener.bind(settings.server.listen), listener, drain, settings.server)
+        stack.push_async_callback(server.stop_at_once)
         await listener.ready()
         not_ready[0] = ""
-        log.info("ready", addresses=addresses, threads=threads)
-        try:
-            yield addresses
-        finally:
-            not_ready[0] = "stopping"
+        log.info("ready", addresses=server.addresses, threads=threads)
+        stack.callback(not_ready.__setitem__, 0, "stopping")
+        yield server
 
 
 def secret(settings: CacheSettings) -> bytes:
@@ -235,7 +274,7 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
 
 
 def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
-    """The cutting of a model's settings, whose defaults are the budget and just over half of it.
+    """The cutting of a model's settings, whose defaults are the budget and chunking's share of it.
 
     Raises:
         StartError: a segment would own more tokens than the model can read.
@@ -244,7 +283,7 @@ def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
     most = settings.max_tokens or budget
     if most > budget:
         raise StartError(f"segmentation.max_tokens is {most}; this model can own {budget} tokens a segment")
-    return Cutting(settings.policy, most, settings.min_tokens or most // 2 + 1)
+    return Cutting(settings.policy, most, settings.min_tokens or least_tokens(most))
 
 
 def hint(folder: Path) -> str:

@@ -18,28 +18,43 @@ CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is
 
 
 class Claim:
-    """What one call has been promised and has not got yet, in tokens to compute."""
+    """What one call was promised and has not got yet, in tokens to compute."""
 
     def __init__(self, backlog: "Backlog", client: Client, priority: Priority) -> None:
         self._backlog = backlog
         self._client = client
         self._priority = priority
-        self._tokens = 0
+        self._promised = 0  # of segments that were not begun
+        self._open = 0  # promised or begun
 
-    def grow(self, tokens: int) -> None:
-        """Promise more."""
-        self._tokens += tokens
-        self._backlog.change(self._client, self._priority, tokens)
+    def promise(self, tokens: int, deadline: float) -> None:
+        """Take on work that is known beforehand.
+
+        Raises:
+            QueueFull: it would not be done by the deadline.
+        """
+        self._backlog.check(self._client, self._priority, tokens, deadline)
+        self._promised += tokens
+        self._grow(tokens)
+
+    def begin(self, tokens: int) -> None:
+        """A segment goes to the queue, be it one that was promised or another."""
+        if self._promised >= tokens:
+            self._promised -= tokens
+        else:
+            self._grow(tokens)
 
     def settle(self, tokens: int) -> None:
-        """So much was computed, or will not be."""
-        tokens = min(tokens, self._tokens)
-        self._tokens -= tokens
-        self._backlog.change(self._client, self._priority, -tokens)
+        """A segment that was begun is computed, or will not be."""
+        self._grow(-min(tokens, self._open))
 
     def close(self) -> None:
         """Nothing more will be computed for this call."""
-        self.settle(self._tokens)
+        self._grow(-self._open)
+
+    def _grow(self, tokens: int) -> None:
+        self._open += tokens
+        self._backlog.change(self._client, self._priority, tokens)
 
 
 class Backlog:

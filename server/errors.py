@@ -8,6 +8,7 @@
     │   └── Malformed            the bytes are not the message they should be
     ├── UnknownModel
     ├── FingerprintMismatch
+    ├── CursorMismatch
     ├── Unauthenticated          nobody that we know, or nobody at all
     ├── PermissionDenied         known, but not allowed to do this
     ├── Refused                  what was asked for is fine, the time for it is not
@@ -66,6 +67,10 @@ class UnknownModel(CallError):
 
 class FingerprintMismatch(CallError):
     """The caller demands vectors of another fingerprint than this call would give."""
+
+
+class CursorMismatch(CallError):
+    """The cursor belongs to another stream."""
 
 
 class Unauthenticated(CallError):

@@ -106,6 +106,12 @@ class Catalogue:
         return model
 
 
+def least_tokens(max_tokens: int) -> int:
+    """The fewest tokens of a segment where only the most were said: in the proportion of chunking's own defaults."""
+    default = Cutting()
+    return max(1, max_tokens * default.min_tokens // default.max_tokens)
+
+
 def window_of(call_window: int | None, model: ServedModel) -> int:
     """The window of a call: its own, or else the model's; one that sees a whole segment is none (0)."""
     window = model.window if call_window is None else call_window

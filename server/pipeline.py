@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -22,6 +23,7 @@ import chunking
 from cache import Key
 from chunking import Segment
 from server.audit import Auditor
+from server.backlog import Claim
 from server.calls import Call, Timings
 from server.errors import DeadlineExceeded
 from server.flight import Flights
@@ -83,6 +85,7 @@ class Document:
     text: str
     timings: Timings
     shelf: Shelf
+    claim: Claim
 
 
 class Pipeline:
@@ -113,10 +116,14 @@ class Pipeline:
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._keeper.shutdown(wait=True)
 
-    async def open(self, call: Call, text: str, timings: Timings) -> Document:
+    def claim(self, call: Call) -> AbstractContextManager[Claim]:
+        """What a call takes of the machine's time, for as long as it lasts."""
+        return self._scheduler.backlog.claim(call.client, call.priority)
+
+    async def open(self, call: Call, text: str, timings: Timings, claim: Claim) -> Document:
         """Begin a document's journey."""
         self._metrics.documents.labels(call.model.name).inc()
-        return Document(call, text, timings, await self._aside(self._library.shelf, call, text))
+        return Document(call, text, timings, await self._aside(self._library.shelf, call, text), claim)
 
     async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
         """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
@@ -195,8 +202,12 @@ class Pipeline:
         return self._result(document, prepared, prepared.parts, document.call.model.runner.layers)
 
     async def _compute(self, document: Document, prepared: Prepared) -> Result:
-        call, runner = document.call, document.call.model.runner
-        computed, started = await self._fly(call, prepared)
+        call, runner, tokens = document.call, document.call.model.runner, prepared.segment.processed_tokens
+        document.claim.begin(tokens)
+        try:
+            computed, started = await self._fly(call, prepared)
+        finally:
+            document.claim.settle(tokens)
         if started:
             document.timings.computed(computed)
             # Not awaited: the answer does not wait for the cache.

@@ -101,6 +101,7 @@ class Scheduler:
                 self._metrics.queue_wait.observe(computed.started - item.queued)
                 if not item.future.done():
                     item.future.set_result(replace(computed, queued=item.queued))
+            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             for item in batch:
                 if not item.future.done():

@@ -143,6 +143,16 @@ class ServerSettings(Section):
     default_deadline_seconds: Seconds = Field(
         default=300.0, description="Time a call has when its client set no deadline."
     )
+    drain_delay_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Once told to stop, the server refuses new calls for so long, for balancers to notice, "
+        "before it closes its ports.",
+    )
+    max_connection_age_seconds: Seconds = Field(
+        default=3600.0, description="Age at which a connection is closed for its client to make a new one."
+    )
     stop_grace_seconds: float = Field(
         default=30.0,
         ge=0,

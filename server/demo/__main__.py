@@ -10,6 +10,7 @@ import numpy as np
 
 from octavo.cli.local import local_server
 from octavo.client import Client, EmbedResult, Segment
+from octavo.client.arguments import CacheModeName
 
 ADDRESS = Path(__file__).with_name("address.txt")
 QUESTION = "How should the natural resources of the country be conserved?"
@@ -25,7 +26,7 @@ def main() -> int:
         arguments = ("--cache-dir", f"{folder}/cache", "--set", f"cache.secret_file={folder}/secret")
         with local_server(listen="127.0.0.1:0", arguments=arguments) as address, Client(address) as client:
             model = client.model()
-            print(f"serving {model.name} ({model.number_scheme}; {model.kernels}) on {address}\n")
+            print(f"serving {model.ref} ({model.number_scheme}; {model.kernels}) on {address}\n")
             cold, seconds = embed(client, text)
             show_segments(cold.segments)
             show_coverage(cold, seconds)
@@ -33,7 +34,7 @@ def main() -> int:
             return 0 if show_cache(client, text, cold, seconds) else 1
 
 
-def embed(client: Client, text: str, cache_mode: str | None = None) -> tuple[EmbedResult, float]:
+def embed(client: Client, text: str, cache_mode: CacheModeName | None = None) -> tuple[EmbedResult, float]:
     """A document's vectors, and the seconds that the client waited for them."""
     began = time.perf_counter()
     result = client.embed(text, segment_vectors=True, cache_mode=cache_mode)

@@ -1,6 +1,7 @@
 """InferenceService: convert, delegate to the pipeline, convert back."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -9,13 +10,18 @@ from dataclasses import dataclass
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
+from server.backlog import Claim
 from server.calls import Call, Timings, Usage
 from server.clients import ANONYMOUS
+from server.cursor import Cursors
+from server.drain import Drain
 from server.errors import CallError, DeadlineExceeded, EmptyDocument, InvalidCall
 from server.models import Catalogue
 from server.pipeline import Document, Pipeline, Prepared
+from server.priority import Priority
 from server.rpc import replies, requests
 from server.rpc.answer import Answer
+from server.rpc.bulk import Bulk
 from server.rpc.interceptor import Context, request_id
 from server.rpc.requests import Envelope, Limits
 from server.rpc.status import status_of
@@ -36,14 +42,21 @@ class Cut:
         """All segments in order."""
         return [prepared for group in self.groups for prepared in group]
 
+    @property
+    def uncached(self) -> int:
+        """Tokens of the segments that may have to be computed."""
+        return sum(prepared.segment.processed_tokens for prepared in self.segments if not prepared.complete)
+
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """The methods of the service; each reads as what it does."""
 
-    def __init__(self, catalogue: Catalogue, pipeline: Pipeline, limits: Limits) -> None:
+    def __init__(self, catalogue: Catalogue, pipeline: Pipeline, limits: Limits, drain: Drain, secret: bytes) -> None:
         self._catalogue = catalogue
         self._pipeline = pipeline
         self._limits = limits
+        self._drain = drain
+        self._secret = secret
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """Cut and count a document."""
@@ -51,8 +64,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         call = requests.call_of(request.options, (), text, self._catalogue, self._envelope(context))
         ruler = Ruler(text, requests.offset_unit(request.options))
-        async with _within(call.deadline):
-            cut = await self._cut(call, text, "document.text", timings)
+        async with self._bounded(call) as claim:
+            cut = await self._cut(call, text, "document.text", timings, claim)
             segments = cut.segments
             requests.check_reply(replies.REPLY_BYTES + replies.size_of((), len(segments)), self._limits)
             known = await self._pipeline.known(cut.document, segments)
@@ -77,11 +90,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         task = pb.Task(name="embed", embed=request.embed)
         call = requests.call_of(request.options, [task], texts[0], self._catalogue, self._envelope(context))
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
-        async with _within(call.deadline):
-            cuts = [await self._cut_or_fault(call, text, i, timings) for i, text in enumerate(texts)]
+        async with self._bounded(call) as claim:
+            cuts = [await self._cut_or_fault(call, text, i, timings, claim) for i, text in enumerate(texts)]
             sizes = [replies.size_of(call.tasks, len(cut.segments)) for cut in cuts if isinstance(cut, Cut)]
             ids = sum(len(document.id.encode()) for document in documents)
             requests.check_reply(replies.REPLY_BYTES * (1 + len(documents)) + ids + sum(sizes), self._limits)
+            claim.promise(sum(cut.uncached for cut in cuts if isinstance(cut, Cut)), call.deadline)
             answers = await self._answer_all(cuts, rulers)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         return pb.EmbedResponse(
@@ -95,9 +109,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
         call = requests.call_of(request.options, tasks, text, self._catalogue, self._envelope(context))
-        async with _within(call.deadline):
-            cut = await self._cut(call, text, "document.text", timings)
+        async with self._bounded(call) as claim:
+            cut = await self._cut(call, text, "document.text", timings, claim)
             requests.check_reply(replies.REPLY_BYTES + replies.size_of(call.tasks, len(cut.segments)), self._limits)
+            claim.promise(cut.uncached, call.deadline)
             answer = await self._answer(cut, Ruler(text, requests.offset_unit(request.options)))
         return pb.AnalyzeResponse(
             info=replies.reply_info(call, answer.usage, timings), segments=answer.infos, results=answer.of_document()
@@ -115,41 +130,87 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         answer = Answer(call, Ruler(text, requests.offset_unit(request.options)), stream=True)
         yield pb.StreamSegmentsResponse(header=replies.stream_header(call))
 
-        document = await self._pipeline.open(call, text, timings)
+        cursors, first, partial = self._cursors(call, request), 0, False
+        if request.cursor:
+            first = cursors.first(request.cursor)
         last_moment = call.deadline - min(MARGIN_SECONDS, 0.1 * (call.deadline - timings.began))
-        partial = False
-        async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
-            while not partial:
-                try:
-                    async with _within(last_moment):
-                        result = await anext(results, None)
-                except DeadlineExceeded:
-                    partial = True
-                else:
+        with self._pipeline.claim(call) as claim:
+            document = await self._pipeline.open(call, text, timings, claim)
+            async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
+                while not partial:
+                    try:
+                        async with _within(last_moment):
+                            result = await anext(results, None)
+                    except DeadlineExceeded:
+                        partial = True
+                        continue
                     if result is None:
                         break
-                    segment = pb.SegmentResult(segment=answer.take(result), results=answer.of_segment(result))
-                    yield pb.StreamSegmentsResponse(segment=segment)
+                    info = answer.take(result)
+                    if info.index >= first:
+                        cursor = cursors.after(info.index)
+                        segment = pb.SegmentResult(segment=info, results=answer.of_segment(result), cursor=cursor)
+                        yield pb.StreamSegmentsResponse(segment=segment)
         if not answer.usage.tokens and not partial:
             raise EmptyDocument("document.text")
-        info = replies.reply_info(call, answer.usage, timings)
-        summary = pb.StreamSummary(info=info, results=answer.of_document(), partial=partial)
+        reply_info = replies.reply_info(call, answer.usage, timings)
+        summary = pb.StreamSummary(info=reply_info, results=answer.of_document(), partial=partial)
         yield pb.StreamSegmentsResponse(summary=summary)
 
+    async def ProcessDocuments(
+        self, request_iterator: AsyncIterator[pb.ProcessDocumentsRequest], context: Context
+    ) -> AsyncIterator[pb.ProcessDocumentsResponse]:
+        """Answer any number of documents in the bulk class."""
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise InvalidCall("start", "the start comes first, and once")
+        start, limits = first.start, self._limits
+        tasks = requests.tasks_of(start.tasks, limits)
+        if any(task.embed.spans for task in tasks):
+            raise InvalidCall("start.tasks", "spans belong to one document; a stream of many takes none")
+        envelope = requests.envelope(request_id.get(), ANONYMOUS, context.time_remaining(), limits, bulk=True)
+        self._drain.check()
+        call = requests.call_of(start.options, tasks, "", self._catalogue, envelope, Priority.BULK)
+        requests.check_message(replies.REPLY_BYTES + replies.size_of(call.tasks, 1))
+        info = replies.reply_info(call, Usage(), Timings())
+        yield pb.ProcessDocumentsResponse(
+            ready=pb.ProcessReady(info=info, max_document_bytes=limits.max_document_bytes)
+        )
+        unit = requests.offset_unit(start.options)
+        with self._pipeline.claim(call) as claim:
+            returning = start.return_segments
+            bulk = Bulk(self._pipeline, call, claim, self._drain, limits, unit, return_segments=returning)
+            async with aclosing(bulk.responses(request_iterator)) as responses:
+                async for response in responses:
+                    yield response
+
+    def _cursors(self, call: Call, request: pb.StreamSegmentsRequest) -> Cursors:
+        text = hashlib.blake2b(request.document.text.encode(), digest_size=32).digest()
+        tasks = (task.SerializeToString(deterministic=True) for task in request.tasks)
+        return Cursors(self._secret, (call.client.tenant.encode(), text, call.fingerprint.encode(), *tasks))
+
     def _envelope(self, context: Context) -> Envelope:
+        self._drain.check()
         return requests.envelope(request_id.get(), ANONYMOUS, context.time_remaining(), self._limits)
 
-    async def _cut(self, call: Call, text: str, field: str, timings: Timings) -> Cut:
-        document = await self._pipeline.open(call, text, timings)
+    @asynccontextmanager
+    async def _bounded(self, call: Call) -> AsyncIterator[Claim]:
+        """A unary call's time and its claim on the machine."""
+        with self._pipeline.claim(call) as claim:
+            async with _within(call.deadline):
+                yield claim
+
+    async def _cut(self, call: Call, text: str, field: str, timings: Timings, claim: Claim) -> Cut:
+        document = await self._pipeline.open(call, text, timings, claim)
         async with aclosing(self._pipeline.read(document)) as groups:
             cut = Cut(document, [group async for group in groups])
         if not cut.segments:
             raise EmptyDocument(field)
         return cut
 
-    async def _cut_or_fault(self, call: Call, text: str, index: int, timings: Timings) -> Cut | CallError:
+    async def _cut_or_fault(self, call: Call, text: str, index: int, timings: Timings, claim: Claim) -> Cut | CallError:
         try:
-            return await self._cut(call, text, f"documents[{index}].text", timings)
+            return await self._cut(call, text, f"documents[{index}].text", timings, claim)
         except CallError as fault:
             return fault
 

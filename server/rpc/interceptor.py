@@ -94,7 +94,7 @@ class Outermost(grpc.aio.ServerInterceptor):
                 number, reason = reason_of(error)
                 code = CODES[number]
                 if reason is Reason.INTERNAL:
-                    log.error("internal error", error=type(error).__qualname__, frames=_frames(error))  # noqa: TRY400 - no text
+                    report(error)
                 await _abort(context, error, call_id)
             finally:
                 seconds = time.monotonic() - began
@@ -139,6 +139,10 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def report(error: BaseException) -> None:
+    """Log a bug of ours: what it was and where it came from, without its message and the values of anything."""
+    log.error("internal error", error=type(error).__qualname__, frames=_frames(error))
+
+
 def _frames(error: BaseException) -> list[str]:
-    """Where an exception came from, without its message and without the values of anything."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

@@ -7,6 +7,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from server.drain import Drain
 from server.errors import StartError
 from server.metrics import Metrics
 from server.models import Catalogue
@@ -17,6 +18,7 @@ from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 
 MIB = 1 << 20
+KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives
 SERVICES = tuple(
     file.services_by_name[name].full_name
     for file, name in ((inference_pb2.DESCRIPTOR, "InferenceService"), (models_pb2.DESCRIPTOR, "ModelService"))
@@ -26,7 +28,16 @@ SERVICES = tuple(
 class Listener:
     """A gRPC server on its addresses. Not serving, by its health, until `ready` is called."""
 
-    def __init__(self, catalogue: Catalogue, pipeline: Pipeline, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        pipeline: Pipeline,
+        limits: Limits,
+        metrics: Metrics,
+        drain: Drain,
+        secret: bytes,
+        max_connection_age_seconds: float,
+    ) -> None:
         self._server = grpc.aio.server(
             interceptors=[Outermost(metrics)],
             options=[
@@ -34,11 +45,16 @@ class Listener:
                 # so that our own limit, which says what is wrong, comes first
                 ("grpc.max_receive_message_length", limits.max_document_bytes + MIB),
                 ("grpc.max_send_message_length", limits.max_reply_bytes + MIB),
+                # Connections are closed now and then, gRPC adding a tenth of jitter, so that balancers can balance.
+                ("grpc.max_connection_age_ms", round(1000 * max_connection_age_seconds)),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
             ],
         )
         self._health = health.aio.HealthServicer()
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalogue, pipeline, limits), self._server
+            InferenceServicer(catalogue, pipeline, limits, drain, secret), self._server
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -65,9 +81,13 @@ class Listener:
         """Tell health that calls are welcome."""
         await self._tell(serving=True)
 
-    async def stop(self, grace: float) -> None:
-        """Tell health that calls are not, let the ones that are running end within `grace` seconds, and stop."""
+    async def refuse(self) -> None:
+        """Tell health that calls are not welcome any more."""
         await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Close the ports, let the calls that are running end within `grace` seconds, and stop."""
+        await self.refuse()
         await self._server.stop(grace)
 
     async def _tell(self, *, serving: bool) -> None:

@@ -75,6 +75,43 @@ def segment_info(prepared: Prepared, ruler: Ruler, resumed_from: int = 0) -> pb.
     )
 
 
+class SegmentBatch:
+    """Segments' descriptions and answers on their way into one message of a stream.
+
+    Attributes:
+        size: about how many bytes they take.
+    """
+
+    def __init__(self, tasks: Sequence[EmbedTask]) -> None:
+        self._tasks = tasks
+        self._infos: list[pb.SegmentInfo] = []
+        self._results: list[list[pb.TaskResult]] = []
+        self.size = 0
+
+    def add(self, info: pb.SegmentInfo, results: list[pb.TaskResult]) -> None:
+        """Put in the next segment."""
+        self._infos.append(info)
+        self._results.append(results)
+        self.size += SEGMENT_INFO_BYTES + sum(result.ByteSize() for result in results)
+
+    def take(self) -> pb.AnalyzeResponse:
+        """Take out all of them; a task's vectors become one tensor."""
+        reply = pb.AnalyzeResponse(segments=self._infos)
+        for i, task in enumerate(self._tasks):
+            rows = [results[i].embed.segment_vectors for results in self._results]
+            if rows and task.segment_vectors:
+                vectors = pb.Tensor(
+                    data_type=rows[0].data_type,
+                    shape=[len(rows), *rows[0].shape[1:]],
+                    data=b"".join(row.data for row in rows),
+                )
+                reply.results.append(pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=vectors)))
+            else:
+                reply.results.append(pb.TaskResult(name=task.name))
+        self._infos, self._results, self.size = [], [], 0
+        return reply
+
+
 def document_results(tasks: Sequence[EmbedTask], merges: Sequence[EmbedMerge]) -> list[pb.TaskResult]:
     """What the tasks say of the segments taken in so far; nothing while there are none."""
     answers = [(task, merge.result()) for task, merge in zip(tasks, merges, strict=True)]

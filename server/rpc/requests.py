@@ -1,5 +1,6 @@
 """From the wire to the server's own words: every option checked, every default filled in."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from octavo.v1 import inference_pb2 as pb
 from server.calls import Call
 from server.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
-from server.models import Catalogue, ServedModel, window_of
+from server.models import Catalogue, ServedModel, least_tokens, window_of
 from server.priority import Priority
 from server.shelf import CacheMode
 from server.tasks import EmbedTask
@@ -29,6 +30,7 @@ POOLINGS: tuple[PoolingName | None, ...] = (None, "mean", "cls")
 DATA_TYPES: tuple[DataTypeName, ...] = ("float32", "float32", "float16", "int8", "binary")
 OFFSET_UNITS = (Unit.CODE_POINT, Unit.CODE_POINT, Unit.UTF16, Unit.UTF8)
 POLICIES: tuple[Policy | None, ...] = (None, "content", "sentence", "fixed")
+PRIORITIES = (None, Priority.INTERACTIVE, Priority.BULK)
 CACHE_MODES = (
     CacheMode.READ_WRITE,
     CacheMode.READ_WRITE,
@@ -59,16 +61,24 @@ class Envelope:
     deadline: float
 
 
-def envelope(request_id: str, client: Client, seconds_left: float | None, limits: Limits) -> Envelope:
-    """A call without a deadline gets the default one."""
-    seconds = limits.default_deadline_seconds if seconds_left is None else seconds_left
+def envelope(
+    request_id: str, client: Client, seconds_left: float | None, limits: Limits, *, bulk: bool = False
+) -> Envelope:
+    """A call without a deadline gets the default one; a bulk stream may last for ever."""
+    default = math.inf if bulk else limits.default_deadline_seconds
+    seconds = default if seconds_left is None else seconds_left
     return Envelope(request_id, client, time.monotonic() + seconds)
 
 
 def call_of(
-    options: pb.CallOptions, tasks: Sequence[pb.Task], text: str, catalogue: Catalogue, around: Envelope
+    options: pb.CallOptions,
+    tasks: Sequence[pb.Task],
+    text: str,
+    catalogue: Catalogue,
+    around: Envelope,
+    default_priority: Priority = Priority.INTERACTIVE,
 ) -> Call:
-    """The call of a request.
+    """The call of a request; `text` is what its tasks' spans measure.
 
     Raises:
         UnknownModel, FingerprintMismatch, InvalidCall: the option at fault is named.
@@ -77,6 +87,7 @@ def call_of(
     cutting = _cutting(options, model)
     window = window_of(options.window if options.HasField("window") else None, model)
     unit = offset_unit(options)
+    priority = _choice(PRIORITIES, options.priority, "options.priority")
     wanted = tuple(_embed_task(task, f"tasks[{i}]", model, text, unit) for i, task in enumerate(tasks))
     wanted = wanted or (model.embed_task(),)
     fingerprint = model.fingerprint(cutting, window, wanted)
@@ -86,7 +97,7 @@ def call_of(
     return Call(
         around.request_id,
         around.client,
-        Priority.INTERACTIVE,
+        priority or default_priority,
         around.deadline,
         model,
         cutting,
@@ -149,7 +160,7 @@ def _cutting(options: pb.CallOptions, model: ServedModel) -> Cutting:
     most = wanted.max_tokens if wanted.HasField("max_tokens") else default.max_tokens
     if most > model.budget:
         raise InvalidCall(f"{field}.max_tokens", f"{model.name} takes at most {model.budget} tokens a segment")
-    least = wanted.min_tokens if wanted.HasField("min_tokens") else min(default.min_tokens, most // 2 + 1)
+    least = wanted.min_tokens if wanted.HasField("min_tokens") else min(default.min_tokens, least_tokens(most))
     try:
         return Cutting(policy, most, least)
     except CuttingError as error:

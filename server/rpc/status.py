@@ -37,6 +37,7 @@ class Reason(StrEnum):
     MALFORMED_REQUEST = auto()
     UNKNOWN_MODEL = auto()
     FINGERPRINT_MISMATCH = auto()
+    CURSOR_MISMATCH = auto()
     UNAUTHENTICATED = auto()
     PERMISSION_DENIED = auto()
     RATE_LIMITED = auto()
@@ -56,6 +57,7 @@ MAPPING: tuple[tuple[type[Exception], int, Reason], ...] = (
     (ChunkingError, Code.INVALID_ARGUMENT, Reason.INVALID_OPTION),
     (errors.UnknownModel, Code.NOT_FOUND, Reason.UNKNOWN_MODEL),
     (errors.FingerprintMismatch, Code.FAILED_PRECONDITION, Reason.FINGERPRINT_MISMATCH),
+    (errors.CursorMismatch, Code.FAILED_PRECONDITION, Reason.CURSOR_MISMATCH),
     (errors.Unauthenticated, Code.UNAUTHENTICATED, Reason.UNAUTHENTICATED),
     (errors.PermissionDenied, Code.PERMISSION_DENIED, Reason.PERMISSION_DENIED),
     (errors.RateLimited, Code.RESOURCE_EXHAUSTED, Reason.RATE_LIMITED),

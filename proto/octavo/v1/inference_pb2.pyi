@@ -23,6 +23,12 @@ class CacheMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_MODE_REFRESH: _ClassVar[CacheMode]
     CACHE_MODE_BYPASS: _ClassVar[CacheMode]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_INTERACTIVE: _ClassVar[Priority]
+    PRIORITY_BULK: _ClassVar[Priority]
+
 class SegmentationPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SEGMENTATION_POLICY_UNSPECIFIED: _ClassVar[SegmentationPolicy]
@@ -58,6 +64,9 @@ CACHE_MODE_READ_WRITE: CacheMode
 CACHE_MODE_READ_ONLY: CacheMode
 CACHE_MODE_REFRESH: CacheMode
 CACHE_MODE_BYPASS: CacheMode
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_INTERACTIVE: Priority
+PRIORITY_BULK: Priority
 SEGMENTATION_POLICY_UNSPECIFIED: SegmentationPolicy
 SEGMENTATION_POLICY_CONTENT: SegmentationPolicy
 SEGMENTATION_POLICY_SENTENCE: SegmentationPolicy
@@ -93,11 +102,12 @@ class Segmentation(_message.Message):
     def __init__(self, policy: _Optional[_Union[SegmentationPolicy, str]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ...) -> None: ...
 
 class CallOptions(_message.Message):
-    __slots__ = ("model", "expected_fingerprint", "offset_unit", "cache_mode", "segmentation", "window", "input_type")
+    __slots__ = ("model", "expected_fingerprint", "offset_unit", "cache_mode", "priority", "segmentation", "window", "input_type")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
     CACHE_MODE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -105,10 +115,11 @@ class CallOptions(_message.Message):
     expected_fingerprint: str
     offset_unit: OffsetUnit
     cache_mode: CacheMode
+    priority: Priority
     segmentation: Segmentation
     window: int
     input_type: InputType
-    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "end")
@@ -307,14 +318,16 @@ class AnalyzeResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
 
 class StreamSegmentsRequest(_message.Message):
-    __slots__ = ("document", "options", "tasks")
+    __slots__ = ("document", "options", "tasks", "cursor")
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
     document: Document
     options: CallOptions
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
-    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+    cursor: str
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class StreamSegmentsResponse(_message.Message):
     __slots__ = ("header", "segment", "summary")
@@ -337,12 +350,14 @@ class StreamHeader(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SegmentResult(_message.Message):
-    __slots__ = ("segment", "results")
+    __slots__ = ("segment", "results", "cursor")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
     segment: SegmentInfo
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
-    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
+    cursor: str
+    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
     __slots__ = ("info", "results", "partial")
@@ -353,3 +368,61 @@ class StreamSummary(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     partial: bool
     def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ...) -> None: ...
+
+class ProcessDocumentsRequest(_message.Message):
+    __slots__ = ("start", "document")
+    START_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    start: ProcessStart
+    document: DocumentPart
+    def __init__(self, start: _Optional[_Union[ProcessStart, _Mapping]] = ..., document: _Optional[_Union[DocumentPart, _Mapping]] = ...) -> None: ...
+
+class ProcessStart(_message.Message):
+    __slots__ = ("options", "tasks", "return_segments")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    options: CallOptions
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    return_segments: bool
+    def __init__(self, options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., return_segments: bool = ...) -> None: ...
+
+class DocumentPart(_message.Message):
+    __slots__ = ("id", "text", "more")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    text: str
+    more: bool
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., more: bool = ...) -> None: ...
+
+class ProcessDocumentsResponse(_message.Message):
+    __slots__ = ("ready", "result", "draining")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ready: ProcessReady
+    result: DocumentResult
+    draining: _status_pb2.Status
+    def __init__(self, ready: _Optional[_Union[ProcessReady, _Mapping]] = ..., result: _Optional[_Union[DocumentResult, _Mapping]] = ..., draining: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ProcessReady(_message.Message):
+    __slots__ = ("info", "max_document_bytes")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    MAX_DOCUMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    max_document_bytes: int
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., max_document_bytes: _Optional[int] = ...) -> None: ...
+
+class DocumentResult(_message.Message):
+    __slots__ = ("id", "ok", "error", "more")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    ok: AnalyzeResponse
+    error: _status_pb2.Status
+    more: bool
+    def __init__(self, id: _Optional[str] = ..., ok: _Optional[_Union[AnalyzeResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., more: bool = ...) -> None: ...

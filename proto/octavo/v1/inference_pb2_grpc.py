@@ -56,6 +56,11 @@ class InferenceServiceStub(object):
                 request_serializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsRequest.SerializeToString,
                 response_deserializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsResponse.FromString,
                 _registered_method=True)
+        self.ProcessDocuments = channel.stream_stream(
+                '/octavo.v1.InferenceService/ProcessDocuments',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.ProcessDocumentsRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.ProcessDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -91,6 +96,15 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProcessDocuments(self, request_iterator, context):
+        """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
+        results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +127,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamSegments,
                     request_deserializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsRequest.FromString,
                     response_serializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsResponse.SerializeToString,
+            ),
+            'ProcessDocuments': grpc.stream_stream_rpc_method_handler(
+                    servicer.ProcessDocuments,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.ProcessDocumentsRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.ProcessDocumentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +244,33 @@ class InferenceService(object):
             '/octavo.v1.InferenceService/StreamSegments',
             octavo_dot_v1_dot_inference__pb2.StreamSegmentsRequest.SerializeToString,
             octavo_dot_v1_dot_inference__pb2.StreamSegmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProcessDocuments(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/octavo.v1.InferenceService/ProcessDocuments',
+            octavo_dot_v1_dot_inference__pb2.ProcessDocumentsRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.ProcessDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

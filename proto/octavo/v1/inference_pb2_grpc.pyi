@@ -47,6 +47,15 @@ class InferenceServiceStub:
     ]
     """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
 
+    ProcessDocuments: grpc.StreamStreamMultiCallable[
+        octavo.v1.inference_pb2.ProcessDocumentsRequest,
+        octavo.v1.inference_pb2.ProcessDocumentsResponse,
+    ]
+    """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
+    results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
+    again.
+    """
+
 class InferenceServiceAsyncStub:
     """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
     and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
@@ -75,6 +84,15 @@ class InferenceServiceAsyncStub:
         octavo.v1.inference_pb2.StreamSegmentsResponse,
     ]
     """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
+
+    ProcessDocuments: grpc.aio.StreamStreamMultiCallable[
+        octavo.v1.inference_pb2.ProcessDocumentsRequest,
+        octavo.v1.inference_pb2.ProcessDocumentsResponse,
+    ]
+    """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
+    results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
+    again.
+    """
 
 class InferenceServiceServicer(metaclass=abc.ABCMeta):
     """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
@@ -112,5 +130,16 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[octavo.v1.inference_pb2.StreamSegmentsResponse], collections.abc.AsyncIterator[octavo.v1.inference_pb2.StreamSegmentsResponse]]:
         """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
+
+    @abc.abstractmethod
+    def ProcessDocuments(
+        self,
+        request_iterator: _MaybeAsyncIterator[octavo.v1.inference_pb2.ProcessDocumentsRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[octavo.v1.inference_pb2.ProcessDocumentsResponse], collections.abc.AsyncIterator[octavo.v1.inference_pb2.ProcessDocumentsResponse]]:
+        """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
+        results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
+        again.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
