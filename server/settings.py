@@ -190,7 +190,7 @@ class SegmentationSettings(Section):
     )
     min_tokens: Count | None = Field(
         default=None,
-        description="Fewest tokens that a segment owns, the last one apart; unset: 256 or, if less, half the most.",
+        description="Fewest tokens that a segment owns, the last one apart; unset: 160 where the most are 510, and in proportion.",
     )
 
     @model_validator(mode="after")

@@ -3,10 +3,12 @@
 import asyncio
 import platform
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from cache import CacheSettings, Store
 from server.loopwatch import LoopWatch
 from server.metrics import Metrics
 from server.reference import DOCS, metrics_table, renewed
@@ -52,7 +54,13 @@ def test_what_runs_is_told(metrics: Metrics) -> None:
     assert (value(metrics, "process_resident_memory_bytes") or 0) > 1e6
 
 
-def test_every_instrument_is_described_as_it_is_scraped(metrics: Metrics) -> None:
+def test_every_instrument_is_described_as_it_is_scraped(metrics: Metrics, tmp_path: Path) -> None:
+    with Store.open(CacheSettings(folder=tmp_path)) as store:
+        metrics.register_cache(store)
+        check_descriptions(metrics)
+
+
+def check_descriptions(metrics: Metrics) -> None:
     described = {each.name.removesuffix("_total"): (each.kind, each.meaning) for each in metrics.descriptions}
     families = [family for family in metrics.registry.collect() if family.name.startswith("octavo_")]
     assert described == {family.name: (family.type, family.documentation) for family in families}
