@@ -100,6 +100,17 @@ class Metrics:
         )
         self.requests_in_flight = self._gauge("requests_in_flight", "Calls that were not answered yet.", "method")
 
+        self.request_bytes_in_flight = self._gauge(
+            "request_bytes_in_flight", "Bytes of requests that are being answered."
+        )
+        self.charged_tokens = self._counter(
+            "charged_tokens_total", "Tokens charged to a client, cached ones at their price.", "client"
+        )
+        self.limit_storage_up = self._gauge(
+            "limit_storage_up", "0 while the Redis that counts limits does not answer, and when there is none."
+        )
+        self.limit_storage_faults = self._counter("limit_storage_faults_total", "Times that it did not answer.")
+
         self.documents = self._counter("documents_total", "Documents that were begun.", "model")
         self.processed_tokens = self._counter(
             "processed_tokens_total",
@@ -151,6 +162,12 @@ class Metrics:
         source = "computed" if computed else "cached"
         self.segments.labels(model, source).inc()
         self.processed_tokens.labels(model, source).inc(processed_tokens)
+
+    def limit_storage(self, *, up: bool) -> None:
+        """Tell whether the storage of limits answers; each time that it does not is counted."""
+        self.limit_storage_up.set(up)
+        if not up:
+            self.limit_storage_faults.inc()
 
     def register_cache(self, store: Store) -> None:
         """Export what the layer cache counts, read anew at each scrape."""

@@ -190,7 +190,7 @@ class SegmentationSettings(Section):
     )
     min_tokens: Count | None = Field(
         default=None,
-        description="Fewest tokens that a segment owns, the last one apart; unset: 160 where the most are 510, and in proportion.",
+        description="Fewest tokens that a segment owns, but for the last; unset: 160 of 510, in proportion.",
     )
 
     @model_validator(mode="after")
@@ -422,6 +422,14 @@ class Settings(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are called {twice[0]!r}; give one of them another name")
         return models
+
+    @field_validator("limits")
+    @classmethod
+    def _limits_hold_a_document(cls, limits: LimitSettings, info: ValidationInfo) -> LimitSettings:
+        server = info.data.get("server")
+        if server and limits.max_bytes_in_flight < server.max_document_bytes:
+            raise ValueError(f"max_bytes_in_flight is less than server.max_document_bytes, {server.max_document_bytes}")
+        return limits
 
     @field_validator("plans")
     @classmethod

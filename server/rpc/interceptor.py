@@ -18,7 +18,9 @@ import grpc
 import structlog
 
 from server.errors import Malformed
+from server.limits import Slot
 from server.metrics import Metrics
+from server.rpc.gate import Gate
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -33,8 +35,9 @@ log = structlog.get_logger(__name__)
 class Outermost(grpc.aio.ServerInterceptor):
     """Wraps the deserialiser and the handler of every method."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate | None = None) -> None:
         self._metrics = metrics
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -51,10 +54,12 @@ class Outermost(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
 
         async def unary(request: Any, context: Context) -> Any:
-            return await self._guard(method, context, lambda: behaviour(parse(request), context))
+            return await self._guard(method, context, request, lambda slot: behaviour(parse(request, slot), context))
 
         async def stream(request: Any, context: Context) -> None:
-            await self._guard(method, context, lambda: _write_all(behaviour(parse(request), context), context))
+            await self._guard(
+                method, context, request, lambda slot: _write_all(behaviour(parse(request, slot), context), context)
+            )
 
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -71,7 +76,9 @@ class Outermost(grpc.aio.ServerInterceptor):
             ),
         )
 
-    async def _guard(self, method: str, context: Context, run: Callable[[], Awaitable[Any]]) -> Any:
+    async def _guard(
+        self, method: str, context: Context, request: Any, run: Callable[[Slot | None], Awaitable[Any]]
+    ) -> Any:
         call_id = uuid.uuid4().hex
         request_id.set(call_id)
         began = time.monotonic()
@@ -79,7 +86,9 @@ class Outermost(grpc.aio.ServerInterceptor):
         self._metrics.requests_in_flight.labels(method).inc()
         with structlog.contextvars.bound_contextvars(request_id=call_id, method=method):
             try:
-                return await run()
+                size = len(request) if isinstance(request, bytes) else 0  # a stream's messages come later
+                async with self._gate.enter(method, context, size) if self._gate else contextlib.nullcontext() as slot:
+                    return await run(slot)
             except grpc.aio.AbortError:  # a handler that is not ours has set its status
                 code = context.code()
                 raise
@@ -103,7 +112,7 @@ class Outermost(grpc.aio.ServerInterceptor):
                 log.info("call", code=code.name, reason=reason, seconds=round(seconds, 4))
 
 
-def _parser(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Any], Any]:
+def _parser(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Any, Slot | None], Any]:
     """What makes messages of a method's bytes: of the one request, or of each of a stream of them."""
 
     def one(data: bytes) -> Any:
@@ -112,11 +121,11 @@ def _parser(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Any], Any]:
         except Exception as error:
             raise Malformed from error
 
-    async def each(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for data in stream:
+    async def each(stream: AsyncIterator[bytes], slot: Slot | None) -> AsyncIterator[Any]:
+        async for data in slot.following(stream) if slot else stream:
             yield one(data)
 
-    return each if handler.request_streaming else one
+    return each if handler.request_streaming else lambda data, _: one(data)
 
 
 async def _write_all(answers: Any, context: Context) -> None:

@@ -1,0 +1,14 @@
+"""What a client may use: requests before their text is parsed, tokens when they are released to be computed.
+
+admission.py   stage one: calls, bytes and requests a second, of each client and of all
+budget.py      stage two: a client's tokens
+meter.py       how much of a quota is left; whole units are bought from windows
+windows.py     moving windows of the package `limits`, in memory or shared through Redis
+limiter.py     the meters of all clients
+"""
+
+from server.limits.admission import Admission, Slot
+from server.limits.budget import Budget
+from server.limits.limiter import Limiter
+
+__all__ = ["Admission", "Budget", "Limiter", "Slot"]

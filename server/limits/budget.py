@@ -1,0 +1,63 @@
+"""A client's tokens: tested when a document was looked up, charged when a segment is released to be computed."""
+
+import time
+from collections.abc import Callable
+
+from server.clients import Client
+from server.errors import RateLimited
+from server.limits.meter import Meter
+
+LEAST_WAIT_SECONDS = 0.05  # whoever is refused may have missed by less than the network's jitter
+
+
+class Budget:
+    """What one client may still have computed; amounts are processed tokens, cached ones at their price."""
+
+    def __init__(self, client: Client, meter: Meter | None, count: Callable[[float], None]) -> None:
+        self._client = client
+        self._meter = meter
+        self._count = count
+
+    def charge(self, tokens: float) -> float:
+        """Charge a segment that is about to be released: 0.0 when charged, else the seconds after which to try again.
+
+        Nothing is charged then. With limits shared through Redis the wait may be over earlier: see `Limiter.on_credit`.
+        """
+        seconds = self._meter.spend(tokens) if self._meter else 0.0
+        if not seconds:
+            self._count(tokens)
+        return seconds
+
+    def wait_for(self, tokens: float) -> float:
+        """Seconds until so many tokens could be charged; 0.0: at once."""
+        return self._meter.wait_for(tokens) if self._meter else 0.0
+
+    async def time_needed(self, tokens: float) -> float:
+        """Seconds until all of a document's tokens could have been released at the plan's rate."""
+        return await self._meter.time_needed(tokens) if self._meter else 0.0
+
+    async def check(self, tokens: float, deadline: float) -> None:
+        """Refuse a call whose tokens could not all be released by its deadline.
+
+        Args:
+            tokens: those of the call, and those of the client's other calls that still wait.
+            deadline: of the monotonic clock, in seconds.
+
+        Raises:
+            RateLimited: says when to come back, or that no time is right for so many tokens within such a deadline.
+        """
+        if self._meter is None:
+            return
+        left = deadline - time.monotonic()
+        needed = await self._meter.time_needed(tokens)
+        if needed <= left:
+            return
+        limit = f"{self._client.plan.tokens_per_minute:,} tokens a minute"
+        message = f"{tokens:,.0f} tokens need {needed:.1f} s at {limit}; the call has {max(0.0, left):.1f} s left"
+        ever = self._meter.least_time(tokens) < left
+        raise RateLimited(
+            message if ever else f"{message}: allow it more time, or send less at once",
+            max(LEAST_WAIT_SECONDS, needed - left) if ever else None,
+            subject=f"client:{self._client.name}",
+            quota="tokens_per_minute",
+        )

@@ -1,0 +1,64 @@
+"""The meters of all clients, made as they come."""
+
+from server.clients import Client
+from server.limits.budget import Budget
+from server.limits.meter import Meter, Windows
+from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
+from server.metrics import Metrics
+from server.settings import LimitSettings
+
+MINUTE = 60
+
+
+def _nobody() -> None:
+    """Nobody waits for credit."""
+
+
+class Limiter:
+    """Hands out what counts a client's tokens and requests.
+
+    Attributes:
+        on_credit: called on the event loop when a budget that said "later" may say otherwise.
+    """
+
+    def __init__(self, settings: LimitSettings, metrics: Metrics) -> None:
+        url = settings.storage.get_secret_value()
+        self.on_credit = _nobody
+        self._shared = None if url == "memory" else SharedWindows(url, metrics)
+        self._windows = Windows(LocalWindows(), self._shared, fail_open=settings.when_storage_fails == "open")
+        self._price = settings.cached_token_price
+        self._metrics = metrics
+        self._budgets: dict[str, Budget] = {}
+        self._requests: dict[str, Meter | None] = {}
+
+    async def close(self) -> None:
+        """Leave the shared storage."""
+        if self._shared:
+            await self._shared.close()
+
+    def budget(self, client: Client) -> Budget:
+        """The client's tokens."""
+        if client.name not in self._budgets:
+            limit = client.plan.tokens_per_minute
+            meter = self._meter(f"tokens/{client.name}", Rate(limit, MINUTE)) if limit else None
+            charged = self._metrics.charged_tokens.labels(client.name)
+            self._budgets[client.name] = Budget(client, meter, charged.inc)
+        return self._budgets[client.name]
+
+    def requests(self, client: Client) -> Meter | None:
+        """The client's calls; None: as many as it likes."""
+        if client.name not in self._requests:
+            limit = client.plan.requests_per_second
+            meter = self._meter(f"requests/{client.name}", Rate.a_second(limit)) if limit else None
+            self._requests[client.name] = meter
+        return self._requests[client.name]
+
+    def price(self, computed: int, cached: int) -> float:
+        """What tokens are charged at; cached ones are never free, for they cost look-ups and sending."""
+        return computed + self._price * cached
+
+    def _meter(self, name: str, rate: Rate) -> Meter:
+        return Meter(Quota(name, rate), self._windows, self._credit_came)
+
+    def _credit_came(self) -> None:
+        self.on_credit()
