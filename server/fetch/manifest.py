@@ -1,0 +1,81 @@
+"""What can be fetched: packages pinned by version and digest, and what is taken from them."""
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Registry: TypeAlias = Literal["pypi", "npm"]
+Kind: TypeAlias = Literal["models", "texts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An archive of a public registry; ``platform`` is the wheel's, where it is not for any."""
+
+    name: str
+    registry: Registry
+    version: str
+    sha256: str
+    platform: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Files of an archive: patterns, relative to a folder in it."""
+
+    folder: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A model or a set of texts: a folder that is made from one package.
+
+    Attributes:
+        kind: the folder under the cache's root.
+        name: the folder under that.
+        package: where it comes from.
+        about: one line for people.
+        notice: whose work it is, kept beside it.
+        take: the files.
+        recipe: what makes the folder of the files; they are the folder if there is none.
+        digest: of all that decides the folder's content.
+    """
+
+    kind: Kind
+    name: str
+    package: Package
+    about: str
+    notice: str
+    take: tuple[Take, ...]
+    recipe: str | None
+    digest: str
+
+
+@cache
+def items() -> dict[str, Item]:
+    """All that can be fetched, by name."""
+    manifest = tomllib.loads(Path(__file__).with_name("manifest.toml").read_text("utf-8"))
+    packages = {name: Package(name=name, **facts) for name, facts in manifest["packages"].items()}
+    kinds: tuple[Kind, ...] = ("models", "texts")
+    return {
+        name: _item(kind, name, packages[facts["package"]], facts)
+        for kind in kinds
+        for name, facts in manifest[kind].items()
+    }
+
+
+def _item(kind: Kind, name: str, package: Package, facts: dict[str, Any]) -> Item:
+    return Item(
+        kind=kind,
+        name=name,
+        package=package,
+        about=facts["about"],
+        notice=facts["notice"],
+        take=tuple(Take(each["from"], tuple(each["files"])) for each in facts["take"]),
+        recipe=facts.get("recipe"),
+        digest=hashlib.sha256(repr((package, sorted(facts.items()))).encode()).hexdigest(),
+    )
