@@ -10,10 +10,9 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
-import cache
 import chunking
 import encoder
-from cache import CacheError, KeyMaker, Store, default_secret_path, load_secret
+from cache import KeyMaker
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
 from encoder.folder import describe
@@ -32,6 +31,7 @@ from server.runner import Runner
 from server.scheduler import Scheduler
 from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings
 from server.shelf import Library, shared_cuts
+from server.storage import open_store, secret
 
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
@@ -114,9 +114,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             log.info("metrics", address=http.address)
 
         deployment_secret = secret(settings.cache)
-        store = await asyncio.to_thread(open_store, settings.cache, metrics)
+        store = await asyncio.to_thread(open_store, settings.cache) if settings.cache.enabled else None
         if store:
             stack.callback(store.close)
+            metrics.register_cache(store)
         catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
         compute = settings.compute
         threads = compute.threads or usable_cores()
@@ -150,43 +151,6 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         log.info("ready", addresses=server.addresses, threads=threads)
         stack.callback(not_ready.__setitem__, 0, "stopping")
         yield server
-
-
-def secret(settings: CacheSettings) -> bytes:
-    """The deployment's secret, made on the first start.
-
-    Raises:
-        StartError: it cannot be used.
-    """
-    try:
-        return load_secret(settings.secret_file or default_secret_path(), settings.dir)
-    except CacheError as error:
-        raise StartError(str(error)) from error
-
-
-def open_store(settings: CacheSettings, metrics: Metrics) -> Store | None:
-    """The layer cache's store, if there is to be one. A disk that fails later is told by a metric and one log line.
-
-    Raises:
-        StartError: the folder is another's, or in use under other settings.
-    """
-    if not settings.enabled:
-        return None
-    try:
-        store = Store.open(
-            cache.CacheSettings(
-                folder=settings.dir,
-                size_limit=settings.size_limit_bytes,
-                min_free_bytes=settings.min_free_bytes,
-                time_to_live=settings.time_to_live_seconds,
-                memory_bytes=settings.memory_bytes,
-            ),
-            on_fault=lambda fault, detail: log.warning("cache fault", fault=str(fault), detail=detail),
-        )
-    except CacheError as error:
-        raise StartError(f"cache: {error}") from error
-    metrics.register_cache(store)
-    return store
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -1,0 +1,172 @@
+"""`octavo cache`: look into the layer cache, check it, fill it, empty it. The server may run meanwhile."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache import KeyMaker, Kind, PurgeIncompleteError, Store
+from octavo.cli.local import local_server
+from octavo.cli.progress import progress
+from octavo.client import Client, OctavoError
+from server.clients import ANONYMOUS
+from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.errors import StartError
+from server.settings import Settings
+from server.storage import open_store, secret
+
+KIB = 1024
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@click.group()
+def cache() -> None:
+    """Look into the layer cache, check it, fill it, empty it.
+
+    The folder is that of the server's settings: give the same --config, or --cache-dir.
+    """
+
+
+def _with_store(command: Callable[[Settings, Store], None], options: dict[str, Any]) -> None:
+    settings = configuration(**options).settings
+    try:
+        with open_store(settings.cache) as store:
+            command(settings, store)
+    except StartError as error:
+        fail(FAILURE, str(error))
+
+
+@cache.command()
+@settings_options
+def stats(**options: Any) -> None:
+    """Print what the cache holds, by kind."""
+
+    def show(settings: Settings, store: Store) -> None:
+        held = store.stats()
+        click.echo(f"{settings.cache.dir}: {_size(held.disk_bytes)} of {_size(settings.cache.size_limit_bytes)}")
+        for kind in Kind:
+            usage = held.disk.get(kind)
+            entries, size = (usage.entries, usage.bytes) if usage else (0, 0)
+            click.echo(f"{kind.label:>8}  {entries:>10,} entries  {_size(size):>10}")
+        if not held.disk_usable:
+            fail(FAILURE, "the cache's disk is out of use")
+
+    _with_store(show, options)
+
+
+@cache.command()
+@click.option("--fix", is_flag=True, help="Remove what is not valid.")
+@settings_options
+def verify(fix: bool, **options: Any) -> None:
+    """Read every entry and check it; exits with 1 if anything is wrong.
+
+    To have answers computed again and compared, set cache.verify for the server.
+    """
+
+    def check(_: Settings, store: Store) -> None:
+        report = store.check(fix=fix)
+        click.echo(
+            f"{report.valid:,} valid, {report.invalid:,} invalid, {report.orphans:,} files without a row, "
+            f"index {'sound' if report.index_sound else 'damaged'}"
+        )
+        if not fix and (report.invalid or report.orphans or not report.index_sound):
+            fail(FAILURE, "the cache is damaged; answers are right, for damaged entries are missed; --fix removes them")
+
+    _with_store(check, options)
+
+
+@cache.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--server", metavar="ADDR", help="Fill the cache of this server; else of one that runs for this command.")
+@settings_options
+def warm(paths: tuple[Path, ...], server: str | None, **options: Any) -> None:
+    """Compute files, and all files in folders, so that their next reader finds them in the cache."""
+    settings = configuration(**options).settings
+    files = [
+        file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file()
+    ]
+    if server:
+        computed = _warm(server, files)
+    else:
+        arguments = ("--cache-dir", str(settings.cache.dir))
+        model = settings.models[0].path
+        with local_server(model, arguments=arguments) as address:
+            computed = _warm(address, files)
+    click.echo(f"{len(files):,} files, {computed:,} tokens computed")
+
+
+def _warm(address: str, files: list[Path]) -> int:
+    computed = 0
+    texts = (file.read_text("utf-8", errors="replace") for file in files)
+    with Client(address) as client, progress(len(files), "warming") as advance:
+        for file, result in zip(files, client.embed_many(texts, return_exceptions=True), strict=True):
+            advance(1)
+            if isinstance(result, OctavoError):
+                click.echo(f"octavo: {file}: {result}", err=True)
+            else:
+                computed += result.usage.computed_tokens
+    return computed
+
+
+@cache.command()
+@click.option(
+    "--document",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What this very text wrote.",
+)
+@click.option("--model", "model", metavar="NAME", help="What this model computed.")
+@click.option("--tenant", metavar="NAME", help="What is this tenant's; with --document, whose text it is (anonymous).")
+@click.option("--older-than", metavar="AGE", help="What is older: 90s, 30m, 12h, 7d.")
+@click.option("--all", "everything", is_flag=True, help="All of it.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--cache-dir", metavar="DIR", help="The cache's folder.")
+def purge(
+    document: Path | None,
+    model: str | None,
+    tenant: str | None,
+    older_than: str | None,
+    everything: bool,
+    config: Path | None,
+    cache_dir: str | None,
+) -> None:
+    """Remove entries from disk, and from the memory of every process that uses the folder.
+
+    Entries go that agree with everything given. An entry that two documents share belongs to the one that wrote it.
+    """
+    if not everything and not (document or model or tenant or older_than):
+        raise click.UsageError("say what goes: --document, --model, --tenant, --older-than, or --all")
+
+    def take(settings: Settings, store: Store) -> None:
+        digest = None
+        if document:
+            keys = KeyMaker(secret(settings.cache))
+            digest = keys.document(tenant or ANONYMOUS.tenant, document.read_bytes())
+        try:
+            gone = store.purge(
+                tenant=tenant, model=model, document=digest, older_than=_age(older_than) if older_than else None
+            )
+        except PurgeIncompleteError as error:
+            fail(FAILURE, str(error))
+        counts = ", ".join(f"{gone.disk.get(kind, 0):,} {kind.label}" for kind in Kind)
+        click.echo(f"removed: {counts}")
+
+    options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "listen": (), "models": (), "assignments": []}
+    _with_store(take, options)
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match:
+        raise click.BadParameter("write 90s, 30m, 12h or 7d", param_hint="--older-than")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size >= KIB:
+            size, unit = size / KIB, larger
+    return f"{size:,.1f} {unit}"
