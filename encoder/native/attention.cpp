@@ -10,6 +10,7 @@
 // are computed twice: for the maximum, then for the exponentials.
 
 #include <atomic>
+#include <bit>
 
 #include "exponent.h"
 #include "operations.h"
@@ -89,8 +90,11 @@ struct Workspace {
 
 // --- Packing --------------------------------------------------------------------------------------------------------
 
-// Packs sixteen keys from `token` on into a half panel, and raises `norms` (squared, a key a lane) by theirs.
-void pack_keys(const Head& head, int64_t token, Word* half_panel, __m512& norms) {
+// Of norms the largest is sought by their bits: norms are not negative, so it is the same one, and what is not a number
+// counts as larger than all numbers, where a float's maximum would lose it.
+
+// Packs sixteen keys from `token` on into a half panel, and raises `norms` (squared, a key a lane) to theirs.
+void pack_keys(const Head& head, int64_t token, Word* half_panel, __m512i& norms) {
   const Word* rows = reinterpret_cast<const Word*>(head.k + token * head.stride);
   const int64_t count = smaller(head.tokens - token, kLanes);
   const int64_t row_words = head.stride / 2;
@@ -107,14 +111,14 @@ void pack_keys(const Head& head, int64_t token, Word* half_panel, __m512& norms)
       squares = DotBf16::add(squares, square[w], square[w]);
     }
   }
-  norms = _mm512_max_ps(norms, _mm512_castsi512_ps(squares));
+  norms = _mm512_max_epu32(norms, squares);
 }
 
 float pack_all_keys(const Head& head) {
-  __m512 norms = _mm512_setzero_ps();
+  __m512i norms = _mm512_setzero_si512();
   for (int64_t token = 0; token < head.tokens; token += kLanes)
     pack_keys(head, token, head.key_panels + token / kPanel * head.key_panel_words() + token % kPanel, norms);
-  return std::sqrt(_mm512_reduce_max_ps(norms));
+  return std::sqrt(std::bit_cast<float>(_mm512_reduce_max_epu32(norms)));
 }
 
 void pack_end_keys(const Head& head) {
@@ -145,7 +149,7 @@ void pack_values(const Head& head) {
 }
 
 float largest_query(const Head& head) {
-  float largest = 0;
+  uint32_t largest = 0;
   for (int64_t token = 0; token < head.tokens; ++token) {
     const Bf16* row = head.q + token * head.stride;
     __m512 squares = _mm512_setzero_ps();
@@ -153,10 +157,10 @@ float largest_query(const Head& head) {
       const __m512 x = load_bf16(row + column);
       squares = _mm512_fmadd_ps(x, x, squares);
     }
-    const float norm = _mm512_reduce_add_ps(squares);
+    const auto norm = std::bit_cast<uint32_t>(_mm512_reduce_add_ps(squares));
     largest = norm > largest ? norm : largest;
   }
-  return std::sqrt(largest);
+  return std::sqrt(std::bit_cast<float>(largest));
 }
 
 // --- Softmax --------------------------------------------------------------------------------------------------------
