@@ -125,7 +125,7 @@ def quantise(
         with one_thread():
             inputs, states = _climb(layer, shape, states)
             linears = (layer.qkv, layer.mix, layer.up, layer.down)
-            qkv, mix, up, down = (_quantise_linear(linear, x) for linear, x in zip(linears, inputs, strict=True))
+            qkv, mix, up, down = (quantise_linear(linear, x) for linear, x in zip(linears, inputs, strict=True))
         yield QuantisedLayer(qkv, mix, _own(layer.mix_norm), up, down, _own(layer.down_norm))
 
 
@@ -146,7 +146,7 @@ def _climb(layer: Layer, shape: Architecture, states: Sequence[Tensor]) -> tuple
     return [torch.cat(parts) for parts in zip(*reads, strict=True)], above
 
 
-def _quantise_linear(linear: Linear, x: Tensor) -> QuantisedLinear:
+def quantise_linear(linear: Linear, x: Tensor) -> QuantisedLinear:
     """A linear map that read x, (tokens, inputs), over the calibration text."""
     columns = x.abs().amax(0).topk(min(OUTLIERS, x.shape[1])).indices.sort().values
     outliers = linear.weight[:, columns].bfloat16()
