@@ -1,5 +1,6 @@
 """Segments laid end to end, and their states as arrays for a store."""
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,14 +58,21 @@ def state_to_numpy(state: Tensor) -> NDArray[Any]:
 
 
 def numpy_to_state(array: NDArray[Any]) -> Tensor:
-    """The inverse of `state_to_numpy`; a view, so the array must live as long. Read-only arrays are welcome.
+    """The inverse of `state_to_numpy`: a view, which keeps the array alive. Read-only arrays are welcome.
 
     Raises:
         BatchError: neither float32 nor uint16.
     """
     if array.dtype not in (np.float32, np.uint16):
         raise BatchError(f"a state is kept as float32 or uint16, not {array.dtype}")
-    # torch warns of read-only memory, from a buffer as well; states are never written.
-    writable = array if array.flags.writeable else np.lib.stride_tricks.as_strided(array, writeable=True)
-    bits = torch.from_numpy(writable)
+    bits = torch.from_numpy(_writable(np.ascontiguousarray(array)))
     return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits
+
+
+def _writable(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that claims to be writable: torch warns of memory that is not, and never writes to a state."""
+    if array.flags.writeable:
+        return array
+    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    memory.owner = array  # what lies at the address lives as long as the view
+    return np.frombuffer(memory, array.dtype).reshape(array.shape)

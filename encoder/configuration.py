@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from encoder.errors import DamagedFileError
@@ -20,7 +21,7 @@ def read_architecture(folder: Path) -> Architecture:
         raise DamagedFileError(f"{folder.name}: config.json names no model_type")
     try:
         filled = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).to_dict()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
         architecture(config)  # says what is wrong in our own words, where we can
         raise DamagedFileError(f"{folder.name}: config.json does not make sense to transformers") from error
     return architecture(filled)

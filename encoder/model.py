@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from encoder.batch import Batch, lay_end_to_end
 from encoder.errors import BatchError
@@ -33,6 +34,7 @@ class Encoder:
         self.hidden = shape.hidden
         self.max_tokens = shape.max_tokens
         self.scheme = choice.scheme
+        self.state_type = torch.float32 if choice.scheme == "fp32" else torch.bfloat16
         self.device = str(choice.device)
         self.kernels = choice.kernels
         """Which kernels serve, on what."""
@@ -72,13 +74,19 @@ class Encoder:
             raise BatchError(f"layers {start} to {stop} do not exist; the model has {self.layers}")
         if batch.state is None and start:
             raise BatchError(f"to start at layer {start} a batch needs its state there")
-        if batch.state is not None and batch.state.shape != (batch.ids.shape[0], self.hidden):
-            raise BatchError(f"state has shape {tuple(batch.state.shape)}, not {(batch.ids.shape[0], self.hidden)}")
+        if batch.state is not None:
+            self._check(batch.state, tokens=batch.ids.shape[0])
         with torch.inference_mode():
             state = self._stack.embed(batch.ids, batch.lengths) if batch.state is None else batch.state
             if start < stop:
                 state = self._stack.layers(state, batch.lengths, batch.window, start, stop)
         return replace(batch, state=state)
+
+    def _check(self, state: Tensor, *, tokens: int) -> None:
+        if state.shape != (tokens, self.hidden):
+            raise BatchError(f"state has shape {tuple(state.shape)}, not {(tokens, self.hidden)}")
+        if state.dtype != self.state_type:
+            raise BatchError(f"state has type {state.dtype}, not {self.state_type}")
 
     def numerics(self) -> str:
         """What a state's bits depend on besides tensors, ids and window, as one line for a cache key.

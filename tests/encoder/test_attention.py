@@ -23,7 +23,8 @@ def softmax64(qkv: Tensor, window: int) -> Tensor:
     hidden = (at[:, None] - at).abs() > (window or tokens)
     hidden[0] = hidden[-1] = hidden[:, 0] = hidden[:, -1] = False
     scores = (queries @ keys.mT / math.sqrt(SIZE)).masked_fill(hidden, -math.inf)
-    return (scores.softmax(-1) @ values).transpose(0, 1).flatten(1)
+    context: Tensor = scores.softmax(-1) @ values
+    return context.transpose(0, 1).flatten(1)
 
 
 def draw(tokens: int) -> Tensor:
@@ -73,7 +74,7 @@ def multiplied_pairs(qkv: Tensor, window: int) -> float:
     with FlopCounterMode(display=False) as counter:
         attention(qkv, (qkv.shape[0],), HEADS, window)
     # Two flops a multiplication, once for the scores and once for the values.
-    return counter.get_total_flops() / (2 * 2 * SIZE * HEADS)
+    return float(counter.get_total_flops()) / (2 * 2 * SIZE * HEADS)
 
 
 @pytest.mark.parametrize("tokens", [65, 301, 453, 512])

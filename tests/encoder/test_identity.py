@@ -40,7 +40,7 @@ def states(model: Encoder, lengths: tuple[int, ...], window: int, cut: int = 0) 
     batch = model.batch([random_ids(length, model.architecture.vocabulary) for length in lengths], window)
     batch = model.run(model.run(batch, 0, cut), cut, model.layers)
     assert batch.state is not None
-    return list(batch.state.split(list(lengths)))
+    return list(torch.split(batch.state, list(lengths)))
 
 
 @pytest.mark.parametrize(("scheme", "kernels"), SERVED)
