@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check format proto bench clean
+.PHONY: help setup demo test test-gpu check format proto lock bench clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ format: $(VENV)/.ready-dev ## Format and mend what can be mended
 proto: $(VENV)/.ready-dev ## Generate the stubs from the contract
 	$(RUN)/python proto/contract.py generate
 
+lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, torch apart
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 -e '.[dev]'
+	{ echo "# What make setup installs; renewed by make lock."; \
+	  .venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sort -f; } > constraints.txt
+	rm -rf .venv-lock
+
 bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
 	$(RUN)/python -m benchmarks
 
@@ -54,4 +61,5 @@ $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(RUN)/octavo models fetch all-MiniLM-L6-v2 multilingual-e5-small-enpt multilingual-e5-small splade-tiny
 	@touch $@
