@@ -1,7 +1,7 @@
 """A loaded model: layers that can be entered and left anywhere."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Encoder:
         """Hex, at each layer boundary (layers + 1): a chain over the tensors as executed, so that checkpoints with
         equal lower layers share these links."""
         self.digest = stack.digests[-1]
-        self._numerics = self._fingerprint()
+        self._numerics = tuple(self._fingerprints())
 
     @property
     def layer_bytes(self) -> int:
@@ -88,20 +88,21 @@ class Encoder:
         if state.dtype != self.state_type:
             raise BatchError(f"state has type {state.dtype}, not {self.state_type}")
 
-    def numerics(self) -> str:
-        """What a state's bits depend on besides tensors, ids and window, as one line for a cache key.
+    def numerics(self, layer: int) -> str:
+        """What a state's bits at a layer depend on besides tensors, ids and window, as one line for a cache key.
 
         Library versions, the instruction set in force, kernel sources and flags, and the digest of a probe segment's
-        state at each layer: should an unnamed cause change the arithmetic, that digest tells.
+        states up to that layer: should an unnamed cause change the arithmetic, that digest tells. Up to that layer, so
+        that checkpoints with equal lower layers have equal lines there.
         """
-        return self._numerics
+        return self._numerics[layer]
 
-    def _fingerprint(self) -> str:
+    def _fingerprints(self) -> Iterator[str]:
         ids = np.random.default_rng(0).integers(0, self.architecture.vocabulary, min(_PROBE_TOKENS, self.max_tokens))
         batch, total = self.batch([ids]), hashlib.blake2b(digest_size=16)
+        where = machine(torch.device(self.device))
         for layer in range(self.layers + 1):
             batch = self.run(batch, max(0, layer - 1), layer)
             if batch.state is not None:
                 total.update(as_bytes(batch.state))
-        where = machine(torch.device(self.device))
-        return f"{where}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"
+            yield f"{where}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"

@@ -182,7 +182,7 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
         cut=cut,
         scheme=encoder.scheme,
         lossy_cuts=(),
-        numerics=encoder.numerics().encode(),
+        numerics=encoder.numerics(cut).encode(),
         window=window or None,
     )
 
