@@ -186,7 +186,7 @@ def _fp32(folder: Path) -> Embed:
     import encoder
 
     reference = encoder.load(folder, scheme="fp32", device="cpu")
-    deciding = f"{reference.digest} {reference.numerics()}".encode()
+    deciding = f"{reference.digest} {reference.numerics(reference.layers)}".encode()
     return kept(_embedder(folder, "fp32", 0), deciding)
 
 

@@ -122,8 +122,8 @@ def test_equal_lower_layers_have_equal_digests(make_model: Make, tmp_path: Path)
 def test_digests_and_numerics_tell_schemes_and_kernels_apart(small_bert: Path) -> None:
     models = [loaded(small_bert, scheme) for scheme in ("int8", "bf16", "fp32")]
     assert len({model.digest for model in models}) == 3
-    assert len({model.numerics() for model in models}) == 3
-    assert loaded(small_bert, "int8", "onednn").numerics() != loaded(small_bert, "int8", "reference").numerics()
+    assert len({model.numerics(2) for model in models}) == 3
+    assert loaded(small_bert, "int8", "onednn").numerics(2) != loaded(small_bert, "int8", "reference").numerics(2)
     assert loaded(small_bert, "int8", "onednn").digest == loaded(small_bert, "int8", "reference").digest
 
 
@@ -132,5 +132,5 @@ def test_loading_twice_gives_the_same_bits(small_bert: Path) -> None:
 
     again = encoder.load(small_bert, scheme="int8", device="cpu")
     assert again.layer_digests == loaded(small_bert, "int8").layer_digests
-    assert again.numerics() == loaded(small_bert, "int8").numerics()
+    assert again.numerics(2) == loaded(small_bert, "int8").numerics(2)
     assert np.array_equal(states(again, (33,), 0)[0].float(), states(loaded(small_bert, "int8"), (33,), 0)[0].float())
