@@ -16,7 +16,6 @@ import grpc
 import numpy as np
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from octavo.v1 import inference_pb2 as pb
@@ -28,35 +27,10 @@ from server.settings import CacheSettings, ComputeSettings, MetricsSettings, Mod
 TINY = "splade-tiny"  # BERT of 2 layers, 128 wide: where speed matters
 MINILM = "all-MiniLM-L6-v2"  # where numbers matter
 E5 = "multilingual-e5-small-enpt"  # SentencePiece, with prefixes
-WORDS = (
-    "the",
-    "river",
-    "town",
-    "old",
-    "men",
-    "of",
-    "north",
-    "sea",
-    "light",
-    "house",
-    "over",
-    "many",
-    "years",
-    "winter",
-    "road",
-    "stone",
-    "field",
-    "bread",
-    "water",
-    "night",
-    "letter",
-    "war",
-    "peace",
-    "law",
-    "people",
-    "work",
-    "ship",
-)
+WORDS = (  # a token each, in every vocabulary here
+    "the river town old men of north sea light house over many years winter road stone "
+    "field bread water night letter war peace law people work ship"
+).split()  # noqa: SIM905
 SOON = 30.0  # seconds; what takes so long hangs
 
 
@@ -228,10 +202,18 @@ class Refusal:
 
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
-    """What an error says; the reason is "" where the status has no details, which is gRPC's own doing."""
     assert isinstance(error, grpc.Call)
-    status = rpc_status.from_call(error)
-    return refusal_of_status(status) if status else Refusal(error.code(), "", "", error.details() or "")
+    return refusal_of_trailers(error.code(), error.details() or "", error.trailing_metadata())
+
+
+def refusal_of_trailers(code: grpc.StatusCode, message: str, trailers: Any) -> Refusal:
+    """What an error says; the reason is "" where the status has no details, which is gRPC's own doing."""
+    details = dict(trailers or ()).get("grpc-status-details-bin")
+    if details is None:
+        return Refusal(code, "", "", message)
+    refusal = refusal_of_status(Status.FromString(details))
+    assert (refusal.code, refusal.message) == (code, message), "the status contradicts its own details"
+    return refusal
 
 
 def refusal_of_status(status: Status) -> Refusal:
