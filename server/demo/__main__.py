@@ -13,7 +13,7 @@ from octavo.client import Client, EmbedResult, Segment
 from octavo.client.arguments import CacheModeName
 
 ADDRESS = Path(__file__).with_name("address.txt")
-QUESTION = "How should the natural resources of the country be conserved?"
+QUESTION = "How could slavery be ended, and who would pay for it?"
 EDIT = " This sentence was not in the address when it was delivered."
 READ_BY_OTHERS = 256  # tokens that sentence-transformers reads of a text with this model
 WIDTH = 72
