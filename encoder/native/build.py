@@ -138,9 +138,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m encoder.native.build", description=__doc__)
     parser.add_argument("--force", action="store_true", help="build even where nothing changed")
     try:
-        print(ensure(force=parser.parse_args().force))  # noqa: T201
+        print(ensure(force=parser.parse_args().force))
     except BuildError as error:
-        print(f"native core: not built; the reference serves\n{error}", file=sys.stderr)  # noqa: T201
+        print(f"native core: not built; the reference serves\n{error}", file=sys.stderr)
         return 1
     return 0
 

@@ -118,7 +118,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def permitted_sets() -> tuple[str, ...]:
-    """Instruction sets that may serve, best first: the processor's, within the limits that PyTorch and oneDNN are set to.
+    """Instruction sets that may serve, best first: the processor's, within the limits set to PyTorch and oneDNN.
 
     Raises:
         NativeUnavailableError: none.

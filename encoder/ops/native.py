@@ -57,7 +57,7 @@ class Native(OneDnn):
         """See `Operations.name`."""
         return f"native {self.instruction_set} ({library.key()}, {library.compiler()})"
 
-    # --- Operations ----------------------------------------------------------------------------------------------------
+    # --- Operations ---
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
         """See `Operations.pack`."""
@@ -126,7 +126,7 @@ class Native(OneDnn):
             return None
         return NativeLayers(self._core, [self._layer(layer, heads, activation) for layer in layers])
 
-    # --- What C++ calls them -------------------------------------------------------------------------------------------
+    # --- What C++ calls them ---
 
     def _quantiser(self, to: Quantiser) -> Any:
         return self._module.Quantiser(to.columns, to.factor, to.zero)

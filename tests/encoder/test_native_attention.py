@@ -1,8 +1,6 @@
 """Native attention against a masked softmax in float64, its identity, and the work it does."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
 
 import pytest
 import torch
@@ -11,39 +9,15 @@ from torch import Tensor
 from encoder.native import library
 from encoder.ops.native import Native
 from encoder.ops.reference import Reference
+from tests.encoder import native_sets
+from tests.encoder.native_sets import LENGTHS, threads
 
 WINDOWS = (0, 1, 16, 64, 128, 600)
-LENGTHS = (1, 5, 33, 77, 301, 453, 511, 512)
 
 
-def _sets() -> list[object]:
-    """Every instruction set that can run here, emulated tiles among them, or one case that says why there is none."""
-    try:
-        permitted = library.permitted_sets()
-        library.find()
-    except library.NativeUnavailableError as error:
-        return [pytest.param("none", marks=pytest.mark.skip(reason=str(error)))]
-    return [*permitted, *(["amx_emulated"] if "bf16" in permitted else [])]
-
-
-@pytest.fixture(params=_sets())
+@pytest.fixture(params=native_sets.instruction_sets())
 def native(request: pytest.FixtureRequest) -> Native:
-    return _native(request.param)
-
-
-@cache
-def _native(name: str) -> Native:
-    return Native(name)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return native_sets.native(request.param)
 
 
 def _random(tokens: int, heads: int, size: int, seed: int, spread: float = 1.0) -> Tensor:
@@ -88,7 +62,7 @@ def test_every_length_under_every_window_is_a_masked_softmax(native: Native) -> 
     best = native.instruction_set == library.permitted_sets()[0]
     for tokens in range(1, 513):
         windows = WINDOWS if best else WINDOWS[tokens % len(WINDOWS) :][:1]
-        with _threads(1):
+        with threads(1):
             _hold(native, _random(tokens, 1, 32, tokens), 1, windows)
 
 
@@ -129,10 +103,10 @@ def test_what_lies_outside_the_window_is_not_read(native: Native) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 16, 64])
-def test_a_segment_has_its_bits_alone_and_among_others_on_any_threads(native: Native, window: int) -> None:
+def test_a_segment_has_its_bits_alone_and_among_others_on_anythreads(native: Native, window: int) -> None:
     parts = [_random(length, 3, 32, length) for length in LENGTHS]
     for count in (1, 2):
-        with _threads(count):
+        with threads(count):
             alone = [native.attention(part, (len(part),), 3, window) for part in parts]
             together = native.attention(torch.cat(parts), LENGTHS, 3, window)
             reverse = native.attention(torch.cat(parts[::-1]), LENGTHS[::-1], 3, window)
