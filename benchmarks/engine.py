@@ -143,12 +143,22 @@ def _fp32_bytes(folder: Path) -> tuple[int, int]:
     return count(model.encoder), count(model.embeddings)
 
 
-def _attention() -> dict[str, Outcome]:
-    def measure() -> Figures:
-        from benchmarks import kernels
+def _attention(samples: int = 9) -> dict[str, Outcome]:
+    """Attention alone on one thread, as a stream runs it, against PyTorch's."""
 
-        figures: Figures = kernels.attention()
-        return figures
+    def measure() -> Figures:
+        import torch
+
+        from benchmarks import kernels
+        from encoder.ops.native import best
+
+        torch.set_num_threads(1)
+        native = best()
+        with torch.inference_mode():
+            return {
+                name: summarise([kernels.attention(native, window, rounds=5).ratio for _ in range(samples)], "x")
+                for name, window in (("attention_full", 0), ("attention_64", 64))
+            }
 
     return attempt(["attention_full", "attention_64"], measure)
 
