@@ -87,11 +87,12 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     break_after: int | None = None
     segment_delay: float = 0.0
     most_at_once: int = 0
-    stream_ended: threading.Event = field(default_factory=threading.Event)
+    ended: list[str] = field(default_factory=list)  # texts of calls that are over, however they ended
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def _admit(self, request: Any, context: grpc.ServicerContext, text: str = "") -> None:
+        context.add_callback(lambda: self.ended.append(text))
         with self._lock:
             self.requests.append(request)
             self.times.append(time.monotonic())
@@ -129,7 +130,6 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
         self, request: pb.StreamSegmentsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.StreamSegmentsResponse]:
         text = request.document.text
-        context.add_callback(self.stream_ended.set)
         self._admit(request, context, text)
         head = info(text)
         yield pb.StreamSegmentsResponse(

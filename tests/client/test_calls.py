@@ -1,14 +1,17 @@
 """What both clients send, and what they make of the answers."""
 
+import asyncio
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
 
 from octavo.client import (
+    AsyncClient,
+    Client,
     DocumentTooLarge,
     Embed,
     IncompleteStream,
@@ -25,6 +28,13 @@ from tests.client.conftest import Caller
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, pieces, vector_of
 
 TEXT = "Call me Ishmael. Some years ago \N{GRINNING FACE} never mind how long."
+
+
+def comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
 
 
 def test_embed_returns_vector_segments_usage_and_times(call: Caller) -> None:
@@ -272,7 +282,7 @@ def test_leaving_a_stream_cancels_it_at_the_server(call: Caller, double: Double)
 
     with pytest.raises(KeyboardInterrupt):
         call.stream("x" * 10_000, each=leave)
-    assert double.stream_ended.wait(2)  # of 20 s
+    assert comes_true(lambda: double.ended != [], seconds=2)  # of 20
 
 
 # Many
@@ -315,6 +325,27 @@ def test_many_ends_with_the_first_fault_or_puts_faults_in_their_places(call: Cal
     double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "empty", "EMPTY_DOCUMENT"))
     results = call.many(["a", "b"], return_exceptions=True, in_flight=1)
     assert [isinstance(result, OctavoError) for result in results] == [True, False]
+
+
+def test_leaving_many_cancels_what_is_under_way(double: Double) -> None:
+    double.delay = lambda text: 5.0 if text == "slow" else 0.0
+    with Client(double.address) as client:
+        results = client.embed_many(["a", "slow"], in_flight=2)
+        next(results)
+        assert comes_true(lambda: len(double.requests) == 2, seconds=5)
+        cast("Generator[object]", results).close()
+        assert comes_true(lambda: "slow" in double.ended, seconds=3)
+
+
+async def test_leaving_many_cancels_what_is_under_way_asynchronously(double: Double) -> None:
+    double.delay = lambda text: 5.0 if text == "slow" else 0.0
+    async with AsyncClient(double.address) as client:
+        results = client.embed_many(["a", "slow"], in_flight=2)
+        await anext(results)
+        assert await asyncio.to_thread(comes_true, lambda: len(double.requests) == 2, 5)
+        async with asyncio.timeout(3):
+            await cast("AsyncGenerator[object]", results).aclose()
+        assert comes_true(lambda: "slow" in double.ended, seconds=1)
 
 
 def test_many_of_none_is_none_and_no_calls_under_way_is_a_mistake(call: Caller) -> None:

@@ -374,7 +374,7 @@ def plugins(tmp_path: Path) -> dict[str, str]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: joined\nVersion: 1\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    return {"PYTHONPATH": str(tmp_path)}
+    return {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 def test_commands_of_others_join_and_broken_ones_say_so_in_one_line(run: Run, plugins: dict[str, str]) -> None:

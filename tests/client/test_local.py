@@ -61,7 +61,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "book.txt").write_text("A book.")
     (tmp_path / "tmp").mkdir()
     return os.environ | {
-        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "PYTHONPATH": f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         "TMPDIR": str(tmp_path / "tmp"),
         "OCTAVO_SERVER": "nobody:1",
     }
