@@ -76,7 +76,8 @@ import sys, pathlib, numpy as np, encoder
 from encoder.heads.pooling import pool
 served, right = (encoder.load(pathlib.Path(sys.argv[1]), scheme=scheme, device="cpu") for scheme in ("auto", "fp32"))
 ids = np.arange(2, 250)
-one, two = (pool(model.run(model.batch([ids]), 0, model.layers).state, [len(ids)], "mean")[0] for model in (served, right))
+states = (model.run(model.batch([ids]), 0, model.layers).state for model in (served, right))
+one, two = (pool(state, [len(ids)], "mean")[0] for state in states)
 print(served.scheme, served.kernels, served.kernels_reason, sep="\\n")
 print(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
 """
