@@ -87,6 +87,11 @@ class FairQueue(Generic[T]):
         return None
 
     def _forget_idle(self) -> None:
-        """Drop flows that owe nothing, so that clients who have gone leave nothing behind."""
-        if len(self._flows) > 2 * len(self._heap) + 16:
+        """Drop flows that owe nothing, so that clients who have gone leave nothing behind.
+
+        Once nobody waits, nobody owes: the next to come start level.
+        """
+        if not self._heap:
+            self._flows.clear()
+        elif len(self._flows) > 2 * len(self._heap) + 16:
             self._flows = {n: f for n, f in self._flows.items() if f.items or f.finish > self._now}

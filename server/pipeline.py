@@ -142,6 +142,7 @@ class Pipeline:
                         yield await _arrival(window.popleft())
             while window:
                 yield await _arrival(window.popleft())
+            await self._settle()
         finally:
             for item in window:
                 if isinstance(item, asyncio.Task):
@@ -216,6 +217,13 @@ class Pipeline:
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self._aside(runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
+
+    async def _settle(self) -> None:
+        """Return once what was computed so far can be looked up: whoever asks again at once is to find it.
+
+        The keeper is one thread, first in, first out; it copies and queues, and waits for no disk.
+        """
+        await asyncio.wrap_future(self._keeper.submit(int))
 
     async def _fly(self, call: Call, prepared: Prepared) -> tuple[Computed, bool]:
         """The segment's states, computed for this call or awaited from another's computing."""

@@ -76,10 +76,12 @@ class Bulk:
         try:
             while not (work.done() and self._responses.empty()):
                 response = asyncio.ensure_future(self._responses.get())
-                await asyncio.wait((response, work), return_when=asyncio.FIRST_COMPLETED)
-                if response.done():
-                    yield response.result()
-                response.cancel()
+                try:
+                    await asyncio.wait((response, work), return_when=asyncio.FIRST_COMPLETED)
+                    if response.done():
+                        yield response.result()
+                finally:
+                    response.cancel()
             await work  # whose fault, if any, is the stream's
         finally:
             work.cancel()

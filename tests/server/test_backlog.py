@@ -1,0 +1,72 @@
+"""What was promised, and the refusals that follow from it."""
+
+import time
+
+import pytest
+
+from server.backlog import CAUTION, Backlog
+from server.clients import Client, Plan
+from server.errors import QueueFull
+from server.priority import Priority
+
+INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
+
+
+def client(name: str, weight: float = 1.0) -> Client:
+    return Client(name, name, Plan(name, weight=weight))
+
+
+def backlog(speed: float = 1000.0, threads: int = 2) -> Backlog:
+    """Of a machine that does so many tokens a second and thread."""
+    made = Backlog(threads)
+    made.observe(int(speed), 1.0, threads=1)
+    return made
+
+
+def test_a_machine_of_unknown_speed_refuses_nobody() -> None:
+    Backlog(2).check(client("a"), INTERACTIVE, 10**9, time.monotonic() + 0.001)
+
+
+def test_work_that_cannot_be_done_in_time_is_refused_with_the_time_to_come_back() -> None:
+    with backlog().claim(client("a"), INTERACTIVE) as claim:
+        claim.promise(20_000, time.monotonic() + 60)
+        with pytest.raises(QueueFull) as refused, claim._backlog.claim(client("a"), INTERACTIVE) as other:
+            other.promise(2_000, time.monotonic() + 5)
+    assert refused.value.retry_after == pytest.approx(CAUTION * 11 - 5, rel=0.02)
+
+
+def test_a_call_that_needs_nothing_computed_is_never_refused() -> None:
+    made = backlog()
+    with made.claim(client("a"), INTERACTIVE) as claim:
+        claim.promise(100_000, time.monotonic() + 600)
+        made.check(client("b"), INTERACTIVE, 0, time.monotonic() + 0.01)
+
+
+def test_a_polite_client_is_not_refused_for_anothers_flood() -> None:
+    made = backlog()
+    with made.claim(client("flood"), INTERACTIVE) as flood:
+        flood.promise(1_000_000, time.monotonic() + 6000)
+        assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(CAUTION * 2 * 0.5)
+
+
+def test_bulk_waits_for_interactive_and_not_the_other_way_round() -> None:
+    made = backlog()
+    with made.claim(client("a"), BULK) as bulk, made.claim(client("b"), INTERACTIVE) as interactive:
+        bulk.promise(100_000, time.monotonic() + 6000)
+        assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(CAUTION)
+        interactive.promise(50_000, time.monotonic() + 6000)
+        assert made.seconds_until_done(client("a"), BULK, 0) == pytest.approx(CAUTION * 75)
+
+
+def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:
+    made = backlog()
+    with made.claim(client("a"), INTERACTIVE) as claim:
+        claim.promise(1000, time.monotonic() + 60)
+        claim.begin(400)
+        claim.settle(400)
+        assert made.seconds_until_done(client("b"), INTERACTIVE, 0) == pytest.approx(0)
+        assert made.seconds_until_done(client("a"), INTERACTIVE, 0) == pytest.approx(CAUTION * 0.3)
+        claim.begin(900)  # more than is left of the promise: a stream's
+        assert made._tokens[INTERACTIVE]["a"] == 1500
+    assert not made._tokens[INTERACTIVE]
+    assert not made._weights

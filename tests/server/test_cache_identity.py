@@ -1,0 +1,179 @@
+"""The cache never changes an answer: off, cold, warm, edited, restarted, shared, damaged."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cache import Kind, RunFields, SegmentFields
+from octavo.v1 import inference_pb2 as pb
+from server.settings import CacheSettings, ModelSettings, Settings
+from server.shelf import segment_fields
+from tests.server.helpers import TINY, Server, model, prose, serving, settings
+
+TEXT = prose(4000)
+EDITED = TEXT[: len(TEXT) // 2] + " One more sentence stands here. " + TEXT[len(TEXT) // 2 :]
+READ_WRITE, READ_ONLY, REFRESH, BYPASS = (pb.CacheMode.values()[i] for i in (1, 2, 3, 4))
+
+
+def cached(folder: Path, *models: ModelSettings, **cache: Any) -> Settings:
+    plain = settings(*(models or (model(TINY, "auto"),)))
+    return plain.model_copy(update={"cache": CacheSettings(dir=folder, **cache)})
+
+
+def analyze(server: Server, text: str, *, mode: int = 0, pooling: int = 0, model: str = "") -> pb.AnalyzeResponse:
+    embed = pb.EmbedOptions(return_segment_vectors=True, pooling=pb.Pooling.Name(pooling))
+    options = pb.CallOptions(cache_mode=pb.CacheMode.Name(mode), model=model)
+    tasks = [pb.Task(name="e", embed=embed)]
+    return server.inference.Analyze(pb.AnalyzeRequest(document=pb.Document(text=text), options=options, tasks=tasks))
+
+
+def computed(answer: pb.AnalyzeResponse) -> int:
+    return sum(not info.resumed_from_layer for info in answer.segments)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def warm(models: Path, folder: Path) -> Iterator[Server]:
+    """A server whose cache knows TEXT."""
+    with serving(cached(folder)) as server:
+        analyze(server, TEXT)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def truth(server: Server) -> dict[str, pb.AnalyzeResponse]:
+    """Answers of a server without a cache."""
+    return {text: analyze(server, text) for text in (TEXT, EDITED)}
+
+
+def test_a_repeat_computes_nothing_and_is_the_same_bits(warm: Server, truth: dict[str, pb.AnalyzeResponse]) -> None:
+    again = analyze(warm, TEXT)
+    assert again.results == truth[TEXT].results
+    assert computed(again) == 0
+    assert again.info.usage.cached_tokens == again.info.usage.processed_tokens
+    assert {info.resumed_from_layer for info in again.segments} == {2}
+
+
+def test_an_edit_computes_the_edit_and_is_the_same_bits(warm: Server, truth: dict[str, pb.AnalyzeResponse]) -> None:
+    edited = analyze(warm, EDITED, mode=READ_ONLY)
+    assert edited.results == truth[EDITED].results
+    assert 1 <= computed(edited) <= 4
+    assert len(edited.segments) >= 10
+
+
+def test_another_head_reads_states_and_computes_no_layer(warm: Server, server: Server) -> None:
+    other = analyze(warm, TEXT, pooling=2)
+    assert computed(other) == 0
+    assert other.results == analyze(server, TEXT, pooling=2).results
+
+
+def test_spans_are_answered_from_states(warm: Server, server: Server) -> None:
+    tasks = [pb.Task(name="e", embed=pb.EmbedOptions(spans=[pb.Span(start=5, end=9000)]))]
+    request = pb.AnalyzeRequest(document=pb.Document(text=TEXT), tasks=tasks)
+    ours = warm.inference.Analyze(request)
+    assert ours.results == server.inference.Analyze(request).results
+    assert computed(ours) == 0
+
+
+@pytest.mark.parametrize("mode", [REFRESH, BYPASS])
+def test_who_wants_nothing_from_the_cache_gets_everything_computed(
+    warm: Server, truth: dict[str, pb.AnalyzeResponse], mode: int
+) -> None:
+    fresh = analyze(warm, TEXT, mode=mode)
+    assert fresh.results == truth[TEXT].results
+    # Segments that are alike within the document are computed once, whoever asks.
+    assert fresh.info.usage.computed_tokens > 0.8 * fresh.info.usage.processed_tokens
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(READ_WRITE, True), (REFRESH, True), (READ_ONLY, False), (BYPASS, False)])
+def test_only_modes_that_write_leave_something(warm: Server, mode: int, kept: bool) -> None:
+    text = prose(600, seed=100 + mode)
+    analyze(warm, text, mode=mode)
+    again = analyze(warm, text, mode=READ_ONLY)
+    assert (computed(again) == 0) == kept
+
+
+def test_answers_are_the_same_after_a_restart(
+    models: Path, tmp_path: Path, truth: dict[str, pb.AnalyzeResponse]
+) -> None:
+    with serving(cached(tmp_path)) as first:
+        analyze(first, TEXT)
+    with serving(cached(tmp_path)) as second:
+        again = analyze(second, TEXT)
+        assert computed(again) == 0
+        assert again.results == truth[TEXT].results
+        assert second.sample("cache_events_total", event="disk_hit", kind="result") == len(again.segments)
+
+
+def test_more_cuts_change_no_answer(models: Path, tmp_path: Path, truth: dict[str, Any]) -> None:
+    for _ in ("cold", "restarted"):
+        with serving(cached(tmp_path, cuts=(1,), results=False)) as server:
+            answer = analyze(server, TEXT)
+            assert answer.results == truth[TEXT].results
+    assert computed(answer) == 0
+
+
+def test_a_model_that_differs_in_its_top_layer_finds_the_lower_ones_states(models: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    for file in (models / TINY).iterdir():
+        if file.is_file() and file.suffix == ".json":
+            (tuned / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(models / TINY / "model.safetensors")
+    (name,) = (name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    save_file({**tensors, name: tensors[name] * np.float32(1.01)}, tuned / "model.safetensors")
+    both = (model(TINY, "auto"), model(str(tuned), "auto"))
+    with serving(cached(tmp_path / "cache", *both)) as server:
+        analyze(server, TEXT)
+        resumed = analyze(server, TEXT, model="tuned")
+        assert {info.resumed_from_layer for info in resumed.segments} == {1}
+        assert resumed.results == analyze(server, TEXT, model="tuned", mode=BYPASS).results
+        assert resumed.results != analyze(server, TEXT).results
+
+
+def test_segments_price_tells_what_would_be_computed(warm: Server) -> None:
+    def uncached(text: str) -> int:
+        return warm.inference.Segment(pb.SegmentRequest(document=pb.Document(text=text))).uncached_tokens
+
+    assert uncached(TEXT) == 0
+    expected = analyze(warm, EDITED, mode=READ_ONLY).info.usage.computed_tokens
+    assert uncached(EDITED) == expected > 0
+
+
+def test_a_sample_of_hits_is_computed_again_and_agrees(models: Path, tmp_path: Path) -> None:
+    with serving(cached(tmp_path, verify=1.0)) as server:
+        for _ in range(4):
+            analyze(server, TEXT)
+        assert server.sample("cache_verified_total", outcome="agrees") > 0
+        assert server.sample("cache_verified_total", outcome="disagrees") == 0
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(RunFields)])
+def test_each_field_of_a_run_changes_the_key(field: str) -> None:
+    from cache import KeyMaker
+
+    run = RunFields("t", "a", b"l", 2, "int8", (), b"n", None)
+    others: dict[str, Any] = {"layers": b"x", "cut": 1, "lossy_cuts": (1,), "numerics": b"x", "window": 64}
+    changed = replace(run, **{field: others.get(field, "x")})
+    keys, segment = KeyMaker(bytes(32)), segment_fields(np.arange(9, dtype=np.int32))
+    assert keys.state(run, segment) != keys.state(changed, segment)
+    assert keys.state(run, segment).kind is Kind.STATE
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(SegmentFields)])
+def test_each_field_of_a_segment_changes_the_key(field: str) -> None:
+    from cache import KeyMaker
+
+    run, segment = RunFields("t", "a", b"l", 2, "int8", (), b"n", None), segment_fields(np.arange(9, dtype=np.int32))
+    other: Any = (0,) if field == "global_tokens" else getattr(segment, field) + 1
+    keys = KeyMaker(bytes(32))
+    assert keys.state(run, segment) != keys.state(run, replace(segment, **{field: other}))

@@ -1,0 +1,93 @@
+"""Fair queueing, held to what it promises on any order of arrivals."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.fairness import FairQueue
+
+Item = tuple[str, int]
+COST = 10.0
+
+
+def queue(dead: set[Item] | None = None) -> FairQueue[Item]:
+    gone = dead or set()
+    return FairQueue(lambda item: item in gone)
+
+
+def drained(fair: FairQueue[Item]) -> list[Item]:
+    items = []
+    while (item := fair.pop()) is not None:
+        items.append(item)
+    return items
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 100)), max_size=60))
+def test_every_item_comes_out_once_and_in_order_within_its_flow(arrivals: list[tuple[str, float]]) -> None:
+    fair = queue()
+    for number, (flow, cost) in enumerate(arrivals):
+        fair.push(flow, 1.0, cost, (flow, number))
+    served = drained(fair)
+    assert sorted(served) == sorted((flow, n) for n, (flow, _) in enumerate(arrivals))
+    for flow in "abc":
+        numbers = [n for name, n in served if name == flow]
+        assert numbers == sorted(numbers)
+
+
+def test_whoever_floods_waits_behind_himself() -> None:
+    fair = queue()
+    for number in range(100):
+        fair.push("flood", 1.0, COST, ("flood", number))
+    fair.pop()
+    fair.push("polite", 1.0, COST, ("polite", 0))
+    assert ("polite", 0) in [fair.pop(), fair.pop()]
+
+
+def test_cost_is_served_in_proportion_to_weight() -> None:
+    fair = queue()
+    for number in range(300):
+        fair.push("heavy", 3.0, COST, ("heavy", number))
+        fair.push("light", 1.0, COST, ("light", number))
+    first = Counter(flow for flow, _ in (fair.pop() or ("", 0) for _ in range(200)))
+    assert abs(first["heavy"] - 150) <= 2
+
+
+def test_long_items_are_paid_by_their_own_flow() -> None:
+    fair = queue()
+    for number in range(50):
+        fair.push("long", 1.0, 10 * COST, ("long", number))
+        fair.push("short", 1.0, COST, ("short", number))
+    first = Counter(flow for flow, _ in (fair.pop() or ("", 0) for _ in range(44)))
+    assert first["short"] == 40
+
+
+def test_an_idle_flow_saves_up_no_credit() -> None:
+    fair = queue()
+    for number in range(100):
+        fair.push("steady", 1.0, COST, ("steady", number))
+    for _ in range(50):
+        fair.pop()
+    for number in range(50):
+        fair.push("late", 1.0, COST, ("late", number))
+    first = Counter(flow for flow, _ in (fair.pop() or ("", 0) for _ in range(20)))
+    assert abs(first["late"] - 10) <= 1
+
+
+def test_the_dead_are_dropped_unpaid() -> None:
+    dead = {("a", number) for number in range(20)}
+    fair = queue(dead)
+    for number in range(21):
+        fair.push("a", 1.0, COST, ("a", number))
+    fair.push("b", 1.0, COST, ("b", 0))
+    assert fair.peek() == ("a", 20)
+    assert drained(fair) == [("a", 20), ("b", 0)]
+    assert len(fair) == 0
+
+
+def test_clients_who_have_gone_leave_nothing_behind() -> None:
+    fair = queue()
+    for number in range(1000):
+        fair.push(f"client {number}", 1.0, COST, ("x", number))
+        fair.pop()
+    assert len(fair._flows) < 64
