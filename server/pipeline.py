@@ -27,6 +27,7 @@ from server.backlog import Claim
 from server.calls import Call, Timings
 from server.errors import DeadlineExceeded
 from server.flight import Flights
+from server.gate import FairGate
 from server.metrics import Metrics
 from server.scheduler import Scheduler
 from server.shelf import Library, Parts, Shelf
@@ -107,6 +108,7 @@ class Pipeline:
         self._in_flight = in_flight
         self._auditor = Auditor(scheduler, metrics, share=verify)
         self._flights: Flights[Computed] = Flights()
+        self._gate = FairGate(tokenizer_threads)
         self._readers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="reader")
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
@@ -123,12 +125,12 @@ class Pipeline:
     async def open(self, call: Call, text: str, timings: Timings, claim: Claim) -> Document:
         """Begin a document's journey."""
         self._metrics.documents.labels(call.model.name).inc()
-        return Document(call, text, timings, await self._aside(self._library.shelf, call, text), claim)
+        return Document(call, text, timings, await self._aside(call, self._library.shelf, call, text), claim)
 
     async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
         """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
         steps = self._steps(document)
-        while (group := await self._aside(next, steps, None)) is not None:
+        while (group := await self._aside(document.call, next, steps, None)) is not None:
             yield group
 
     async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
@@ -150,7 +152,7 @@ class Pipeline:
 
     async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
         """Whether each segment would be answered without running a layer."""
-        states = await self._aside(document.shelf.holds, [prepared.key for prepared in group])
+        states = await self._aside(document.call, document.shelf.holds, [prepared.key for prepared in group])
         return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
 
     def _steps(self, document: Document) -> Iterator[list[Prepared]]:
@@ -175,7 +177,7 @@ class Pipeline:
         """Find states of the segments whose results are not all known."""
         if all(prepared.complete for prepared in group):
             return group
-        return await self._aside(self._with_states, document, group)
+        return await self._aside(document.call, self._with_states, document, group)
 
     def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         began = time.monotonic()
@@ -215,7 +217,7 @@ class Pipeline:
             self._keeper.submit(document.shelf.keep, prepared.segment, computed.states, computed.parts)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
-            parts |= await self._aside(runner.apply, computed.states[runner.layers], missing)
+            parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
     async def _settle(self) -> None:
@@ -248,9 +250,10 @@ class Pipeline:
         self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
         return Result(prepared, parts, resumed_from)
 
-    async def _aside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what blocks in a thread of the readers."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
+    async def _aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what blocks in a thread of the readers, when it is the client's turn."""
+        async with self._gate.entered(call.client, call.priority):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:
