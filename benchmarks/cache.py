@@ -1,0 +1,184 @@
+"""What the layer cache saves: a long document again, edited, for a second task; and what it costs where nothing repeats.
+
+Times are a client's, through gRPC. The document is an address of about 32,000 tokens; edits insert, delete or replace a
+sentence anywhere. ``again`` is the first call of a fresh process, whose memory is empty: everything comes from disk.
+"""
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+
+from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.segmentation import edited, units
+from benchmarks.served import serve
+from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.texts import sotu
+from chunking import Tokenizer, load_tokenizer
+from octavo.client import Client, EmbedResult
+from server.settings import ModelSettings
+
+__all__ = ["run"]
+
+Mode = Literal["read_write", "read_only", "refresh", "bypass"]
+
+_MILLI = 1000.0
+_TIMEOUT = 300.0
+_WAIT_TO_WRITE = 1.0  # seconds; the store's queue is on disk by then
+
+
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="The model's name or folder.")
+@click.option("--tokens", default=32_000, show_default=True, help="About how long the document is.")
+@click.option("--servers", default=20, show_default=True, help="Fresh servers that are asked for it again.")
+@click.option("--edits", default=50, show_default=True, help="Edited copies.")
+@click.option("--rounds", default=40, show_default=True, help="Pairs of calls that never repeat.")
+@click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
+def run(model: str, tokens: int, servers: int, edits: int, rounds: int, seed: int) -> Figures:
+    """Measure each part with a cache folder of its own."""
+    tokenizer = load_tokenizer(ModelSettings(path=model).folder)
+    text = nearest(sotu(), tokens, tokenizer)
+    copies = list(edited_copies(text, edits, seed))
+    figures: dict[str, Outcome] = {}
+    with tempfile.TemporaryDirectory(prefix="octavo-cache-") as scratch:
+        folder = Path(scratch)
+        figures |= attempt(
+            ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"),
+            lambda: repeats(model, text, copies, servers, folder / "repeats"),
+        )
+        figures |= attempt(
+            ("second_task_disk_x", "second_task_memory_x"), lambda: second_task(model, folder / "second", seed)
+        )
+        figures |= attempt(("cold_overhead",), lambda: cold_overhead(model, rounds, seed, folder / "cold"))
+    return figures
+
+
+def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path) -> Figures:
+    """The same document cold, again and edited; every answer compared with one of a server without a cache."""
+    with client_of(model, None) as plain:
+        truth = {each: plain.embed(each, segment_vectors=True, timeout=_TIMEOUT) for each in [text, *copies[:10]]}
+    same: list[bool] = []
+    cold: list[float] = []
+    with client_of(model, folder) as client:
+        client.embed("Warm up.", timeout=_TIMEOUT)
+        first, seconds = timed_embed(client, text)
+        cold.append(seconds)
+        same.append(identical(first, truth[text]))
+        for _ in range(4):
+            fresh, seconds = timed_embed(client, text, "refresh")
+            cold.append(seconds)
+            same.append(identical(fresh, truth[text]))
+        warm, _ = timed_embed(client, text)
+        same.append(identical(warm, truth[text]))
+        usual = float(np.median(cold))
+        edit_x, shares = [], []
+        for copy in copies:
+            result, seconds = timed_embed(client, copy, "read_only")
+            edit_x.append(usual / seconds)
+            shares.append(100 * result.usage.computed_tokens / result.usage.processed_tokens)
+            if copy in truth:
+                same.append(identical(result, truth[copy]))
+        time.sleep(_WAIT_TO_WRITE)
+    again = []
+    for _ in range(servers):
+        with client_of(model, folder) as client:
+            client.models()  # connected
+            result, seconds = timed_embed(client, text)
+            same.append(identical(result, truth[text]) and not result.usage.computed_tokens)
+            again.append(seconds)
+    return {
+        "again_ms": percentile([_MILLI * each for each in again], 50, "ms"),
+        "again_x": summarise([usual / each for each in again], "x"),
+        "edit_x": summarise(edit_x, "x"),
+        "edit_x_worst": Figure(min(edit_x), "x", n=len(edit_x)),
+        "edit_tokens": summarise(shares, "%"),
+        "identical": Figure(sum(same) / len(same), "share", n=len(same)),
+        "cold_ms": summarise([_MILLI * each for each in cold], "ms"),
+        "document_tokens": Figure(first.usage.tokens, "tokens"),
+        "document_segments": Figure(len(first.segments), "segments"),
+    }
+
+
+def second_task(model: str, folder: Path, seed: int) -> Figures:
+    """CLS vectors of a corpus whose states are known from mean pooling, over computing them afresh."""
+    texts = random.Random(seed).sample([text for text in sotu() if 20_000 < len(text) < 80_000], 16)
+    flags = ("--set", "cache.results=false", "--set", "cache.memory_bytes=1000000000")
+    with client_of(model, folder, *flags) as client:
+        for text in texts:
+            client.embed(text, timeout=_TIMEOUT)
+        memory = [compared(client, text) for text in texts for _ in range(2)]
+        time.sleep(_WAIT_TO_WRITE)
+    with client_of(model, folder, *flags) as client:
+        client.embed("Warm up.", timeout=_TIMEOUT, cache_mode="bypass")
+        disk = [compared(client, text) for text in texts]
+    return {
+        "second_task_disk_x": ratio(*zip(*disk, strict=True)),
+        "second_task_memory_x": ratio(*zip(*memory, strict=True)),
+    }
+
+
+def compared(client: Client, text: str) -> tuple[float, float]:
+    """Seconds of the second task afresh, and from states. The states come first: computing leaves nothing behind."""
+    known, from_states = timed_embed(client, text, "read_only", pooling="cls")
+    fresh, afresh = timed_embed(client, text, "bypass", pooling="cls")
+    if known.usage.computed_tokens or not identical(known, fresh):
+        raise AssertionError("the second task was not answered from states, or not alike")
+    return afresh, from_states
+
+
+def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
+    """Texts that never repeat, in turns through a server with a cache and one without."""
+    draw = random.Random(seed)
+    words = [word for text in sotu()[:40] for word in text.split()]
+    texts = [" ".join(draw.choices(words, k=3000)) for _ in range(rounds + 1)]
+    on, off = [], []
+    with client_of(model, folder) as cached, client_of(model, None) as plain:
+        for number, text in enumerate(texts):
+            # Whoever comes second finds the processor's caches warm: both come second as often.
+            order = [(cached, on), (plain, off)]
+            for client, seconds in order if number % 2 else reversed(order):
+                seconds.append(timed_embed(client, text)[1])
+    on, off = on[1:], off[1:]  # the first one warmed up
+    return {"cold_overhead": ratio(on, off)}
+
+
+@contextmanager
+def client_of(model: str, folder: Path | None, *flags: str) -> Iterator[Client]:
+    """A client of a fresh server, with its cache in a folder or without one."""
+    cache = ("--set", "cache.enabled=false") if folder is None else ("--cache-dir", str(folder))
+    with serve("--model", model, *cache, *flags) as served, Client(served.address) as client:
+        yield client
+
+
+def timed_embed(
+    client: Client, text: str, mode: Mode = "read_write", pooling: Literal["mean", "cls"] | None = None
+) -> tuple[EmbedResult, float]:
+    """An answer with its segments' vectors, and the seconds that its caller waited."""
+    start = time.perf_counter()
+    result = client.embed(text, segment_vectors=True, cache_mode=mode, pooling=pooling, timeout=_TIMEOUT)
+    return result, time.perf_counter() - start
+
+
+def identical(one: EmbedResult, other: EmbedResult) -> bool:
+    """Whether two answers are the same, bit for bit."""
+    ours, theirs = ([result.vector, *(segment.vector for segment in result.segments)] for result in (one, other))
+    return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+
+
+def nearest(texts: list[str], tokens: int, tokenizer: Tokenizer) -> str:
+    """The text whose length in tokens is nearest to what was asked for."""
+    lengths = [len(encoded) for encoded in tokenizer.encode(texts)]
+    return texts[min(range(len(texts)), key=lambda i: abs(lengths[i] - tokens))]
+
+
+def edited_copies(text: str, count: int, seed: int) -> Iterator[str]:
+    """The text with a sentence inserted, deleted or replaced anywhere."""
+    draw = random.Random(seed)
+    own, other = units("english", text, draw), units("english", sotu()[0], draw)
+    for _ in range(count):
+        yield edited(draw, own, other)
