@@ -77,7 +77,7 @@ class Encoder:
         if batch.state is not None:
             self._check(batch.state, tokens=batch.ids.shape[0])
         with torch.inference_mode():
-            state = self._stack.embed(batch.ids, batch.lengths) if batch.state is None else batch.state
+            state = self._stack.embed(batch.ids, batch.lengths) if batch.state is None else batch.state.to(self.device)
             if start < stop:
                 state = self._stack.layers(state, batch.lengths, batch.window, start, stop)
         return replace(batch, state=state)
