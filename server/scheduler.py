@@ -43,6 +43,7 @@ class Scheduler:
         self._threads = threads
         self._metrics = metrics
         self._queues = {priority: FairQueue(_Waiting.is_dead) for priority in Priority}  # in the order of service
+        metrics.queue_depth.set_function(lambda: sum(map(len, self._queues.values())))
         self._wake = asyncio.Condition()
         self._busy = 0
         self._executor = ThreadPoolExecutor(streams, thread_name_prefix="stream")
@@ -78,7 +79,6 @@ class Scheduler:
         item = _Waiting(work, client, priority, deadline, time.monotonic(), future)
         async with self._wake:
             self._queues[priority].push(client.name, client.plan.weight, len(work.ids), item)
-            self._measure()  # not in the runs alone: a machine that hangs must be seen
             self._wake.notify()
         return await future
 
@@ -126,11 +126,7 @@ class Scheduler:
                 break
             self._queues[item.priority].pop()
             batch.append(item)
-        self._measure()
         return batch
-
-    def _measure(self) -> None:
-        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()))
 
 
 def _same_run(one: Work, other: Work) -> bool:

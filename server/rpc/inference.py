@@ -88,7 +88,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidCall("embed.spans", "spans go with exactly one document")
         texts = requests.texts_of(documents, "documents", self._limits)
         task = pb.Task(name="embed", embed=request.embed)
-        call = requests.call_of(request.options, [task], texts[0], self._catalogue, self._envelope(context))
+        call = requests.call_of(request.options, [task], texts[0], self._catalogue, self._envelope(context), path="")
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
         async with self._bounded(call) as claim:
             cuts = [await self._cut_or_fault(call, text, i, timings, claim) for i, text in enumerate(texts)]
@@ -170,7 +170,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidCall("start.tasks", "spans belong to one document; a stream of many takes none")
         envelope = requests.envelope(request_id.get(), ANONYMOUS, context.time_remaining(), limits, bulk=True)
         self._drain.check()
-        call = requests.call_of(start.options, tasks, "", self._catalogue, envelope, Priority.BULK)
+        call = requests.call_of(
+            start.options, tasks, "", self._catalogue, envelope, Priority.BULK, path="start.tasks[{}]."
+        )
         requests.check_message(replies.REPLY_BYTES + replies.size_of(call.tasks, 1))
         info = replies.reply_info(call, Usage(), Timings())
         yield pb.ProcessDocumentsResponse(

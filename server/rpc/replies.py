@@ -21,7 +21,9 @@ REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
 
 def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
     """An upper bound of the size of one document's answer, known before anything is computed."""
-    return segments * SEGMENT_INFO_BYTES + sum(len(task.name) + 64 + task.tensor_bytes(segments) for task in tasks)
+    return segments * SEGMENT_INFO_BYTES + sum(
+        len(task.name.encode()) + 64 + task.tensor_bytes(segments) for task in tasks
+    )
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:

@@ -24,6 +24,7 @@ from server.work import PoolingName
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 1 << 20  # of a stream
+MAX_SPANS = 4096  # of a call: each costs hidden * 8 bytes, and its turn in every segment, however small its vector is
 
 # By enum number; None is the model's or the server's own choice.
 POOLINGS: tuple[PoolingName | None, ...] = (None, "mean", "cls")
@@ -77,8 +78,9 @@ def call_of(
     catalogue: Catalogue,
     around: Envelope,
     default_priority: Priority = Priority.INTERACTIVE,
+    path: str = "tasks[{}].",
 ) -> Call:
-    """The call of a request; `text` is what its tasks' spans measure.
+    """The call of a request; `text` is what its tasks' spans measure, `path` where the request has its i-th task.
 
     Raises:
         UnknownModel, FingerprintMismatch, InvalidCall: the option at fault is named.
@@ -88,7 +90,8 @@ def call_of(
     window = window_of(options.window if options.HasField("window") else None, model)
     unit = offset_unit(options)
     priority = _choice(PRIORITIES, options.priority, "options.priority")
-    wanted = tuple(_embed_task(task, f"tasks[{i}]", model, text, unit) for i, task in enumerate(tasks))
+    _check_spans(tasks, path)
+    wanted = tuple(_embed_task(task, path.format(i), model, text, unit) for i, task in enumerate(tasks))
     wanted = wanted or (model.embed_task(),)
     fingerprint = model.fingerprint(cutting, window, wanted)
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint:
@@ -167,10 +170,18 @@ def _cutting(options: pb.CallOptions, model: ServedModel) -> Cutting:
         raise InvalidCall(f"{field}.{error.field}", str(error)) from error
 
 
-def _embed_task(task: pb.Task, field: str, model: ServedModel, text: str, unit: Unit) -> EmbedTask:
+def _check_spans(tasks: Sequence[pb.Task], path: str) -> None:
+    spans = 0
+    for i, task in enumerate(tasks):
+        spans += len(task.embed.spans)
+        if spans > MAX_SPANS:
+            raise InvalidCall(f"{path.format(i)}embed.spans", f"a call has at most {MAX_SPANS:,} spans")
+
+
+def _embed_task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -> EmbedTask:
     if not task.HasField("embed"):
-        raise InvalidCall(f"{field}.kind", "set one of: embed")
-    options, field = task.embed, f"{field}.embed"
+        raise InvalidCall(f"{path}kind", "set one of: embed")
+    options, field = task.embed, f"{path}embed"
     default = model.embed_task(task.name)
     normalize = options.normalize if options.HasField("normalize") else default.normalize
     data_type = _choice(DATA_TYPES, options.data_type, f"{field}.data_type")
