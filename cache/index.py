@@ -179,12 +179,11 @@ class Index(diskcache.Cache):  # type: ignore[misc]
     def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
         """Remove files of one of the `FANOUT` folders that no row names, as a killed writer leaves them."""
         orphans = 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path.parent / f"{part:02x}") as files:
+        with contextlib.suppress(OSError), os.scandir(self.path.parent / f"{part:02x}") as files:
             for file in files:
-                with contextlib.suppress(FileNotFoundError):
-                    if file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE and not self._names(
-                        part, file.name
-                    ):
+                with contextlib.suppress(OSError):  # it went meanwhile, or is none of ours
+                    old = file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE
+                    if old and not self._names(part, file.name):
                         orphans += 1
                         if fix:
                             os.unlink(file.path)  # noqa: PTH108 (scandir's own path)

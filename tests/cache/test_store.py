@@ -122,7 +122,7 @@ def test_a_newer_value_replaces_the_older_one_and_its_file(open_store: Opener) -
 
 def test_only_the_owner_may_read_anything(open_store: Opener) -> None:
     store = open_store()
-    fill(store, 1)
+    fill(store, 1, 1, 1)  # the first makes the folder, the others find it
     paths = list(open_store.folder.rglob("*"))
     assert {path.suffix for path in paths} >= {".val", ".db", ".db-wal", ".db-shm", ".json"}
     for path in [open_store.folder, *paths]:

@@ -1,0 +1,49 @@
+import sqlite3
+import time
+from pathlib import Path
+
+import diskcache  # type: ignore[import-untyped]
+import pytest
+
+from cache import Fault, Kind
+from cache.entry import Entry
+from cache.faults import classify
+from cache.index import Index, Row
+from tests.cache.helpers import TAG, key, state
+
+
+def entry(number: int, numbers: int = 700) -> Entry:
+    now = time.time()
+    return Entry(key(number), TAG.encode(Kind.STATE), now, now + 100, state(number, numbers))
+
+
+def write(index: Index, number: int) -> None:
+    placed = index.place(entry(number))
+    with index.transact():
+        index.write(entry(number), placed)
+
+
+def test_a_full_index_reads_as_a_full_disk_though_its_rollback_fails_too(tmp_path: Path) -> None:
+    index = Index(tmp_path, 1, 1 << 30, 0.05)
+    index._sql("PRAGMA max_page_count = 30")
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        for number in range(100):
+            write(index, number)
+    assert classify(caught.value) is Fault.DISK_FULL
+    index._sql("PRAGMA max_page_count = 3000")
+    write(index, 100)
+    assert list(index.find([bytes(key(100))])) == [bytes(key(100))]
+    index.close()
+
+
+def test_a_transaction_that_cannot_begin_reads_as_its_cause(tmp_path: Path) -> None:
+    index, other = (Index(tmp_path, 1, 1 << 30, 0.01) for _ in range(2))
+    with other.transact(), pytest.raises(diskcache.Timeout) as caught:
+        write(index, 1)
+    assert classify(caught.value) is Fault.LOCKED
+    index._sql("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError) as denied:
+        index.forget(bytes(key(1)), Row(None, None))
+    assert classify(denied.value) is Fault.READ_ONLY
+    index.close()
+    other.close()
