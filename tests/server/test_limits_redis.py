@@ -1,0 +1,205 @@
+"""Limits that several servers share, against a real Redis."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from server.clients import Client, Plan
+from server.limits import Limiter
+from server.limits.meter import Meter, Windows
+from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
+from server.metrics import Metrics
+from server.settings import LimitSettings
+from tests.server.redis_server import NoRedis, Redis, running
+
+PLAN = Plan("free", tokens_per_minute=60_000, requests_per_second=5)
+
+
+@pytest.fixture(scope="module")
+def one_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    try:
+        with running(tmp_path_factory.mktemp("redis")) as redis:
+            yield redis
+    except NoRedis as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def redis(one_redis: Redis) -> Redis:
+    """Running, and empty."""
+    one_redis.stop()
+    one_redis.start()
+    return one_redis
+
+
+@asynccontextmanager
+async def limiter(redis: Redis, registry: CollectorRegistry | None = None, **limits: Any) -> AsyncIterator[Limiter]:
+    made = Limiter(
+        LimitSettings.model_validate({"storage": redis.url, **limits}), Metrics(registry or CollectorRegistry())
+    )
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+class Ignored:
+    def limit_storage(self, *, up: bool) -> None:
+        pass
+
+
+async def charge(limiter: Limiter, client: Client, tokens: float, *, patience: float = 0.5) -> bool:
+    """Charge as a scheduler does: try, wait until something may have changed, try again."""
+    credit = asyncio.Event()
+    limiter.on_credit = credit.set
+    end = time.monotonic() + patience
+    while (seconds := limiter.budget(client).charge(tokens)) and time.monotonic() < end:
+        credit.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(credit.wait(), min(seconds, patience))
+    return not seconds
+
+
+async def test_three_servers_on_one_redis_grant_one_rate(redis: Redis) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis) as one, limiter(redis) as two, limiter(redis) as three:
+        granted = [0.0, 0.0, 0.0]
+
+        async def take(index: int, server: Limiter) -> None:
+            while await charge(server, client, 450, patience=0.2):
+                granted[index] += 450
+
+        await asyncio.gather(*(take(i, server) for i, server in enumerate((one, two, three))))
+        assert 0.98 * 60_000 <= sum(granted) <= 1.05 * 60_000
+        assert min(granted) > 0.1 * 60_000, "nobody is left out"
+
+
+async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(redis: Redis) -> None:
+    rate = Rate(3_000, 1)
+    grants: list[tuple[float, float]] = []
+
+    async def take(seed: int) -> None:
+        shared = SharedWindows(redis.url, Ignored())
+        meter = Meter(Quota("x", rate), Windows(LocalWindows(), shared))
+        end = time.monotonic() + 3.5
+        amount = 7.0 + seed
+        while (now := time.monotonic()) < end:
+            if seconds := await meter.spend_soon(amount):
+                await asyncio.sleep(min(seconds, 0.01))
+            else:
+                grants.append((now, amount))
+                await asyncio.sleep(0)
+        await shared.close()
+
+    await asyncio.gather(*(take(seed) for seed in range(3)))
+    grants.sort()
+    for begin, _ in grants[::7]:
+        # The meter's clock and ours are read at different moments: a hundredth of the window is left to that.
+        assert sum(amount for at, amount in grants if begin <= at < begin + 0.98) <= 1.05 * rate.amount
+    assert sum(amount for _, amount in grants) > 0.9 * 3.5 * rate.amount
+
+
+async def test_charging_does_not_wait_for_redis(redis: Redis) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis) as tested:
+        began = time.perf_counter()
+        tested.budget(client).charge(450)
+        assert time.perf_counter() - began < 0.02
+        assert await charge(tested, client, 450)
+        assert tested.budget(client).charge(100) == 0, "what is left of the lease is spent without asking"
+
+
+async def test_the_time_needed_counts_what_others_took(redis: Redis) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis) as one, limiter(redis) as two:
+        assert await charge(one, client, 50_000)
+        assert await two.budget(client).time_needed(5_000) == 0
+        assert await two.budget(client).time_needed(20_000) == pytest.approx(60, abs=1)
+        assert await two.budget(client).time_needed(80_000) == pytest.approx(120, abs=1)
+
+
+async def test_requests_are_shared_too(redis: Redis) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis) as one, limiter(redis) as two:
+        meters = [server.requests(client) for server in (one, two)]
+        taken = [await meter.spend_soon(1) for _ in range(4) for meter in meters if meter]
+    assert sum(seconds == 0 for seconds in taken) == 5
+    assert all(0 < seconds <= 1 for seconds in taken if seconds)
+
+
+async def test_a_redis_that_is_gone_lets_this_server_count_alone(redis: Redis) -> None:
+    registry, client = CollectorRegistry(), Client("acme", "acme", PLAN)
+    async with limiter(redis, registry) as tested:
+        assert await charge(tested, client, 30_000)
+        assert registry.get_sample_value("octavo_limit_storage_up") == 1
+        redis.stop()
+        with capture_logs() as told:
+            assert await charge(tested, client, 20_000, patience=2)
+            assert not await charge(tested, client, 20_000, patience=0.2), "what it granted itself still counts"
+            assert await tested.budget(client).time_needed(20_000) == pytest.approx(60, abs=3)
+            await asyncio.sleep(1.2)
+            assert await charge(tested, client, 5_000, patience=2)
+        assert [line["event"] for line in told] == ["limit storage gone"], "once, however often"
+        assert registry.get_sample_value("octavo_limit_storage_up") == 0
+        assert (registry.get_sample_value("octavo_limit_storage_faults_total") or 0) >= 1
+
+
+async def test_a_redis_that_is_gone_refuses_when_asked_to(redis: Redis) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis, when_storage_fails="closed") as tested:
+        assert await charge(tested, client, 450)
+        redis.stop()
+        assert not await charge(tested, client, 20_000, patience=1.5)
+        assert await tested.budget(client).time_needed(20_000) > 0
+        free = Client("free", "free")
+        assert tested.budget(free).charge(20_000) == 0, "who has no limit needs no storage"
+
+
+async def test_a_redis_that_comes_back_is_used_again_and_grants_nothing_twice(redis: Redis) -> None:
+    registry, client = CollectorRegistry(), Client("acme", "acme", PLAN)
+    async with limiter(redis, registry) as tested:
+        assert await charge(tested, client, 50_000)
+        redis.stop()
+        redis.start()  # without its memory
+        assert await charge(tested, client, 5_000, patience=3), "connections that died with it are no fault"
+        assert registry.get_sample_value("octavo_limit_storage_up") == 1
+        assert not await charge(tested, client, 10_000, patience=0.3)
+    async with limiter(redis) as other:
+        assert not await charge(other, client, 58_000, patience=0.3), "the new one has counted what came after"
+
+
+async def test_a_redis_that_hangs_costs_a_second_once(redis: Redis) -> None:
+    silent = await asyncio.start_server(lambda _, __: asyncio.sleep(60), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    client = Client("acme", "acme", PLAN)
+    made = Limiter(LimitSettings.model_validate({"storage": f"redis://127.0.0.1:{port}"}), Metrics(CollectorRegistry()))
+    meter = made.requests(client)
+    assert meter
+    began = time.monotonic()
+    assert await meter.spend_soon(1) == 0
+    first = time.monotonic() - began
+    assert await meter.spend_soon(1) == 0
+    assert time.monotonic() - began - first < 0.1
+    assert first < 2
+    await made.close()
+    silent.close()
+
+
+async def test_storage_in_redis_stays_small(redis: Redis) -> None:
+    client = Client("acme", "acme", Plan("big", tokens_per_minute=10**9))
+    async with limiter(redis) as tested:
+        assert await charge(tested, client, 9 * 10**8)
+        shared = tested._shared
+        assert shared
+        connection: Any = shared._storage.bridge.get_connection()  # type: ignore[attr-defined]
+        (key,) = await connection.keys("*")
+        assert key.startswith(b"octavo:")
+        assert await connection.llen(key) <= 1_000
+        assert 0 < await connection.ttl(key) <= 60
