@@ -84,7 +84,7 @@ def test_a_client_must_be_known(file: Path) -> None:
     assert not file.exists()
 
 
-def test_the_list_says_which_keys_do_not_open(file: Path) -> None:  # noqa: ARG001
+def test_the_list_says_which_keys_do_not_open(file: Path) -> None:
     run("add", "globex")
     assert rows()[0]["state"] == "client disabled"
     assert run("list", "--set", "clients.globex.disabled=false").stdout.endswith("valid for good\n")
@@ -100,7 +100,7 @@ def test_a_revoked_key_is_gone(file: Path) -> None:
     assert (again.exit_code, again.stderr) == (1, f"octavo: there is no key {first}\n")
 
 
-def test_a_key_in_place_of_its_id_is_not_repeated(file: Path) -> None:  # noqa: ARG001
+def test_a_key_in_place_of_its_id_is_not_repeated(file: Path) -> None:
     token = run("add", "acme").stdout.strip()
     result = run("revoke", token)
     assert result.exit_code == 1
