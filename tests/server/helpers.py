@@ -27,10 +27,10 @@ from server.settings import CacheSettings, ComputeSettings, MetricsSettings, Mod
 TINY = "splade-tiny"  # BERT of 2 layers, 128 wide: where speed matters
 MINILM = "all-MiniLM-L6-v2"  # where numbers matter
 E5 = "multilingual-e5-small-enpt"  # SentencePiece, with prefixes
-WORDS = (  # a token each, in every vocabulary here
+WORDS = (  # noqa: SIM905 - a token each, in every vocabulary here
     "the river town old men of north sea light house over many years winter road stone "
     "field bread water night letter war peace law people work ship"
-).split()  # noqa: SIM905
+).split()
 SOON = 30.0  # seconds; what takes so long hangs
 
 
