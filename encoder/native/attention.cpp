@@ -6,8 +6,8 @@
 // whatever lies beside its segment and however many threads there are.
 //
 // Softmax is taken without looking for a row's maximum wherever the norms of queries and keys prove, by Cauchy and
-// Schwarz, that no exponential can leave float's range; that is so for every model seen so far. Where they do not, scores
-// are computed twice: for the maximum, then for the exponentials.
+// Schwarz, that no exponential can leave float's range: in 71 of MiniLM's 72 heads, and 142 of multilingual-e5-small's
+// 144. In the others scores are computed twice: for the maximum, then for the exponentials.
 
 #include <atomic>
 #include <bit>
@@ -23,8 +23,9 @@ namespace octavo::OCTAVO_ISA {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-// Exponents of two that are safe without a maximum: 2^60 summed over any segment stays far within float's 2^127.
-constexpr float kSafeExponent = 60.0f;
+// Powers of two that are safe without a maximum: 2^100 times any value, summed over any segment, stays within float's
+// 2^127, and 2^-100 within its normal numbers.
+constexpr float kSafeExponent = 100.0f;
 constexpr int64_t kChunk = 4 * kPanel;  // keys whose scores are held at once: they stay in the first-level cache
 constexpr Word kOnes = 0x3f803f80;      // two bfloat16 ones
 
@@ -40,7 +41,7 @@ struct Head {
   int64_t size;
   int64_t window;
   float exponent_scale;  // from a score to its power of two
-  bool bounded;          // no power of two can leave 2^-60 ... 2^60
+  bool bounded;          // no power of two can leave 2^-100 ... 2^100
 
   Word* key_panels;    // column j of panel p is key 32 p + j; a step is a pair of its numbers
   Word* value_panels;  // columns are the head's numbers; step 16 g + i is the pair of tokens 32 g + i and 32 g + 16 + i
