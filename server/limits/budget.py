@@ -1,11 +1,13 @@
 """A client's tokens: tested when a document was looked up, charged when a segment is released to be computed."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
 from server.clients import Client
-from server.errors import RateLimited
+from server.errors import DeadlineExceeded, RateLimited
 from server.limits.meter import Meter
+from server.priority import Priority
 
 LEAST_WAIT_SECONDS = 0.05  # whoever is refused may have missed by less than the network's jitter
 
@@ -17,6 +19,7 @@ class Budget:
         self._client = client
         self._meter = meter
         self._count = count
+        self._turns = {priority: asyncio.Lock() for priority in Priority}
 
     def charge(self, tokens: float) -> float:
         """Charge a segment that is about to be released: 0.0 when charged, else the seconds after which to try again.
@@ -27,6 +30,27 @@ class Budget:
         if not seconds:
             self._count(tokens)
         return seconds
+
+    async def pay(self, tokens: float, priority: Priority, deadline: float) -> None:
+        """Wait until a segment is charged; within a class, whoever came first is first.
+
+        Args:
+            tokens: of the segment.
+            priority: the class it is in.
+            deadline: of the monotonic clock, in seconds.
+
+        Raises:
+            DeadlineExceeded: that came first; nothing was charged.
+        """
+        turn = self._turns[priority]
+        if not turn.locked() and not self.charge(tokens):
+            return
+        async with turn:
+            while seconds := self.charge(tokens):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeadlineExceeded("the deadline passed while the plan's tokens were waited for")
+                await asyncio.sleep(min(seconds, left))
 
     def wait_for(self, tokens: float) -> float:
         """Seconds until so many tokens could be charged; 0.0: at once."""

@@ -20,7 +20,7 @@ import structlog
 from server.errors import Malformed
 from server.limits import Slot
 from server.metrics import Metrics
-from server.rpc.gate import Gate
+from server.rpc.entrance import Entrance
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -35,9 +35,9 @@ log = structlog.get_logger(__name__)
 class Outermost(grpc.aio.ServerInterceptor):
     """Wraps the deserialiser and the handler of every method."""
 
-    def __init__(self, metrics: Metrics, gate: Gate | None = None) -> None:
+    def __init__(self, metrics: Metrics, entrance: Entrance | None = None) -> None:
         self._metrics = metrics
-        self._gate = gate
+        self._entrance = entrance
 
     async def intercept_service(
         self,
@@ -87,7 +87,8 @@ class Outermost(grpc.aio.ServerInterceptor):
         with structlog.contextvars.bound_contextvars(request_id=call_id, method=method):
             try:
                 size = len(request) if isinstance(request, bytes) else 0  # a stream's messages come later
-                async with self._gate.enter(method, context, size) if self._gate else contextlib.nullcontext() as slot:
+                entered = self._entrance.enter(method, context, size) if self._entrance else contextlib.nullcontext()
+                async with entered as slot:
                     return await run(slot)
             except grpc.aio.AbortError:  # a handler that is not ours has set its status
                 code = context.code()

@@ -1,6 +1,8 @@
 """The gRPC server: services, health, reflection, addresses."""
 
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,6 +14,7 @@ from server.errors import StartError
 from server.metrics import Metrics
 from server.models import Catalogue
 from server.pipeline import Pipeline
+from server.rpc.entrance import Entrance
 from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Outermost
 from server.rpc.models import ModelServicer
@@ -37,9 +40,12 @@ class Listener:
         drain: Drain,
         secret: bytes,
         max_connection_age_seconds: float,
+        entrance: Entrance | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        self._credentials = credentials
         self._server = grpc.aio.server(
-            interceptors=[Outermost(metrics)],
+            interceptors=[Outermost(metrics, entrance)],
             options=[
                 ("grpc.so_reuseport", 0),  # two servers that share a port by mistake must hear of it
                 # so that our own limit, which says what is wrong, comes first
@@ -70,7 +76,10 @@ class Listener:
         bound = []
         for address in addresses:
             try:
-                port = self._server.add_insecure_port(address)
+                if self._credentials and not address.startswith("unix:"):
+                    port = self._server.add_secure_port(address, self._credentials)
+                else:
+                    port = self._server.add_insecure_port(address)
             except RuntimeError:
                 raise StartError(f"cannot listen on {address}: in use, or not an address of this machine") from None
             bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
@@ -94,3 +103,26 @@ class Listener:
         answer = health_pb2.HealthCheckResponse
         for service in ("", *SERVICES):
             await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)
+
+
+def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
+    """TLS for a certificate chain and its key in PEM; None where there are none.
+
+    Raises:
+        StartError: a file cannot be read, or they do not go together.
+    """
+    if certificate is None or key is None:
+        return None
+    try:
+        chain = (certificate.read_bytes(), key.read_bytes())
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        raise StartError(f"{certificate} and {key} are no certificate and its key: {error.reason or error}") from None
+    except OSError as error:
+        raise StartError(f"{error.filename or certificate}: {(error.strerror or str(error)).lower()}") from None
+    return grpc.ssl_server_credentials([chain[::-1]])
+
+
+def _no_password() -> str:
+    """Answer for the terminal, which OpenSSL would ask for a key's password."""
+    raise StartError("server.tls_key is encrypted; the server cannot ask for its password")

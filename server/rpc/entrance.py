@@ -25,7 +25,7 @@ client_of_call: ContextVar[Client] = ContextVar("client_of_call", default=ANONYM
 """Who called what the current task serves."""
 
 
-class Gate:
+class Entrance:
     """What every call but a health check passes before a byte of its request is parsed."""
 
     def __init__(self, doorman: Doorman, admission: Admission) -> None:
