@@ -46,7 +46,7 @@ class Budget:
         if not turn.locked() and not self.charge(tokens):
             return
         async with turn:
-            while seconds := self.charge(tokens):
+            while seconds := await self._charge_soon(tokens):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise DeadlineExceeded("the deadline passed while the plan's tokens were waited for")
@@ -85,3 +85,9 @@ class Budget:
             subject=f"client:{self._client.name}",
             quota="tokens_per_minute",
         )
+
+    async def _charge_soon(self, tokens: float) -> float:
+        seconds = await self._meter.spend_soon(tokens) if self._meter else 0.0
+        if not seconds:
+            self._count(tokens)
+        return seconds

@@ -41,9 +41,7 @@ class Listener:
         secret: bytes,
         max_connection_age_seconds: float,
         entrance: Entrance | None = None,
-        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._credentials = credentials
         self._server = grpc.aio.server(
             interceptors=[Outermost(metrics, entrance)],
             options=[
@@ -66,8 +64,8 @@ class Listener:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    async def bind(self, addresses: Sequence[str]) -> list[str]:
-        """Listen; the addresses as bound, with the ports that were taken for 0.
+    async def bind(self, addresses: Sequence[str], credentials: grpc.ServerCredentials | None = None) -> list[str]:
+        """Listen, encrypted if there are credentials and it is not a unix socket; the addresses as bound, with the ports that were taken for 0.
 
         Raises:
             StartError: an address cannot be had.
@@ -76,8 +74,8 @@ class Listener:
         bound = []
         for address in addresses:
             try:
-                if self._credentials and not address.startswith("unix:"):
-                    port = self._server.add_secure_port(address, self._credentials)
+                if credentials and not address.startswith("unix:"):
+                    port = self._server.add_secure_port(address, credentials)
                 else:
                     port = self._server.add_insecure_port(address)
             except RuntimeError:
