@@ -66,14 +66,6 @@ def test_a_state_depends_on_its_segment_alone(
     assert torch.equal(states(model, LENGTHS[-1:], window)[0], alone[-1])
 
 
-def test_more_threads_than_rows_divide_evenly_change_nothing(middle: Path, threads: Callable[[int], None]) -> None:
-    model = loaded(middle, "int8", "onednn")
-    threads(1)
-    alone = states(model, (77,), 0)[0]
-    threads(3)
-    assert torch.equal(states(model, (77, 5), 0)[0], alone)
-
-
 @pytest.mark.parametrize("scheme", ["int8", "bf16", "fp32"])
 @pytest.mark.parametrize("window", [0, 16])
 def test_cutting_a_run_at_any_layer_changes_nothing(small_bert: Path, scheme: str, window: int) -> None:

@@ -109,6 +109,32 @@ def test_onednn_gives_the_references_bits(quantised: QuantisedLinear) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_neither_threads_nor_rows_beside_change_a_row(form: Reference, quantised: QuantisedLinear) -> None:
+    packed = quantised.pack(form, SIGNED)
+    norm = Norm(draw(OUTPUTS, seed=5), draw(OUTPUTS, seed=6), 1e-12)
+    to = Quantiser(torch.tensor([2], dtype=torch.int32), torch.ones(OUTPUTS), POSITIVE)
+    x, residual = rows_with_outliers(901), draw(901, OUTPUTS).bfloat16()
+
+    def results(part: slice) -> list[Tensor]:
+        rows = form.quantise(x[part], packed.input)
+        wide = form.linear_activate_quantise(rows, packed, "gelu", to)
+        state, _ = form.linear_norm_quantise(rows, packed, residual[part], norm, to)
+        return [rows.q, form.linear(rows, packed), wide.q, wide.scale, wide.outliers, state]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = results(slice(0, 901))
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            for part in (slice(0, 901), slice(7, 8), slice(300, 777)):
+                for ours, whole in zip(results(part), expected, strict=True):
+                    assert torch.equal(ours, whole[part])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_activation_and_norm_follow_the_linear_map(quantised: QuantisedLinear) -> None:
     form = Reference()
     packed = quantised.pack(form, SIGNED)
