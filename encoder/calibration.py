@@ -14,7 +14,7 @@ _RANDOM_SEGMENTS = 8
 
 
 def calibration_ids(folder: Path, shape: Architecture) -> list[Tensor]:
-    """A segment a paragraph of the shipped text: prose of old books in eight languages, program text, a log.
+    """A segment a paragraph of the shipped text: prose of old books in seven languages, program text, a log.
 
     A folder without a tokenizer (random weights, in tests and benchmarks) is calibrated on ids drawn with a fixed seed.
     """

@@ -192,7 +192,7 @@ def test_the_probe_tells_products_that_saturate() -> None:
 
 def test_the_probe_tells_products_that_forget_the_zero_point() -> None:
     class Forgetful(Reference):
-        def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:  # noqa: ARG002
+        def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
             return super().product(q, packed, SIGNED)
 
     assert not exact(Forgetful())
