@@ -65,7 +65,9 @@ class Listener:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def bind(self, addresses: Sequence[str], credentials: grpc.ServerCredentials | None = None) -> list[str]:
-        """Listen, encrypted if there are credentials and it is not a unix socket; the addresses as bound, with the ports that were taken for 0.
+        """Listen; the addresses as bound, with the ports that were taken for 0.
+
+        With credentials all of them but unix sockets are encrypted.
 
         Raises:
             StartError: an address cannot be had.
