@@ -2,7 +2,11 @@
 //
 // Names and meanings are those of encoder.ops; a Linear or a Layer here keeps the tensors that its kernels point into.
 #include <ATen/Parallel.h>
-#include <torch/extension.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <optional>
 #include <string>
@@ -109,14 +113,15 @@ struct LinearTensors {
         packed(packed),
         scale(check(scale, "scale", at::kFloat, {scale.numel()})),
         bias(check(bias, "bias", at::kFloat, {scale.numel()})),
-        outlier_weight(check(outlier_weight, "outlier_weight", at::kBFloat16,
-                             {this->input.plain.outliers, scale.numel()})) {
+        outlier_weight(
+            check(outlier_weight, "outlier_weight", at::kBFloat16, {this->input.plain.outliers, scale.numel()})) {
     const int64_t outputs = scale.numel();
     TORCH_CHECK(outputs % 32 == 0, "outputs must be a multiple of 32");
+    // The packed form is the same for every instruction set.
     check(packed, "packed", at::kChar, {kernels_vnni().packed_bytes(outputs, this->input.inputs())});
-    plain = {this->input.inputs(),  outputs,
+    plain = {this->input.inputs(),    outputs,
              pointer<int8_t>(packed), pointer<float>(scale),
-             pointer<float>(bias),  pointer<Bf16>(outlier_weight),
+             pointer<float>(bias),    pointer<Bf16>(outlier_weight),
              this->input.plain};
   }
 };
@@ -136,15 +141,15 @@ struct LayerTensors {
   NormTensors mix_norm, down_norm;
   Layer plain;
 
-  LayerTensors(int64_t heads, const std::string& activation, LinearTensors qkv, LinearTensors mix,
-               NormTensors mix_norm, LinearTensors up, LinearTensors down, NormTensors down_norm)
+  LayerTensors(int64_t heads, const std::string& activation, LinearTensors qkv, LinearTensors mix, NormTensors mix_norm,
+               LinearTensors up, LinearTensors down, NormTensors down_norm)
       : qkv(std::move(qkv)),
         mix(std::move(mix)),
         up(std::move(up)),
         down(std::move(down)),
         mix_norm(std::move(mix_norm)),
         down_norm(std::move(down_norm)),
-        plain{heads,         activation_of(activation), this->qkv.plain, this->mix.plain, this->mix_norm.plain,
+        plain{heads,          activation_of(activation), this->qkv.plain,      this->mix.plain, this->mix_norm.plain,
               this->up.plain, this->down.plain,          this->down_norm.plain} {
     const int64_t hidden = plain.qkv.inputs;
     TORCH_CHECK(heads > 0 && hidden % (16 * heads) == 0, "a head's size must be a multiple of 16");

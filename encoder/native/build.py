@@ -53,6 +53,7 @@ def writable_folder() -> Path:
     for folder in library.folders():
         try:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.chmod(0o755)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError:
@@ -105,7 +106,8 @@ def build(compiler: str, folder: Path) -> Path:
         links = (f"-L{libraries}", "-lc10", "-ltorch_cpu", "-ltorch_python", "-fopenmp", f"-Wl,-rpath,{libraries}")
         _run((compiler, "-shared", *objects, *links, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
-        ready.chmod(0o755)
+        for path in (ready, library.library_of(ready)):
+            path.chmod(0o755)  # whatever the umask: a library that others can write is not loaded
         shutil.rmtree(target, ignore_errors=True)
         ready.rename(target)
     return target

@@ -38,9 +38,9 @@ struct Quantiser {
 
 // Rows in 8 bits; encoder.ops.Rows.
 struct Rows {
-  uint8_t* q;       // (count, inputs)
-  float* scale;     // (count)
-  Bf16* outliers;   // (count, outliers)
+  uint8_t* q;      // (count, inputs)
+  float* scale;    // (count)
+  Bf16* outliers;  // (count, outliers)
 };
 
 // A linear map in 8 bits; encoder.ops.Linear8.
@@ -108,9 +108,9 @@ struct Kernels {
   void (*layers)(const LayersCall&, const Workers&);
 };
 
-const Kernels& kernels_vnni();           // AVX-512 with VNNI
-const Kernels& kernels_bf16();           // and with BF16
-const Kernels& kernels_amx();            // and with AMX tiles
-const Kernels& kernels_amx_emulated();   // the AMX code over emulated tiles: for tests on machines without them
+const Kernels& kernels_vnni();          // AVX-512 with VNNI
+const Kernels& kernels_bf16();          // and with BF16
+const Kernels& kernels_amx();           // and with AMX tiles
+const Kernels& kernels_amx_emulated();  // the AMX code over emulated tiles: for tests on machines without them
 
 }  // namespace octavo

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import stat
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -72,15 +73,23 @@ def library_of(build: Path) -> Path:
 
 
 def find() -> Path:
-    """The newest of what was built from the present sources.
+    """What was built from the present sources.
 
     Raises:
-        NativeUnavailableError: nothing was.
+        NativeUnavailableError: nothing was, or others can write it.
     """
-    for folder in folders():
-        if library_of(build_of(folder)).is_file():
-            return build_of(folder)
+    for build in map(build_of, folders()):
+        if library_of(build).is_file():
+            if not all(map(_is_ours, (build.parent, build, library_of(build)))):
+                raise NativeUnavailableError(f"the native core in {build} could have been replaced by another user")
+            return build
     raise NativeUnavailableError("the native core is not built (python -m encoder.native.build)")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether only this user and root can write it: what is loaded is code."""
+    status = path.stat()
+    return status.st_uid in {0, os.geteuid()} and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @cache

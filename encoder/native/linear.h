@@ -32,17 +32,17 @@ OCTAVO_INLINE const Word* multiply_panel(Multiplier& multiplier, const uint8_t* 
                                          const int8_t* packed, int64_t output, int32_t* sums) {
   const int64_t steps = inputs / 4;
   const Word* panel = reinterpret_cast<const Word*>(packed) + output / kPanel * panel_words(inputs);
-  multiplier.multiply<DotBytes>({reinterpret_cast<const Word*>(q), steps, count, panel, 0, 2, steps,
-                                 reinterpret_cast<Word*>(sums), kPanel});
+  multiplier.multiply<DotBytes>(
+      {reinterpret_cast<const Word*>(q), steps, count, panel, 0, 2, steps, reinterpret_cast<Word*>(sums), kPanel});
   return panel + steps * kPanel;
 }
 
 // A block's memory besides its rows, for one panel at a time.
 struct PanelScratch {
-  int32_t* sums;         // (rows, 32)
-  float* outlier_sums;   // (rows, 32)
-  Word* outlier_rows;    // (rows, outlier_words): the rows' outliers as pairs, a zero after an odd number
-  Word* outlier_panel;   // (outlier_words, 32): the panel's
+  int32_t* sums;        // (rows, 32)
+  float* outlier_sums;  // (rows, 32)
+  Word* outlier_rows;   // (rows, outlier_words): the rows' outliers as pairs, a zero after an odd number
+  Word* outlier_panel;  // (outlier_words, 32): the panel's
   int64_t outlier_words;
 
   PanelScratch(Scratch& scratch, const Rows& rows, int64_t count, int64_t outliers)

@@ -24,15 +24,14 @@ OCTAVO_INLINE float scale_of(const Range& range, int32_t zero) {
   return scale < 1e-36f ? 0.0f : scale;
 }
 
-// No need to hold the bytes within 0 to 255: the scale is chosen so that v / scale, off by a millionth, rounds to within.
+// No need to hold the bytes within 0 to 255: the scale is chosen so that v / scale, off by a millionth, rounds to
+// within.
 OCTAVO_INLINE void store_bytes(uint8_t* q, __m512 v, __m512 per_step, __m512i zero) {
   const __m512i steps = _mm512_cvtps_epi32(_mm512_mul_ps(v, per_step));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_add_epi32(steps, zero)));
 }
 
-inline Bf16 round_bf16(float x) {
-  return static_cast<Bf16>(_mm256_extract_epi16(round_bf16(_mm512_set1_ps(x)), 0));
-}
+inline Bf16 round_bf16(float x) { return static_cast<Bf16>(_mm256_extract_epi16(round_bf16(_mm512_set1_ps(x)), 0)); }
 
 // Quantises one row of floats, whose range (of x * factor) the caller knows.
 OCTAVO_INLINE void quantise_row(const float* x, int64_t size, const Range& range, const Quantiser& to, uint8_t* q,
@@ -56,8 +55,8 @@ OCTAVO_INLINE Range widen_row(const Bf16* x, int64_t size, const Quantiser& to, 
   return range;
 }
 
-// Normalises a row in place (Ba et al., 2016), rounds it to bfloat16 into `state`, and keeps the rounded numbers in `x`.
-// Two passes over a row that lies in the first-level cache: exact where one pass would cancel.
+// Normalises a row in place (Ba et al., 2016), rounds it to bfloat16 into `state`, and keeps the rounded numbers in
+// `x`. Two passes over a row that lies in the first-level cache: exact where one pass would cancel.
 OCTAVO_INLINE void normalise_row(float* x, int64_t size, const Norm& norm, Bf16* state) {
   __m512 sum = _mm512_setzero_ps();
   for (int64_t i = 0; i < size; i += kLanes) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
@@ -71,7 +70,8 @@ OCTAVO_INLINE void normalise_row(float* x, int64_t size, const Norm& norm, Bf16*
   const __m512 per_deviation = _mm512_set1_ps(1.0f / std::sqrt(variance + norm.eps));
   for (int64_t i = 0; i < size; i += kLanes) {
     const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), per_deviation);
-    const __m256i rounded = round_bf16(_mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
+    const __m256i rounded =
+        round_bf16(_mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(state + i), rounded);
     _mm512_storeu_ps(x + i, widen(rounded));
   }

@@ -32,9 +32,7 @@ OCTAVO_INLINE __m512 widen(__m256i bf16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
 }
 
-OCTAVO_INLINE __m512 load_bf16(const Bf16* p) {
-  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
+OCTAVO_INLINE __m512 load_bf16(const Bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 // To the nearest, ties to even, as PyTorch rounds.
 OCTAVO_INLINE __m256i round_bf16(__m512 x) {

@@ -49,11 +49,13 @@ void tile_zero() {
 }
 template <int T>
 void tile_load(const uint32_t* p, int64_t stride) {
-  for (int r = 0; r < emulated_tiles.shapes.rows[T]; ++r) __builtin_memcpy(emulated_tiles.words[T][r], p + r * stride, 64);
+  for (int r = 0; r < emulated_tiles.shapes.rows[T]; ++r)
+    __builtin_memcpy(emulated_tiles.words[T][r], p + r * stride, 64);
 }
 template <int T>
 void tile_store(uint32_t* p, int64_t stride) {
-  for (int r = 0; r < emulated_tiles.shapes.rows[T]; ++r) __builtin_memcpy(p + r * stride, emulated_tiles.words[T][r], 64);
+  for (int r = 0; r < emulated_tiles.shapes.rows[T]; ++r)
+    __builtin_memcpy(p + r * stride, emulated_tiles.words[T][r], 64);
 }
 template <class Dot, int C, int A, int B>
 void tile_dot() {

@@ -7,7 +7,8 @@
 
 namespace octavo {
 
-// Calls piece(begin, end, local) until [0, items) is covered in steps of at most `step`. Each worker makes a Local of its own.
+// Calls piece(begin, end, local) until [0, items) is covered in steps of at most `step`. Each worker makes a Local of
+// its own.
 template <class Local, class Piece>
 void for_each_piece(const Workers& workers, int64_t items, int64_t step, const Piece& piece) {
   struct Shared {

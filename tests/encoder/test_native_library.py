@@ -120,12 +120,13 @@ def test_a_build_is_made_once_for_each_compiler(monkeypatch: pytest.MonkeyPatch,
 
     def pretend(compiler: str, folder: Path) -> Path:
         target = library.build_of(folder)
-        target.mkdir(exist_ok=True)
-        library.library_of(target).touch()
+        target.mkdir(mode=0o755, exist_ok=True)
+        library.library_of(target).touch(mode=0o644)
         (target / "compiler.txt").write_text(build.describe(compiler))
         made.append(compiler)
         return target
 
+    tmp_path.chmod(0o755)
     monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
     monkeypatch.setattr(build, "build", pretend)
     for version in ("one", "one", "two"):
@@ -135,6 +136,21 @@ def test_a_build_is_made_once_for_each_compiler(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv("CXX", str(compiler))
         build.ensure()
     assert [Path(compiler).name for compiler in made] == ["c++-one", "c++-two"]
+
+
+def test_a_library_that_others_can_write_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
+    target = library.build_of(tmp_path)
+    target.mkdir(mode=0o755)
+    library.library_of(target).touch(mode=0o644)
+    assert library.find() == target
+    for path in (library.library_of(target), target, tmp_path):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o020)
+        with pytest.raises(library.NativeUnavailableError, match="replaced"):
+            library.find()
+        path.chmod(mode)
 
 
 def test_a_folder_that_cannot_be_written_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
