@@ -83,9 +83,10 @@ def call_of(
     """The call of a request; `text` is what its tasks' spans measure, `path` where the request has its i-th task.
 
     Raises:
-        UnknownModel, FingerprintMismatch, InvalidCall: the option at fault is named.
+        UnknownModel, PermissionDenied, FingerprintMismatch, InvalidCall: the option at fault is named.
     """
     model = catalogue.resolve(options.model)
+    around.client.check_model(model.name)
     cutting = _cutting(options, model)
     window = window_of(options.window if options.HasField("window") else None, model)
     unit = offset_unit(options)
@@ -100,7 +101,7 @@ def call_of(
     return Call(
         around.request_id,
         around.client,
-        priority or default_priority,
+        around.client.plan.cap(priority or default_priority),
         around.deadline,
         model,
         cutting,
