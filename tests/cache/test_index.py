@@ -1,3 +1,4 @@
+import errno
 import sqlite3
 import time
 from pathlib import Path
@@ -23,16 +24,34 @@ def write(index: Index, number: int) -> None:
         index.write(entry(number), placed)
 
 
-def test_a_full_index_reads_as_a_full_disk_though_its_rollback_fails_too(tmp_path: Path) -> None:
+def write_many(index: Index) -> None:
+    for number in range(100):
+        write(index, number)
+
+
+def test_a_full_index_reads_as_a_full_disk_and_heals(tmp_path: Path) -> None:
     index = Index(tmp_path, 1, 1 << 30, 0.05)
     index._sql("PRAGMA max_page_count = 30")
     with pytest.raises(sqlite3.OperationalError) as caught:
-        for number in range(100):
-            write(index, number)
+        write_many(index)
     assert classify(caught.value) is Fault.DISK_FULL
     index._sql("PRAGMA max_page_count = 3000")
     write(index, 100)
     assert list(index.find([bytes(key(100))])) == [bytes(key(100))]
+    index.close()
+
+
+def fail_after_a_rollback(index: Index) -> None:
+    with index.transact():
+        index._sql("ROLLBACK")  # as SQLite does by itself when a disk is full
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_rollback_that_fails_does_not_hide_its_cause(tmp_path: Path) -> None:
+    index = Index(tmp_path, 1, 1 << 30, 0.05)
+    with pytest.raises(sqlite3.OperationalError, match="no transaction is active") as caught:
+        fail_after_a_rollback(index)
+    assert classify(caught.value) is Fault.DISK_FULL
     index.close()
 
 
