@@ -122,6 +122,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         compute = settings.compute
         threads = compute.threads or usable_cores()
         scheduler = Scheduler(compute.streams or threads, threads, metrics)
+        for model in catalogue:
+            scheduler.backlog.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
         pipeline = Pipeline(

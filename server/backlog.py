@@ -4,6 +4,7 @@ A call that would miss its deadline in the queue is told so at once, with the ti
 anything: under overload the machine then works for calls that will be answered in time.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from server.clients import Client
 from server.errors import QueueFull
 from server.priority import Priority
 
-SMOOTHING = 0.05  # weight of a run in the estimate of the machine's speed
+MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
 CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
 
 
@@ -64,7 +65,8 @@ class Backlog:
         self._threads = threads
         self._tokens = {priority: Counter[str]() for priority in Priority}  # by client; no client without tokens
         self._weights: dict[str, float] = {}
-        self._speed: float | None = None  # tokens a second and thread
+        self._done = 0.0  # tokens, and the thread seconds that they took; older ones fade
+        self._seconds = 0.0
 
     @contextmanager
     def claim(self, client: Client, priority: Priority) -> Iterator[Claim]:
@@ -95,19 +97,20 @@ class Backlog:
         Under fair queueing nobody waits for more than everything in his class and before it, nor for more than the
         others' shares of the machine while his own work is worked off.
         """
-        if self._speed is None:
+        if not self._done:
             return 0.0
         before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
         waiting = self._tokens[priority]
         others = sum(self._weights[name] for name in waiting if name != client.name)
         own = (waiting[client.name] + tokens) * (others + client.plan.weight) / client.plan.weight
         ahead = before + min(waiting.total() + tokens, own)
-        return CAUTION * ahead / (self._speed * self._threads)
+        return CAUTION * ahead * self._seconds / (self._done * self._threads)
 
     def observe(self, tokens: int, seconds: float, threads: int) -> None:
         """Learn from a run how fast the machine is."""
-        speed = tokens / (max(seconds, 1e-6) * threads)
-        self._speed = speed if self._speed is None else self._speed + SMOOTHING * (speed - self._speed)
+        fade = math.exp(-seconds * threads / MEMORY_SECONDS)
+        self._done = fade * self._done + tokens
+        self._seconds = fade * self._seconds + seconds * threads
 
     def change(self, client: Client, priority: Priority, tokens: int) -> None:
         """Add to a client's share of the backlog, or take from it."""

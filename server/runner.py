@@ -19,6 +19,7 @@ class Runner:
 
     Attributes:
         layers: how many layers a segment goes through.
+        warm_seconds: what a longest segment took on one thread, once it was warm.
         batch_tokens: how many tokens may share a run. 1 where a state's bits depend on its batch-mates: then every
             segment is a run of its own, on one thread (see docs/numerics.md).
     """
@@ -29,6 +30,7 @@ class Runner:
         # On a CPU, bf16 and fp32 products differ with the rows beside and with the number of threads.
         self._shares = encoder.scheme == "int8" or encoder.device != "cpu"
         self.batch_tokens = batch_tokens if self._shares else 1
+        self.warm_seconds = 0.0
         self._batch_tokens_seen = metrics.batch_tokens
         self._seconds_seen = metrics.compute_seconds.labels(name)
 
@@ -63,8 +65,13 @@ class Runner:
         return {head: _apply(tensor, head) for head in heads}
 
     def warm_up(self) -> None:
-        """Run a longest segment, so that the first caller does not pay for what is set up on first use."""
-        self.encoder.run(self.encoder.batch([np.full(self.encoder.max_tokens, 1, np.int32)], 0), 0, self.layers)
+        """Run a longest segment twice: the first caller is not to pay for what is set up on first use."""
+        torch.set_num_threads(1)  # of the calling thread alone
+        batch = self.encoder.batch([np.full(self.encoder.max_tokens, 1, np.int32)], 0)
+        for _ in range(2):
+            began = time.monotonic()
+            self.encoder.run(batch, 0, self.layers)
+        self.warm_seconds = time.monotonic() - began
 
 
 def _split(batch: Batch) -> tuple[torch.Tensor, ...]:
