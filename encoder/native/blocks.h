@@ -8,7 +8,8 @@ namespace octavo::OCTAVO_ISA {
 
 // Rows of a block. A layer's weights are read once a block, from the second or third level of the cache, and what lies
 // between two of its products (rows * intermediate floats) should stay in the second.
-constexpr int64_t kBlockRows = 48;
+// Measured on a Zen 5: from 24 rows to 120 nothing changes by more than its noise.
+constexpr int64_t kBlockRows = Multiplier::kTiles ? 64 : 48;
 
 inline Rows advance(const Rows& rows, int64_t row, int64_t inputs, int64_t outliers) {
   return {rows.q + row * inputs, rows.scale + row, rows.outliers + row * outliers};

@@ -94,8 +94,8 @@ OCTAVO_INLINE void register_product(Product p) {
 
 #ifdef OCTAVO_HAS_TILES
 
-// Multiplies with tiles: 32 rows by a panel in four of them. Make one for each thread's work; while it lives, the
-// thread's tile state is its own.
+// Multiplies with tiles, four of 16 x 16 at once. Make one for each thread's work; while it lives, the thread's tile
+// state is its own.
 class Multiplier {
  public:
   static constexpr int64_t kRows = 32;  // the number of rows at which it works best
@@ -105,25 +105,27 @@ class Multiplier {
   Multiplier(const Multiplier&) = delete;
   Multiplier& operator=(const Multiplier&) = delete;
   ~Multiplier() {
-    if (configured_rows_) tile_close();
+    if (height_) tile_close();
   }
 
+  // The last tile's rows may be those of the tile before: shapes are set anew only where there are fewer than 16 rows,
+  // because that takes longer than a product.
   template <class Dot>
   void multiply(Product p) {
     const int64_t tiled = p.steps / 16 * 16;
     if (tiled == 0) return register_product<Dot, false>(p);
-    for (int64_t r = 0; r < p.rows; r += kRows) {
-      const int64_t rows = smaller(p.rows - r, kRows);
-      configure(rows);
+    const int64_t height = smaller(p.rows, 16);
+    configure(height);
+    for (int64_t row = 0; row < p.rows; row += kRows) {
+      const int64_t above = smaller(row, p.rows - height);
+      const int64_t below = smaller(row + 16, p.rows - height);
       for (int64_t v = 0; v < p.vectors; v += 2) {
-        const Word* a = p.a + r * p.a_stride;
-        const Word* panel = p.panels + v / 2 * p.panel_stride;
-        Word* c = p.c + r * p.c_stride + v * kLanes;
-        const bool pair = v + 1 < p.vectors;
-        if (rows > 16)
-          pair ? tiles<Dot, true, true>(p, a, panel, tiled, c) : tiles<Dot, true, false>(p, a, panel, tiled, c);
+        const bool right = v + 1 < p.vectors;
+        if (row + 16 < p.rows)
+          right ? tiles<Dot, true, true>(p, above, below, v, tiled)
+                : tiles<Dot, true, false>(p, above, below, v, tiled);
         else
-          pair ? tiles<Dot, false, true>(p, a, panel, tiled, c) : tiles<Dot, false, false>(p, a, panel, tiled, c);
+          right ? tiles<Dot, false, true>(p, above, 0, v, tiled) : tiles<Dot, false, false>(p, above, 0, v, tiled);
       }
     }
     if (tiled < p.steps) {
@@ -137,7 +139,10 @@ class Multiplier {
  private:
   // Tiles 0 to 3 are C, row by row; 4 and 5 are A, above and below; 6 and 7 are B, left and right.
   template <class Dot, bool Below, bool Right>
-  static OCTAVO_INLINE void tiles(const Product& p, const Word* a, const Word* panel, int64_t steps, Word* c) {
+  static OCTAVO_INLINE void tiles(const Product& p, int64_t above, int64_t below, int64_t vector, int64_t steps) {
+    const Word* panel = p.panels + vector / 2 * p.panel_stride;
+    const Word* a = p.a + above * p.a_stride;
+    const Word* a_below = p.a + below * p.a_stride;
     tile_zero<0>();
     if constexpr (Right) tile_zero<1>();
     if constexpr (Below) tile_zero<2>();
@@ -151,29 +156,29 @@ class Multiplier {
         tile_dot<Dot, 1, 4, 7>();
       }
       if constexpr (Below) {
-        tile_load<5>(a + 16 * p.a_stride + k, p.a_stride);
+        tile_load<5>(a_below + k, p.a_stride);
         tile_dot<Dot, 2, 5, 6>();
         if constexpr (Right) tile_dot<Dot, 3, 5, 7>();
       }
     }
+    Word* c = p.c + above * p.c_stride + vector * kLanes;
+    Word* c_below = p.c + below * p.c_stride + vector * kLanes;
     tile_store<0>(c, p.c_stride);
     if constexpr (Right) tile_store<1>(c + kLanes, p.c_stride);
-    if constexpr (Below) tile_store<2>(c + 16 * p.c_stride, p.c_stride);
-    if constexpr (Below && Right) tile_store<3>(c + 16 * p.c_stride + kLanes, p.c_stride);
+    if constexpr (Below) tile_store<2>(c_below, p.c_stride);
+    if constexpr (Below && Right) tile_store<3>(c_below + kLanes, p.c_stride);
   }
 
-  void configure(int64_t rows) {
-    if (rows == configured_rows_) return;
-    const int64_t above = smaller(rows, 16);
+  void configure(int64_t height) {
+    if (height == height_) return;
     TileShapes shapes;
-    for (const int tile : {0, 1, 4}) shapes.set(tile, above);
-    for (const int tile : {2, 3, 5}) shapes.set(tile, rows - above);
+    for (const int tile : {0, 1, 2, 3, 4, 5}) shapes.set(tile, height);
     for (const int tile : {6, 7}) shapes.set(tile, 16);
     tile_configure(shapes);
-    configured_rows_ = rows;
+    height_ = height;
   }
 
-  int64_t configured_rows_ = 0;
+  int64_t height_ = 0;
 };
 
 #else

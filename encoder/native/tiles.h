@@ -24,7 +24,7 @@ struct alignas(64) TileShapes {
 
   void set(int tile, int64_t tile_rows) {
     rows[tile] = static_cast<uint8_t>(tile_rows);
-    row_bytes[tile] = tile_rows ? 64 : 0;
+    row_bytes[tile] = 64;
   }
 };
 
