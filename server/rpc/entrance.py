@@ -48,13 +48,13 @@ class Entrance:
             yield None
             return
         client = self._doorman.identify(caller_of(context))
-        client_of_call.set(client)
+        client_of_call.set(client)  # both until the call's task ends, so that its last log line has the name too
+        structlog.contextvars.bind_contextvars(client=client.name)
         left = context.time_remaining()
         if left is not None and left <= 0:
             raise DeadlineExceeded("the deadline had passed when the call arrived")
-        with structlog.contextvars.bound_contextvars(client=client.name):
-            async with self._admission.enter(client, size) as slot:
-                yield slot
+        async with self._admission.enter(client, size) as slot:
+            yield slot
 
 
 def caller_of(context: Context) -> Caller:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from server.errors import PermissionDenied, StartError, Unauthenticated
@@ -288,6 +289,17 @@ async def test_nothing_of_a_refused_request_is_parsed_and_no_secret_is_logged(fi
             await refused(server.call(b"x", token=token))
         assert server.parsed == []
     assert token.split("_")[2] not in repr(told)
+
+
+async def test_the_log_names_the_client_of_each_call(file: Path) -> None:
+    token = add(file)
+    context = structlog.contextvars.merge_contextvars
+    async with entry(configured(file)) as server:
+        with capture_logs(processors=[context]) as told:
+            await server.call(token=token)
+            await server.call()
+            await refused(server.call(token=changed(token)))
+    assert [line.get("client") for line in told if line["event"] == "call"] == ["acme", "anonymous", None]
 
 
 async def test_unix_sockets_are_this_machine(file: Path, tmp_path: Path) -> None:

@@ -82,28 +82,28 @@ async def test_three_servers_on_one_redis_grant_one_rate(redis: Redis) -> None:
 
 
 async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(redis: Redis) -> None:
-    rate = Rate(3_000, 1)
+    rate = Rate(6_000, 2)
     grants: list[tuple[float, float]] = []
 
     async def take(seed: int) -> None:
         shared = SharedWindows(redis.url, Ignored())
         meter = Meter(Quota("x", rate), Windows(LocalWindows(), shared))
-        end = time.monotonic() + 3.5
+        end = time.monotonic() + 4.5
         amount = 7.0 + seed
-        while (now := time.monotonic()) < end:
+        while time.monotonic() < end:
             if seconds := await meter.spend_soon(amount):
                 await asyncio.sleep(min(seconds, 0.01))
             else:
-                grants.append((now, amount))
+                grants.append((time.monotonic(), amount))
                 await asyncio.sleep(0)
         await shared.close()
 
     await asyncio.gather(*(take(seed) for seed in range(3)))
     grants.sort()
     for begin, _ in grants[::7]:
-        # The meter's clock and ours are read at different moments: a hundredth of the window is left to that.
-        assert sum(amount for at, amount in grants if begin <= at < begin + 0.98) <= 1.05 * rate.amount
-    assert sum(amount for _, amount in grants) > 0.9 * 3.5 * rate.amount
+        # What Redis counted and what came to us are a busy machine's jitter apart: a tenth of a second is left to that.
+        assert sum(amount for at, amount in grants if begin <= at < begin + 1.9) <= 1.05 * rate.amount
+    assert sum(amount for _, amount in grants) > 2 * rate.amount, "several windows were filled"
 
 
 async def test_charging_does_not_wait_for_redis(redis: Redis) -> None:
