@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import diskcache  # type: ignore[import-untyped]
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import CorruptEntryError
 
@@ -25,6 +26,28 @@ class Placed(NamedTuple):
     mode: int
     filename: str | None
     value: bytes | None
+
+
+class Slab:
+    """Room for values that are read together.
+
+    A fresh process pays for each page that it touches first: 72 states of 393 kB in arrays of their own are 7,000 page
+    faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms.
+    """
+
+    MIN_BYTES, MAX_BYTES = 4 << 20, 64 << 20
+
+    def __init__(self, nbytes: int) -> None:
+        self._buffer = np.empty(min(nbytes, self.MAX_BYTES), np.uint8)
+        self._used = 0
+
+    def take(self, nbytes: int) -> NDArray[np.uint8] | None:
+        """Return room for one value, aligned to cache lines, or None when there is none left."""
+        start = -(-self._used // 64) * 64
+        if start + nbytes > self._buffer.nbytes:
+            return None
+        self._used = start + nbytes
+        return self._buffer[start : self._used]
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
@@ -61,7 +84,11 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return value
 
     def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> memoryview:  # noqa: ARG002
-        """Return a value's bytes, whatever the row says of its mode.
+        """Return a value's bytes, whatever the row says of its mode."""
+        return self.load(filename, value)
+
+    def load(self, filename: Any, value: Any, slab: Slab | None = None) -> memoryview:
+        """Return a value's bytes, from the row or from the file that it names; read into the slab if one is given.
 
         Raises:
             CorruptEntryError: the row cannot be one of ours.
@@ -70,7 +97,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         if filename is None and type(value) is bytes:
             return memoryview(value)
         if type(filename) is str and _FILENAME.fullmatch(filename):
-            return _read(f"{self._directory}/{filename}")
+            return _read(f"{self._directory}/{filename}", slab)
         raise CorruptEntryError("the row names no value")
 
     def remove(self, file_path: Any) -> None:
@@ -105,7 +132,7 @@ def _write(path: Path, header: bytes, content: memoryview) -> int:
     return size
 
 
-def _read(path: str) -> memoryview:
+def _read(path: str, slab: Slab | None) -> memoryview:
     """Read a file whole into memory of its own.
 
     Not mapped: a mapped file that somebody truncates kills the process that reads it (SIGBUS).
@@ -116,7 +143,9 @@ def _read(path: str) -> memoryview:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_VALUE_BYTES:
             raise CorruptEntryError("not a file of ours")
-        buffer = np.empty(status.st_size, np.uint8)
+        buffer = slab.take(status.st_size) if slab else None
+        if buffer is None:
+            buffer = np.empty(status.st_size, np.uint8)
         size = os.readv(descriptor, (buffer.data,))
     finally:
         os.close(descriptor)

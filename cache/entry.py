@@ -15,13 +15,12 @@
     184     8      XXH3-64 of the 184 bytes before and of the array's bytes
 
 The header is what is trusted, never the index row that led to it: a row can name another valid file, hold a flipped tag
-or a later expiry. 192 is a multiple of 64, so that an array that was read into an aligned buffer is aligned.
+or a later expiry. 192 is a multiple of 64, so that an array is as well aligned as the buffer that it was read into.
 """
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -48,8 +47,7 @@ _CHECKSUM = struct.Struct("<Q")
 assert _HEAD.size + _CHECKSUM.size == HEADER_BYTES  # the layout above
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class Entry(NamedTuple):  # 0.4 µs to make, a frozen dataclass 0.9, and they are made by the hundred
     """An array with what the store knows of it. The array is read-only and nobody else's."""
 
     key: Key
@@ -57,6 +55,7 @@ class Entry:
     stored_at: float
     expires_at: float
     array: Array
+    slab: object = None  # the memory that the array shares with what was read together with it
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +85,7 @@ def encode(entry: Entry) -> tuple[bytes, memoryview]:
     return head + _CHECKSUM.pack(_checksum(head, content)), content
 
 
-def decode(view: memoryview, key: Key, now: float) -> Entry:
+def decode(view: memoryview, key: Key, now: float, slab: object = None) -> Entry:
     """Turn stored bytes (one byte an item) back into the entry of `key`; its array is a read-only view of them.
 
     Raises:
@@ -112,7 +111,7 @@ def decode(view: memoryview, key: Key, now: float) -> Entry:
         raise ExpiredEntryError("its time to live is over")
     array = np.frombuffer(content, dtype).reshape(shape)
     array.flags.writeable = False
-    return Entry(key, tag, stored_at, expires_at, array)
+    return Entry(key, tag, stored_at, expires_at, array, slab)
 
 
 def _checksum(head: bytes | memoryview, content: memoryview) -> int:

@@ -9,14 +9,14 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import diskcache  # type: ignore[import-untyped]
 
 from cache.counters import Usage
-from cache.disk import INLINE_BYTES, Placed, PlainDisk, key_of
+from cache.disk import INLINE_BYTES, Placed, PlainDisk, Slab, key_of
 from cache.entry import Entry, encode
 from cache.key import Kind
 
@@ -50,6 +50,7 @@ class Row(NamedTuple):
 
     filename: Any
     value: Any
+    size: Any = 0  # of the file
 
 
 class Index(diskcache.Cache):  # type: ignore[misc]
@@ -82,18 +83,18 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         for start in range(0, len(keys), _FIND_LIMIT):
             part = keys[start : start + _FIND_LIMIT]
             marks = ",".join("?" * len(part))
-            rows = self._sql(f"SELECT key, filename, value FROM Cache WHERE raw = 1 AND key IN ({marks})", part)  # noqa: S608
-            found.update((key, Row(filename, value)) for key, filename, value in rows)
+            rows = self._sql(f"SELECT key, filename, value, size FROM Cache WHERE raw = 1 AND key IN ({marks})", part)  # noqa: S608
+            found.update((key, Row(*columns)) for key, *columns in rows)
         return found
 
-    def fetch(self, row: Row) -> memoryview:
-        """Return a row's value.
+    def fetch(self, row: Row, slab: Slab | None = None) -> memoryview:
+        """Return a row's value, read into the slab if one is given.
 
         Raises:
             CorruptEntryError: the row cannot be one of ours.
             OSError: the file cannot be read.
         """
-        value: memoryview = self._disk.fetch(None, row.filename, row.value, read=False)
+        value: memoryview = self._disk.load(row.filename, row.value, slab)
         return value
 
     def place(self, entry: Entry) -> Placed:
@@ -213,3 +214,9 @@ class Index(diskcache.Cache):  # type: ignore[misc]
                 f" UPDATE Usage SET entries = entries {entries}, bytes = bytes {nbytes}"
                 f" WHERE kind = substr({row}.key, 1, 1); END"
             )
+
+
+def slab_for(rows: Iterable[Row]) -> Slab | None:
+    """Return room for these rows' files, if they are worth it. A size is a hint: what does not fit lies elsewhere."""
+    nbytes = sum(row.size + 64 for row in rows if type(row.size) is int and row.size > 0)
+    return Slab(nbytes) if nbytes >= Slab.MIN_BYTES else None

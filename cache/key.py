@@ -136,8 +136,8 @@ def _encode_integers(array: NDArray[np.integer]) -> bytes:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"an array of shape {array.shape} and type {array.dtype} cannot be part of a key")
     for letter, dtype in ((b"a", "<i4"), (b"A", "<i8")):
-        canonical = array.astype(dtype)
-        if np.array_equal(canonical, array):
+        canonical = array.astype(dtype, copy=False)
+        if canonical is array or np.array_equal(canonical, array):
             return _framed(letter, canonical.tobytes())
     raise TypeError("an integer beyond 63 bits cannot be part of a key")
 

@@ -1,4 +1,8 @@
-"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency lives here alone."""
+"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency lives here alone.
+
+What was read together shares one piece of memory (`cache.disk.Slab`), which is free only when all of it is: so it
+leaves together, when the first of it would.
+"""
 
 import threading
 from collections import OrderedDict
@@ -16,6 +20,7 @@ class Memory:
         self._limit = limit
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._slabs: dict[object, set[Key]] = {}
         self._nbytes = 0
 
     def get_many(self, keys: Sequence[Key], now: float) -> list[Array | None]:
@@ -31,8 +36,10 @@ class Memory:
                 return
             self._entries[entry.key] = entry
             self._nbytes += entry.nbytes
+            if entry.slab is not None:
+                self._slabs.setdefault(entry.slab, set()).add(entry.key)
             while self._nbytes > self._limit:
-                self._nbytes -= self._entries.popitem(last=False)[1].nbytes
+                self._evict(next(iter(self._entries.values())))
 
     def purge(self, selector: Selector) -> int:
         """Drop what a selector takes; return how many entries went."""
@@ -57,7 +64,17 @@ class Memory:
         self._entries.move_to_end(key)
         return entry.array
 
+    def _evict(self, oldest: Entry) -> None:
+        for key in {oldest.key, *self._slabs.get(oldest.slab, ())}:
+            self._remove(key)
+
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._nbytes -= entry.nbytes
+        if entry is None:
+            return
+        self._nbytes -= entry.nbytes
+        if entry.slab is not None:
+            together = self._slabs[entry.slab]
+            together.discard(key)
+            if not together:
+                del self._slabs[entry.slab]

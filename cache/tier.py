@@ -24,7 +24,7 @@ from cache.errors import (
     PurgeIncompleteError,
 )
 from cache.faults import classify
-from cache.index import FANOUT, Index, Row
+from cache.index import FANOUT, Index, Row, slab_for
 from cache.key import Key, Kind
 from cache.ledger import EVERYTHING, Ledger
 from cache.settings import CacheSettings
@@ -95,12 +95,14 @@ class DiskTier:
             if index is None:
                 return entries, bad
             by_name = {bytes(key): key for key in keys}
-            for name, row in index.find(list(by_name)).items():
+            rows = index.find(list(by_name))
+            slab = slab_for(rows.values())
+            for name, row in rows.items():
                 key = by_name.get(name)
                 if key is None:  # a damaged index leads astray
                     continue
                 try:
-                    entries[key] = decode(index.fetch(row), key, now)
+                    entries[key] = decode(index.fetch(row, slab), key, now, slab if row.filename else None)
                 except ExpiredEntryError:
                     pass  # it will be taken in its turn
                 except (EntryError, FileNotFoundError) as error:

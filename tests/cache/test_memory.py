@@ -61,6 +61,17 @@ def test_a_purge_takes_what_matches() -> None:
     assert memory.size() == (0, 0)
 
 
+def test_what_shares_memory_leaves_together_and_nobody_else_does() -> None:
+    memory = Memory(5 * SIZE)
+    for number in range(6):
+        slab = "slab" if number in (1, 3) else None
+        memory.put(entry(number)._replace(slab=slab))
+        memory.get_many([key(0), key(3)], 0.0)  # in use all the time
+    assert present(memory, range(6)) == [0, 2, 4, 5], "1 was the least recently used"
+    memory.put(entry(3)._replace(slab="slab"))
+    assert present(memory, range(6)) == [0, 2, 3, 4, 5]
+
+
 def test_threads_do_not_break_the_sums() -> None:
     memory = Memory(10 * SIZE)
 
