@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from encoder.native import build, library
+from encoder.ops.native import best
 
 VNNI = "avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni bmi2 fma"
 
@@ -79,6 +80,19 @@ def test_settings_hold_in_a_fresh_process(settings: dict[str, str], expected: st
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == expected
+
+
+def test_a_set_that_the_kernel_withholds_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        least = library.permitted_sets()[-1]
+        library.find()
+    except library.NativeUnavailableError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(library, "permitted_sets", lambda: ("withheld", least))
+    assert best().instruction_set == least
+    monkeypatch.setattr(library, "permitted_sets", lambda: ("withheld",))
+    with pytest.raises(library.NativeUnavailableError, match="withheld"):
+        best()
 
 
 def test_the_key_follows_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
