@@ -106,6 +106,22 @@ async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(
     assert sum(amount for _, amount in grants) > 2 * rate.amount, "several windows were filled"
 
 
+async def test_what_servers_have_left_over_adds_little_to_the_next_window(redis: Redis) -> None:
+    rate = Rate(6_000, 2)
+    shared = [SharedWindows(redis.url, Ignored()) for _ in range(3)]
+    meters = [Meter(Quota("x", rate), Windows(LocalWindows(), each)) for each in shared]
+    for meter in meters:
+        assert await meter.spend_soon(1) == 0
+    await asyncio.sleep(2.05)
+    granted = 0
+    for meter in meters:
+        while await meter.spend_soon(10) == 0:
+            granted += 10
+    assert rate.amount <= granted <= 1.05 * rate.amount
+    for each in shared:
+        await each.close()
+
+
 async def test_charging_does_not_wait_for_redis(redis: Redis) -> None:
     client = Client("acme", "acme", PLAN)
     async with limiter(redis) as tested:
