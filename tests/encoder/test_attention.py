@@ -31,7 +31,7 @@ def draw(tokens: int) -> Tensor:
     return torch.randn(tokens, 3 * HEADS * SIZE, generator=torch.Generator().manual_seed(tokens)) * 1.5
 
 
-@pytest.mark.parametrize("window", [0, 1, 16, 64, 128])
+@pytest.mark.parametrize("window", [0, 1, 64])
 def test_it_equals_a_masked_softmax_from_1_to_512_tokens(window: int) -> None:
     for tokens in LENGTHS:
         qkv = draw(tokens)

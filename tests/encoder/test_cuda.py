@@ -31,8 +31,7 @@ def test_products_are_exact_on_bitsandbytes_own_cpu_form() -> None:
     assert exact(Cuda())
 
 
-def test_shapes_and_types_hold_on_fake_cuda_tensors(small_bert: Path) -> None:
-    model = loaded(small_bert, "int8", "reference")
+def test_shapes_and_types_hold_on_fake_cuda_tensors() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         q = torch.empty(sum(LENGTHS), 64, dtype=torch.uint8, device="cuda")
         weight = torch.empty(192, 64, dtype=torch.int8, device="cuda")
@@ -41,7 +40,6 @@ def test_shapes_and_types_hold_on_fake_cuda_tensors(small_bert: Path) -> None:
         context = Cuda().attention(qkv, LENGTHS, 4, 0)
     assert (product.shape, product.dtype, product.device.type) == ((sum(LENGTHS), 192), torch.float32, "cuda")
     assert (context.shape, context.dtype, context.device.type) == ((sum(LENGTHS), 64), torch.bfloat16, "cuda")
-    assert model.hidden == 64
 
 
 @needs_gpu

@@ -13,7 +13,8 @@ from encoder.ops.reference import Reference
 from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear, quantise_linear, quantise_rows
 
 TOKENS, INPUTS, OUTPUTS = 19, 96, 80
-FORMS = [Reference(), OneDnn()]
+# A form that is not exact on this machine never serves: see test_selection.
+FORMS = [form for form in (Reference(), OneDnn()) if exact(form)]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -91,7 +92,7 @@ def test_the_linear_map_is_close_to_the_one_that_was_quantised(linear: Linear, q
 
 
 def test_onednn_gives_the_references_bits(quantised: QuantisedLinear) -> None:
-    if not exact(OneDnn()):
+    if len(FORMS) == 1:
         pytest.skip("oneDNN's 8-bit products are not exact on this machine")
     norm = Norm(draw(OUTPUTS, seed=5), draw(OUTPUTS, seed=6), 1e-12)
     residual = draw(TOKENS, OUTPUTS, seed=7).bfloat16()

@@ -84,6 +84,7 @@ def test_rounding_that_makes_up_for_itself_beats_rounding_to_nearest() -> None:
         return float((result - linear(unseen)).square().mean())
 
     assert error(found.weight, found.bias) < 0.5 * error(nearest, linear.bias)
+    assert error(found.weight, found.bias) < 0.5 * error(found.weight, linear.bias)
 
 
 def test_a_layer_whose_inputs_never_vary_is_quantised() -> None:
