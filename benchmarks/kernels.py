@@ -21,6 +21,7 @@ from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear
 
 # Quantiles (1/26, 3/26 ... 25/26) of the lengths of 400 content-defined segments of presidential addresses.
 LENGTHS = (176, 211, 246, 267, 288, 310, 335, 365, 387, 408, 438, 463, 501)
+LONGEST = 512
 HEADS, HEAD_SIZE = 12, 32
 HIDDEN, INTERMEDIATE, OUTLIERS = 384, 1536, 16
 
@@ -76,7 +77,7 @@ def layer_profile(native: Native, tokens: int, rounds: int = 15) -> dict[str, fl
     stack = native.stack([layer], HEADS, "gelu")
     assert stack is not None
     state = torch.randn(tokens, HIDDEN).bfloat16()
-    lengths = (tokens,) if tokens <= 512 else (512,) * (tokens // 512)
+    lengths = (tokens,) if tokens <= LONGEST else (LONGEST,) * (tokens // LONGEST)
 
     rows = native.quantise(state, layer.qkv.input)
     qkv = native.linear(rows, layer.qkv)
