@@ -21,11 +21,14 @@ from server import logs
 from server.drain import Drain
 from server.errors import StartError
 from server.http import HttpListener
+from server.identity import Doorman
+from server.limits import Admission, Limiter
 from server.loopwatch import LoopWatch
 from server.metrics import Metrics
 from server.models import Catalogue, ServedModel, least_tokens
 from server.pipeline import Pipeline
-from server.rpc.listener import Listener
+from server.rpc.entrance import Entrance
+from server.rpc.listener import Listener, credentials_of
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
@@ -121,7 +124,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
         compute = settings.compute
         threads = compute.threads or usable_cores()
-        scheduler = Scheduler(compute.streams or threads, threads, metrics)
+        limiter = Limiter(settings.limits, metrics)
+        stack.push_async_callback(limiter.close)
+        scheduler = Scheduler(compute.streams or threads, threads, limiter, metrics)
         for model in catalogue:
             scheduler.backlog.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
@@ -129,6 +134,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         pipeline = Pipeline(
             scheduler,
             Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results),
+            limiter,
             metrics,
             tokenizer_threads=compute.tokenizer_threads,
             in_flight=compute.in_flight_segments,
@@ -145,8 +151,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             drain,
             deployment_secret,
             settings.server.max_connection_age_seconds,
+            Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics)),
         )
-        server = Running(await listener.bind(settings.server.listen), listener, drain, settings.server)
+        credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
+        addresses = await listener.bind(settings.server.listen, credentials)
+        server = Running(addresses, listener, drain, settings.server)
         stack.push_async_callback(server.stop_at_once)
         await listener.ready()
         not_ready[0] = ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache import Key
 from server.calls import Call
+from server.clients import Client, Plan
 from server.errors import CallError
 from server.metrics import Metrics
 from server.priority import Priority
@@ -17,6 +18,7 @@ from server.scheduler import Scheduler
 from server.shelf import Parts
 from server.work import Work
 
+AUDITOR = Client("auditor", "auditor", Plan("auditor"))  # on nobody's account
 AUDIT_SECONDS = 60.0  # a sample that could not be computed by then is given up
 
 log = structlog.get_logger(__name__)
@@ -50,7 +52,7 @@ class Auditor:
         )
         deadline = time.monotonic() + AUDIT_SECONDS
         try:
-            computed = await self._scheduler.submit(work, call.client, Priority.BULK, deadline)
+            computed = await self._scheduler.submit(work, AUDITOR, Priority.BULK, deadline)
         except CallError:
             return
         agrees = all(np.array_equal(part, computed.parts[head]) for head, part in parts.items())

@@ -28,6 +28,7 @@ from server.calls import Call, Timings
 from server.errors import DeadlineExceeded
 from server.flight import Flights
 from server.gate import FairGate
+from server.limits import Limiter
 from server.metrics import Metrics
 from server.scheduler import Scheduler
 from server.shelf import Library, Parts, Shelf
@@ -96,6 +97,7 @@ class Pipeline:
         self,
         scheduler: Scheduler,
         library: Library,
+        limiter: Limiter,
         metrics: Metrics,
         *,
         tokenizer_threads: int,
@@ -104,6 +106,7 @@ class Pipeline:
     ) -> None:
         self._scheduler = scheduler
         self._library = library
+        self._limiter = limiter
         self._metrics = metrics
         self._in_flight = in_flight
         self._auditor = Auditor(scheduler, metrics, share=verify)
@@ -138,7 +141,9 @@ class Pipeline:
         window: deque[Result | asyncio.Task[Result]] = deque()
         try:
             async for group in groups:
-                for prepared in await self._resume(document, group):
+                resumed = await self._resume(document, group)
+                await self._pay(document.call, resumed)
+                for prepared in resumed:
                     window.append(self._begin(document, prepared))
                     while window and (len(window) >= self._in_flight or _is_here(window[0])):
                         yield await _arrival(window.popleft())
@@ -149,6 +154,19 @@ class Pipeline:
             for item in window:
                 if isinstance(item, asyncio.Task):
                     item.cancel()
+
+    async def admit(self, call: Call, claim: Claim, uncached: int, cached: int) -> None:
+        """Test a call whose tokens are known against its client's budget and the queue, before anything is computed.
+
+        Raises:
+            RateLimited, QueueFull: it could not be done by its deadline.
+        """
+        await self._limiter.budget(call.client).check(self.price(uncached, cached), call.deadline)
+        claim.promise(uncached, call.deadline)
+
+    def price(self, uncached: int, cached: int) -> float:
+        """What tokens are charged at."""
+        return self._limiter.price(uncached, cached)
 
     async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
         """Whether each segment would be answered without running a layer."""
@@ -197,6 +215,12 @@ class Pipeline:
         made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
         document.shelf.keep_results(prepared.key, made)
         return replace(prepared, parts={**prepared.parts, **made})
+
+    async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
+        """Charge what needs no computing; the rest is charged when the queue releases it."""
+        if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
+            price = self.price(0, cached)
+            await self._limiter.budget(call.client).pay(price, call.priority, call.deadline)
 
     def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
         if not prepared.complete:

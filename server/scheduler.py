@@ -9,6 +9,7 @@ from server.backlog import Backlog
 from server.clients import Client
 from server.errors import DeadlineExceeded
 from server.fairness import FairQueue
+from server.limits import Limiter
 from server.metrics import Metrics
 from server.priority import Priority
 from server.work import Computed, Work
@@ -34,20 +35,23 @@ class Scheduler:
     """Hands waiting segments to the streams, a thread each.
 
     A segment that is alone gets all threads where its number scheme allows that; when others wait, every stream
-    keeps to one. Whatever expired or has no caller left is dropped before it costs anything.
+    keeps to one. Whatever expired or has no caller left is dropped before it costs anything. Each segment is charged in
+    the moment that it is released: one whose client has nothing left waits aside until it can be charged.
     """
 
-    def __init__(self, streams: int, threads: int, metrics: Metrics) -> None:
+    def __init__(self, streams: int, threads: int, limiter: Limiter, metrics: Metrics) -> None:
         self.backlog = Backlog(threads)
         self._streams = streams
         self._threads = threads
+        self._limiter = limiter
         self._metrics = metrics
         self._queues = {priority: FairQueue(_Waiting.is_dead) for priority in Priority}  # in the order of service
-        metrics.queue_depth.set_function(lambda: sum(map(len, self._queues.values())))
-        self._wake = asyncio.Condition()
+        self._aside: dict[_Waiting, asyncio.TimerHandle] = {}
+        self._news = asyncio.Event()
         self._busy = 0
         self._executor = ThreadPoolExecutor(streams, thread_name_prefix="stream")
         self._tasks: list[asyncio.Task[None]] = []
+        limiter.on_credit = self._recall
 
     def start(self) -> None:
         """Start the streams on the running loop."""
@@ -58,6 +62,7 @@ class Scheduler:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._recall()
         for queue in self._queues.values():
             for item in queue.drain():
                 item.future.cancel()
@@ -76,18 +81,21 @@ class Scheduler:
             DeadlineExceeded: it was still waiting at its deadline.
         """
         future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        item = _Waiting(work, client, priority, deadline, time.monotonic(), future)
-        async with self._wake:
-            self._queues[priority].push(client.name, client.plan.weight, len(work.ids), item)
-            self._wake.notify()
+        self._enqueue(_Waiting(work, client, priority, deadline, time.monotonic(), future))
         return await future
+
+    def _enqueue(self, item: _Waiting) -> None:
+        client = item.client
+        self._queues[item.priority].push(client.name, client.plan.weight, len(item.work.ids), item)
+        self._measure()
+        self._news.set()
 
     async def _stream(self) -> None:
         while True:
-            async with self._wake:
-                await self._wake.wait_for(self._next)
-                batch = self._take()
-                alone = not self._busy and self._next() is None
+            while not (batch := self._take()):
+                self._news.clear()
+                await self._news.wait()
+            alone = not self._busy and self._next() is None
             await self._run(batch, self._threads if alone else 1)
 
     async def _run(self, batch: list[_Waiting], threads: int) -> None:
@@ -121,12 +129,34 @@ class Scheduler:
         batch: list[_Waiting] = []
         tokens = 0
         while (item := self._next()) is not None:
-            tokens += len(item.work.ids)
-            if batch and (not _same_run(batch[0].work, item.work) or tokens > item.work.runner.batch_tokens):
+            room = item.work.runner.batch_tokens - tokens
+            if batch and (not _same_run(batch[0].work, item.work) or len(item.work.ids) > room):
                 break
             self._queues[item.priority].pop()
+            if seconds := self._limiter.budget(item.client).charge(len(item.work.ids)):
+                self._set_aside(item, seconds)
+                continue
+            tokens += len(item.work.ids)
             batch.append(item)
+        self._measure()
         return batch
+
+    def _set_aside(self, item: _Waiting, seconds: float) -> None:
+        """Let an item wait for its client's tokens, or for its deadline if that is nearer."""
+        until = min(seconds, max(0.0, item.deadline - time.monotonic()))
+        self._aside[item] = asyncio.get_running_loop().call_later(until, self._return, item)
+
+    def _return(self, item: _Waiting) -> None:
+        self._aside.pop(item).cancel()
+        self._enqueue(item)
+
+    def _recall(self) -> None:
+        """Some client has tokens again: whoever waits aside may try."""
+        for item in list(self._aside):
+            self._return(item)
+
+    def _measure(self) -> None:
+        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()) + len(self._aside))
 
 
 def _same_run(one: Work, other: Work) -> bool:

@@ -173,7 +173,8 @@ class Bulk:
         if not answer.usage.tokens:
             raise EmptyDocument("document.text")
         reply = said.take()
-        reply.info.CopyFrom(replies.reply_info(call, answer.usage, timings))
+        charged = self._pipeline.price(answer.usage.computed, answer.usage.cached)
+        reply.info.CopyFrom(replies.reply_info(call, answer.usage, timings, charged))
         for result, of_document in zip(reply.results, answer.of_document(), strict=True):
             result.MergeFrom(of_document)
         return reply

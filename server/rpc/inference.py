@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -12,7 +13,6 @@ from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.backlog import Claim
 from server.calls import Call, Timings, Usage
-from server.clients import ANONYMOUS
 from server.cursor import Cursors
 from server.drain import Drain
 from server.errors import CallError, DeadlineExceeded, EmptyDocument, InvalidCall
@@ -22,6 +22,7 @@ from server.priority import Priority
 from server.rpc import replies, requests
 from server.rpc.answer import Answer
 from server.rpc.bulk import Bulk
+from server.rpc.entrance import client_of_call
 from server.rpc.interceptor import Context, request_id
 from server.rpc.requests import Envelope, Limits
 from server.rpc.status import status_of
@@ -46,6 +47,11 @@ class Cut:
     def uncached(self) -> int:
         """Tokens of the segments that may have to be computed."""
         return sum(prepared.segment.processed_tokens for prepared in self.segments if not prepared.complete)
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the others."""
+        return sum(prepared.segment.processed_tokens for prepared in self.segments if prepared.complete)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -76,6 +82,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             info=replies.reply_info(call, usage, timings),
             segments=[replies.segment_info(prepared, ruler) for prepared in segments],
             uncached_tokens=uncached,
+            would_charge_tokens=math.ceil(self._price(usage)),
         )
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
@@ -95,12 +102,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             sizes = [replies.size_of(call.tasks, len(cut.segments)) for cut in cuts if isinstance(cut, Cut)]
             ids = sum(len(document.id.encode()) for document in documents)
             requests.check_reply(replies.REPLY_BYTES * (1 + len(documents)) + ids + sum(sizes), self._limits)
-            claim.promise(sum(cut.uncached for cut in cuts if isinstance(cut, Cut)), call.deadline)
+            read = [cut for cut in cuts if isinstance(cut, Cut)]
+            uncached, cached = sum(cut.uncached for cut in read), sum(cut.cached for cut in read)
+            await self._pipeline.admit(call, claim, uncached, cached)
             answers = await self._answer_all(cuts, rulers)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         return pb.EmbedResponse(
-            info=replies.reply_info(call, usage, timings),
-            results=[_embed_result(*each, call) for each in zip(documents, answers, strict=True)],
+            info=replies.reply_info(call, usage, timings, self._price(usage)),
+            results=[self._embed_result(*each, call) for each in zip(documents, answers, strict=True)],
         )
 
     async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
@@ -112,11 +121,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._bounded(call) as claim:
             cut = await self._cut(call, text, "document.text", timings, claim)
             requests.check_reply(replies.REPLY_BYTES + replies.size_of(call.tasks, len(cut.segments)), self._limits)
-            claim.promise(cut.uncached, call.deadline)
+            await self._pipeline.admit(call, claim, cut.uncached, cut.cached)
             answer = await self._answer(cut, Ruler(text, requests.offset_unit(request.options)))
-        return pb.AnalyzeResponse(
-            info=replies.reply_info(call, answer.usage, timings), segments=answer.infos, results=answer.of_document()
-        )
+        info = replies.reply_info(call, answer.usage, timings, self._price(answer.usage))
+        return pb.AnalyzeResponse(info=info, segments=answer.infos, results=answer.of_document())
 
     async def StreamSegments(
         self, request: pb.StreamSegmentsRequest, context: Context
@@ -153,7 +161,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         yield pb.StreamSegmentsResponse(segment=segment)
         if not answer.usage.tokens and not partial:
             raise EmptyDocument("document.text")
-        reply_info = replies.reply_info(call, answer.usage, timings)
+        reply_info = replies.reply_info(call, answer.usage, timings, self._price(answer.usage))
         summary = pb.StreamSummary(info=reply_info, results=answer.of_document(), partial=partial)
         yield pb.StreamSegmentsResponse(summary=summary)
 
@@ -168,7 +176,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         tasks = requests.tasks_of(start.tasks, limits)
         if any(task.embed.spans for task in tasks):
             raise InvalidCall("start.tasks", "spans belong to one document; a stream of many takes none")
-        envelope = requests.envelope(request_id.get(), ANONYMOUS, context.time_remaining(), limits, bulk=True)
+        envelope = requests.envelope(
+            request_id.get(), client_of_call.get(), context.time_remaining(), limits, bulk=True
+        )
         self._drain.check()
         call = requests.call_of(
             start.options, tasks, "", self._catalogue, envelope, Priority.BULK, path="start.tasks[{}]."
@@ -191,9 +201,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         tasks = (task.SerializeToString(deterministic=True) for task in request.tasks)
         return Cursors(self._secret, (call.client.tenant.encode(), text, call.fingerprint.encode(), *tasks))
 
-    def _envelope(self, context: Context) -> Envelope:
+    def _envelope(self, context: Context, *, bulk: bool = False) -> Envelope:
         self._drain.check()
-        return requests.envelope(request_id.get(), ANONYMOUS, context.time_remaining(), self._limits)
+        client, left = client_of_call.get(), context.time_remaining()
+        return requests.envelope(request_id.get(), client, left, self._limits, bulk=bulk)
+
+    def _price(self, usage: Usage) -> float:
+        return self._pipeline.price(usage.computed, usage.cached)
+
+    def _embed_result(self, document: pb.Document, answer: Answer | CallError, call: Call) -> pb.EmbedResult:
+        if isinstance(answer, CallError):
+            return pb.EmbedResult(id=document.id, status=status_of(answer, call.request_id))
+        (result,) = answer.of_document()
+        usage = replies.usage_of(answer.usage, self._price(answer.usage))
+        return pb.EmbedResult(id=document.id, segments=answer.infos, embedding=result.embed, usage=usage)
 
     @asynccontextmanager
     async def _bounded(self, call: Call) -> AsyncIterator[Claim]:
@@ -243,14 +264,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 async def _stream_of(groups: Sequence[list[Prepared]]) -> AsyncIterator[list[Prepared]]:
     for group in groups:
         yield group
-
-
-def _embed_result(document: pb.Document, answer: Answer | CallError, call: Call) -> pb.EmbedResult:
-    if isinstance(answer, CallError):
-        return pb.EmbedResult(id=document.id, status=status_of(answer, call.request_id))
-    (result,) = answer.of_document()
-    usage = replies.usage_of(answer.usage)
-    return pb.EmbedResult(id=document.id, segments=answer.infos, embedding=result.embed, usage=usage)
 
 
 @asynccontextmanager

@@ -40,7 +40,7 @@ class Listener:
         drain: Drain,
         secret: bytes,
         max_connection_age_seconds: float,
-        entrance: Entrance | None = None,
+        entrance: Entrance,
     ) -> None:
         self._server = grpc.aio.server(
             interceptors=[Outermost(metrics, entrance)],

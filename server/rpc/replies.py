@@ -1,5 +1,6 @@
 """From the server's own words to the wire."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,12 +32,12 @@ def model_ref(model: ServedModel) -> pb.ModelRef:
     return pb.ModelRef(name=model.name, version=model.version, digest=model.digest)
 
 
-def reply_info(call: Call, usage: Usage, timings: Timings) -> pb.ReplyInfo:
+def reply_info(call: Call, usage: Usage, timings: Timings, charged: float = 0.0) -> pb.ReplyInfo:
     """What every reply says of itself."""
     return pb.ReplyInfo(
         model=model_ref(call.model),
         fingerprint=call.fingerprint,
-        usage=usage_of(usage),
+        usage=usage_of(usage, charged),
         timings=pb.Timings(
             total=_duration(timings.total),
             tokenize=_duration(timings.tokenize.seconds),
@@ -53,13 +54,14 @@ def stream_header(call: Call) -> pb.StreamHeader:
     return pb.StreamHeader(model=model_ref(call.model), fingerprint=call.fingerprint, request_id=call.request_id)
 
 
-def usage_of(usage: Usage) -> pb.Usage:
-    """Token counts."""
+def usage_of(usage: Usage, charged: float) -> pb.Usage:
+    """Token counts, and what they were charged at."""
     return pb.Usage(
         tokens=usage.tokens,
         processed_tokens=usage.processed,
         computed_tokens=usage.computed,
         cached_tokens=usage.cached,
+        charged_tokens=math.ceil(charged),
     )
 
 

@@ -18,7 +18,7 @@ from tests.server.helpers import SOON, prose, settings
 EMBED = pb.Task(name="e", embed=pb.EmbedOptions())
 
 
-def asynchronous(channel: grpc.aio.Channel) -> inference_pb2_grpc.InferenceServiceAsyncStub:
+def asynchronous(channel: grpc.aio.Channel) -> "inference_pb2_grpc.InferenceServiceAsyncStub":
     """The generated stub, which knows its asynchronous form in its types alone."""
     return cast("inference_pb2_grpc.InferenceServiceAsyncStub", inference_pb2_grpc.InferenceServiceStub(channel))
 

@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry
 
 from server.clients import ANONYMOUS
 from server.errors import DeadlineExceeded
+from server.limits import Limiter
 from server.metrics import Metrics
 from server.priority import Priority
 from server.scheduler import Scheduler
+from server.settings import LimitSettings
 from server.work import Computed, Work
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def metrics() -> Metrics:
 
 @asynccontextmanager
 async def scheduling(metrics: Metrics, streams: int = 1, threads: int = 4) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(streams, threads, metrics)
+    scheduler = Scheduler(streams, threads, Limiter(LimitSettings(), metrics), metrics)
     scheduler.start()
     try:
         yield scheduler
@@ -95,7 +97,7 @@ def submitted(
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(SOON):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens in other threads, too
+        while not condition():
             await asyncio.sleep(0.001)
 
 
@@ -272,7 +274,7 @@ async def test_streams_compute_side_by_side(machine: Machine, metrics: Metrics) 
 
 
 async def test_closing_cancels_what_waits_and_what_is_being_computed(machine: Machine, metrics: Metrics) -> None:
-    scheduler = Scheduler(1, 1, metrics)
+    scheduler = Scheduler(1, 1, Limiter(LimitSettings(), metrics), metrics)
     scheduler.start()
     machine.gate.clear()
     running = submitted(scheduler, machine, b"running", tokens=100)

@@ -66,6 +66,7 @@ def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
         "file": file,
         **_reply_json(result),
         "uncached_tokens": result.uncached_tokens,
+        "would_charge_tokens": result.would_charge_tokens,
         "segments": [_segment_json(each) for each in result.segments],
     }
 

@@ -70,6 +70,7 @@ def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult
         **_info(reply.info),
         segments=segments(reply.segments),
         uncached_tokens=reply.uncached_tokens,
+        would_charge_tokens=reply.would_charge_tokens,
     )
 
 
@@ -202,6 +203,7 @@ def _info(info: pb.ReplyInfo) -> _Info:
             processed_tokens=usage.processed_tokens,
             computed_tokens=usage.computed_tokens,
             cached_tokens=usage.cached_tokens,
+            charged_tokens=usage.charged_tokens,
         ),
         timings=results.Timings(
             total=_seconds(timings.total),

@@ -32,6 +32,7 @@ class Usage:
     processed_tokens: int
     computed_tokens: int
     cached_tokens: int
+    charged_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class SegmentationResult(Reply):
 
     segments: tuple[Segment, ...]
     uncached_tokens: int
+    would_charge_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

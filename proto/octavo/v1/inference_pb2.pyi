@@ -146,16 +146,18 @@ class SegmentInfo(_message.Message):
     def __init__(self, index: _Optional[int] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., resumed_from_layer: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens")
+    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     tokens: int
     processed_tokens: int
     computed_tokens: int
     cached_tokens: int
-    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    charged_tokens: int
+    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., charged_tokens: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("total", "tokenize", "queue", "cache", "compute")
@@ -256,14 +258,16 @@ class SegmentRequest(_message.Message):
     def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("info", "segments", "uncached_tokens")
+    __slots__ = ("info", "segments", "uncached_tokens", "would_charge_tokens")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WOULD_CHARGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     uncached_tokens: int
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ...) -> None: ...
+    would_charge_tokens: int
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ..., would_charge_tokens: _Optional[int] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("documents", "options", "embed")
