@@ -80,7 +80,7 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     requests: list[Any] = field(default_factory=list)
     deadlines: list[float | None] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    delay: Callable[[str], float] = lambda text: 0.0  # noqa: ARG005
+    delay: Callable[[str], float] = lambda text: 0.0
     result_status: Status | None = None
     summary: bool = True
     partial: bool = False
