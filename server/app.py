@@ -111,7 +111,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 settings.metrics.listen,
                 metrics.registry,
                 not_live=lambda: "event loop blocked" if watch.silent_seconds > UNHEALTHY_SILENCE_SECONDS else "",
-                not_ready=lambda: not_ready[0],
+                not_ready=lambda: not_ready[0] or ("stopping" if drain.begun else ""),
             )
             stack.enter_context(http)
             log.info("metrics", address=http.address)

@@ -16,6 +16,11 @@ class Drain:
         """Refuse new calls from now on."""
         self._begun.set()
 
+    @property
+    def begun(self) -> bool:
+        """Whether new calls are refused; may be asked from any thread."""
+        return self._begun.is_set()
+
     async def wait(self) -> None:
         """Return once it has begun."""
         await self._begun.wait()

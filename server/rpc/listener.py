@@ -1,5 +1,7 @@
 """The gRPC server: services, health, reflection, addresses."""
 
+import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from server.models import Catalogue
 from server.pipeline import Pipeline
 from server.rpc.entrance import Entrance
 from server.rpc.inference import InferenceServicer
-from server.rpc.interceptor import Outermost
+from server.rpc.interceptor import Context, Outermost
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 
@@ -56,7 +58,7 @@ class Listener:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
             ],
         )
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(catalogue, pipeline, limits, drain, secret), self._server
         )
@@ -75,6 +77,8 @@ class Listener:
         await self._tell(serving=False)
         bound = []
         for address in addresses:
+            if address.startswith("unix:"):
+                _check_free(address)
             try:
                 if credentials and not address.startswith("unix:"):
                     port = self._server.add_secure_port(address, credentials)
@@ -97,12 +101,52 @@ class Listener:
     async def stop(self, grace: float) -> None:
         """Close the ports, let the calls that are running end within `grace` seconds, and stop."""
         await self.refuse()
+        self._health.end_watches()
         await self._server.stop(grace)
 
     async def _tell(self, *, serving: bool) -> None:
         answer = health_pb2.HealthCheckResponse
         for service in ("", *SERVICES):
             await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)
+
+
+class _Health(health.aio.HealthServicer):
+    """Health whose watchers are let go at the end: a stop would wait for them as for calls, all of its grace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """Let go of all who watch."""
+        self._over.set()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the contract's
+        """Tell of each change until the client leaves or the server stops."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait((watching, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            over.cancel()
+
+
+def _check_free(address: str) -> None:
+    """Refuse a socket that somebody listens on: gRPC would take its path away from him without a word.
+
+    Raises:
+        StartError: it is in use.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(address.removeprefix("unix:"))
+        except (ConnectionRefusedError, FileNotFoundError):  # left over from a server that was killed, or new
+            return
+        except OSError:  # busy, not ours, or no socket at all
+            pass
+    raise StartError(f"cannot listen on {address}: in use, or not a socket of ours")
 
 
 def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
