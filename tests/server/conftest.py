@@ -19,7 +19,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def models(state_home: Path) -> Path:  # noqa: ARG001 - who serves a model makes a secret
+def models(state_home: Path) -> Path:
     """The folder of the packaged models."""
     folder = cache_home() / "models"
     if missing := [name for name in (TINY, MINILM, E5) if not (folder / name).is_dir()]:
@@ -28,7 +28,7 @@ def models(state_home: Path) -> Path:  # noqa: ARG001 - who serves a model makes
 
 
 @pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[Server]:  # noqa: ARG001
+def server(models: Path) -> Iterator[Server]:
     """Three real models; the smallest is the default."""
     with serving(settings(model(TINY, "auto"), model(MINILM), model(E5))) as server:
         yield server
