@@ -138,15 +138,19 @@ class DiskTier:
         Raises:
             PurgeIncompleteError: the disk could not be written.
         """
-        index = self._index or self.open()
-        ledger = self._ledger
-        if ledger is None or index is None:
-            raise PurgeIncompleteError("memory was purged, but the disk is out of use")
         try:
-            ledger.append(selector)
+            self._follow()
+            self.open()
+            if self._ledger is not None:
+                self._ledger.append(selector)
             self.notice()
+            index = self.open()  # a generation that begins after the record gets nothing from before it
+            if index is None:
+                raise PurgeIncompleteError("memory was purged, but the disk is out of use")  # noqa: TRY301
             folder.remove_older(self._settings.folder, index.generation)
             taken = _patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+        except CacheError:
+            raise
         except Exception as error:
             self.report(error, classify(error))
             raise PurgeIncompleteError(f"memory was purged, the disk was not: {classify(error)}") from error

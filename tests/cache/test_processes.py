@@ -116,19 +116,18 @@ tell(store._memory.size()[0])
 
 def test_a_purge_drops_the_other_processes_queued_writes_and_the_one_under_way(open_store: Opener) -> None:
     program = """
-import time
+import threading
 from cache import index
 store = Store.open(settings())
-place = index.Index.place
+place, placed, go_on = index.Index.place, threading.Event(), threading.Event()
 def slowly(self, entry):
-    placed = place(self, entry)
-    tell("placed"); told()
-    return placed
+    value = place(self, entry)
+    placed.set(); go_on.wait()
+    return value
 index.Index.place = slowly
 for number in range(4):
     store.put(key(number), state(number), TAG)
-while store.stats().queued_entries:
-    time.sleep(0.01)
+placed.wait(); tell("placed"); told(); go_on.set()
 tell("done", store.flush())
 """
     store = open_store()
@@ -180,6 +179,20 @@ tell(np.array_equal(store.get(key(2)), state(2)))
             store.flush()
         process.tell()
         assert process.told() == "True"
+
+
+def test_a_purge_follows_to_a_newer_index_that_it_has_not_yet_heard_of(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purger, writer = open_store(), open_store()
+    monkeypatch.setattr(purger._writer, "_tick", lambda: None)  # nobody tells it
+    writer._disk._broken, writer._disk._index = 1, None
+    assert writer._disk.open() is not None
+    writer.put(key(1), state(1), TAG)
+    writer.flush()
+    assert served(writer, 1) == [1]
+    assert sum(purger.purge(document=TAG.document).disk.values()) == 1
+    assert served(writer, 1) == []
 
 
 def test_several_writers_lose_nothing(open_store: Opener) -> None:
