@@ -46,7 +46,7 @@ bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python
 	$(RUN)/python -m benchmarks
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder
-	rm -rf $(VENV) .venv-proto .buf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

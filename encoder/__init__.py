@@ -17,7 +17,9 @@ _HOMES = {
 }
 
 
-def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto") -> "Encoder":
+def load(
+    folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto", keep: Path | None = None
+) -> "Encoder":
     """Load a model folder: configuration by transformers, weights by safetensors, memory-mapped.
 
     Args:
@@ -26,6 +28,8 @@ def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: s
         device: 'cpu', 'cuda:N', or 'auto': the first CUDA device where there is one, else the CPU.
         kernels: the best form of the 8-bit operations to consider on a CPU, 'native', 'onednn' or 'reference'; 'auto'
             considers all. All are right; they agree within rounding.
+        keep: a folder for 8-bit weights: what one load quantised is what all later ones read. None, or where it cannot
+            be written: quantised anew each time, in seconds to minutes.
 
     Raises:
         encoder.errors.FolderError: missing, damaged, of another family, or in need of code of its own.
@@ -34,7 +38,7 @@ def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: s
     """
     from encoder import loading  # noqa: PLC0415 (torch takes seconds, and describing a folder does not need it)
 
-    return loading.load(folder, scheme=scheme, device=device, kernels=kernels)
+    return loading.load(folder, scheme=scheme, device=device, kernels=kernels, keep=keep)
 
 
 def __getattr__(name: str) -> Any:

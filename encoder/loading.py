@@ -1,5 +1,6 @@
 """From a model folder to an encoder."""
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -18,13 +19,18 @@ from encoder.weights import Checkpoint
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def load(folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto") -> Encoder:
+def load(
+    folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto", keep: Path | None = None
+) -> Encoder:
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
     eight = quantised.is_quantised(folder)
     if eight and scheme not in {"auto", "int8"}:
         raise SchemeError(f"{folder.name} holds 8-bit weights alone: scheme {scheme!r} needs the original")
     choice = choose("int8" if eight else scheme, device, kernels)
+    if choice.operations is not None and not eight and keep is not None:
+        with contextlib.suppress(OSError):
+            folder, eight = quantised.kept(folder, keep), True
     # Weights are read outside of inference mode: what it makes may not be shared with code that is not in it.
     with torch.no_grad():
         stack: EightStack | FloatingStack

@@ -5,6 +5,8 @@ Its one file of weights is safetensors: for each linear map int8 `weight`, float
 from the original's folder.
 """
 
+import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from encoder.calibration import calibration_ids
 from encoder.configuration import read_architecture
 from encoder.errors import DamagedFileError, FolderError
 from encoder.families import Architecture
-from encoder.folder import QUANTISED, weight_files
+from encoder.folder import QUANTISED, describe, weight_files
 from encoder.layers import Norm
 from encoder.quantise import OUTLIERS, QuantisedEmbeddings, QuantisedLayer, QuantisedLinear, quantise
 from encoder.tensors import named
@@ -62,7 +64,29 @@ def save(folder: Path, out: Path) -> None:
                 shutil.copyfile(file, target)
         save_file(tensors, made / QUANTISED, metadata=_FORMAT)
         (made / QUANTISED).chmod(0o644)  # like the original's, whatever safetensors left
-        made.rename(out)
+        made.rename(out)  # fails over a folder that another process made meanwhile
+
+
+def kept(folder: Path, home: Path) -> Path:
+    """A folder's 8-bit form below `home`, made now if nobody has made it yet.
+
+    Its name is a digest of the original and of the code that quantises, so that neither can change unnoticed. Rounding
+    leans on fp32 sums, whose last bits differ between machines and thread counts: what was made once is what is served
+    from then on, by every process that shares `home`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    name = hashlib.blake2b(describe(folder).digest.encode(), digest_size=16)
+    for source in ("quantise.py", "quantised.py", "calibration.py", "calibration.txt"):
+        name.update(Path(__file__).with_name(source).read_bytes())
+    out = home / f"{folder.resolve().name}-{name.hexdigest()}"
+    if not out.exists():
+        with contextlib.suppress(FileExistsError, FolderError):  # another process was faster
+            save(folder, out)
+        if not out.exists():
+            raise OSError(f"{out} could not be made")
+    return out
 
 
 def read(folder: Path, shape: Architecture) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:

@@ -32,7 +32,7 @@ from server.rpc.listener import Listener, credentials_of
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
-from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings
+from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings, cache_home
 from server.shelf import Library, shared_cuts
 from server.storage import open_store, secret
 
@@ -207,7 +207,8 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
     try:
         folder = describe(settings.folder)
         tokenizer = chunking.load_tokenizer(settings.folder)
-        trunk = encoder.load(settings.folder, scheme=settings.scheme, device=settings.device)
+        keep = cache_home() / "int8"  # the 8-bit weights, made once
+        trunk = encoder.load(settings.folder, scheme=settings.scheme, device=settings.device, keep=keep)
         prefixes = {
             "": folder.default_prompt,
             "query": folder.query_prefix if settings.query_prefix is None else settings.query_prefix,

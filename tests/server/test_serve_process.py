@@ -409,7 +409,7 @@ def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
 async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
     nothing: Any = None
     limits = Limits(1000, 1000, 1, 1, 1.0)
-    listener = Listener(nothing, nothing, limits, Metrics(CollectorRegistry()), Drain(1.0), b"", 60.0)
+    listener = Listener(nothing, nothing, limits, Metrics(CollectorRegistry()), Drain(1.0), b"", 60.0, nothing)
     (address,) = await listener.bind(["127.0.0.1:0"])
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
