@@ -39,7 +39,9 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
     """
     if not len(starts):
         return np.zeros(0, np.uint8)
-    kinds = _KINDS[np.minimum(code_points(before + text), len(_KINDS) - 1)]
+    points = code_points(before + text)
+    kinds = _KINDS[np.minimum(points, len(_KINDS) - 1)]
+    kinds[:-1][(points[:-1] == _CR) & (points[1:] == _LF)] = _SPACE  # both together end one line
     space = kinds == _SPACE
     space |= kinds == _NEWLINE
     position = np.arange(len(kinds))
@@ -69,6 +71,7 @@ def _shared(starts: Offsets, ends: Offsets) -> NDArray[np.bool_]:
     return (starts[1:] < np.maximum.accumulate(ends)[:-1]) | (starts[1:] <= np.maximum.accumulate(starts)[:-1])
 
 
+_LF, _CR = 0x0A, 0x0D
 _OTHER, _SPACE, _NEWLINE, _STOP, _FULL_STOP, _CLOSING = range(6)
 
 # Unicode 14's White_Space, Sentence_Terminal, and general categories Pe, Pf and Pi (quotes close with either in some

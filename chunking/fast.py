@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import tokenizers
 
 from chunking.errors import TextError, TokenizerError
+from chunking.files import named_specials, read_object
 from chunking.tokenizer import Frame, Ids, Offsets, Tokens
+
+_NONCHARACTER: Final = "\U0010ffff"
 
 
 class FastTokenizer:
@@ -19,7 +22,6 @@ class FastTokenizer:
     def __init__(self, specification: dict[str, Any]) -> None:
         canonical = json.dumps(specification, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         self._tokenizer: Any = tokenizers.Tokenizer.from_str(canonical)
-        self._tokenizer.encode_special_tokens = True
         self.digest = hashlib.sha256(b"tokenizer.json\0" + canonical.encode("ascii")).hexdigest()
         self._plain = _specials_around(self._tokenizer)
 
@@ -31,15 +33,14 @@ class FastTokenizer:
             TokenizerError: the file is no tokenizer.
         """
         path = folder / "tokenizer.json"
+        specification = read_object(path)
+        named = named_specials(folder)
         try:
-            specification = json.loads(path.read_text("utf-8"))
             # Many files carry the settings of a training run: MiniLM's cuts at 128 tokens and pads to 128.
             specification |= {"truncation": None, "padding": None}
-            named = named_specials(folder) | set((specification.get("post_processor") or {}).get("special_tokens", ()))
-            for token in specification["added_tokens"]:
-                # `encode_special_tokens` covers only what is marked; a special that is not would still be recognised
-                # in a user's text.
-                token["special"] = token["special"] or token["content"] in named
+            named |= set((specification["post_processor"] or {}).get("special_tokens", ()))
+            named |= {token["content"] for token in specification["added_tokens"] if token["special"]}
+            _hide(named, specification)
             return cls(specification)
         except Exception as error:  # tokenizers raises bare Exception
             raise TokenizerError(f"{path}: not a readable tokenizer ({type(error).__name__})") from error
@@ -57,28 +58,33 @@ class FastTokenizer:
         return Frame(np.concatenate([head, self.encode([prefix])[0].ids]) if prefix else head, tail)
 
 
-def named_specials(folder: Path) -> set[str]:
-    """The tokens that ``tokenizer_config.json`` and ``special_tokens_map.json`` call special."""
-    names: set[str] = set()
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / file
-        if not path.exists():
-            continue
-        for key, value in json.loads(path.read_text("utf-8")).items():
-            if key.endswith("_token") or key == "additional_special_tokens":
-                for token in value if isinstance(value, list) else [value]:
-                    content = token.get("content") if isinstance(token, dict) else token
-                    if isinstance(content, str):
-                        names.add(content)
-    return names
-
-
 def check_unicode(text: str) -> None:
     """Raises ``TextError`` for a lone surrogate, which no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TextError(error.start) from None
+
+
+def _hide(specials: set[str], specification: dict[str, Any]) -> None:
+    """Rename specials to what no text has, so that their names in a text are text like any other.
+
+    ``encode_special_tokens`` is not enough: it does not cover what the file forgot to mark as special, and it does not
+    keep the model from finding ``<s>`` in its own vocabulary, as Unigram does. Ids stay as they are.
+    """
+
+    def hidden(token: str) -> str:
+        return _NONCHARACTER + token if token in specials else token
+
+    for added in specification["added_tokens"]:
+        added["content"] = hidden(added["content"])
+    model = specification["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {hidden(token): number for token, number in model["vocab"].items()}
+    else:  # Unigram: pieces and scores in the order of ids
+        model["vocab"] = [[hidden(piece), score] for piece, score in model["vocab"]]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = hidden(model["unk_token"])
 
 
 def _tokens(encoding: Any) -> Tokens:

@@ -5,7 +5,6 @@ id but the unknown one is shifted.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import sentencepiece
 
 from chunking.errors import TokenizerError
 from chunking.fast import check_unicode
+from chunking.files import read_object
 from chunking.tokenizer import Frame, Ids, Tokens
 
 
@@ -53,14 +53,11 @@ class PieceTokenizer:
             TokenizerError: the file is no SentencePiece model.
         """
         path = next((folder / file for file in FILES if (folder / file).exists()), None)
-        config = folder / "tokenizer_config.json"
-        if path is None or not config.exists():
-            return None
-        numbering = FAMILIES.get(json.loads(config.read_text("utf-8")).get("tokenizer_class", "").removesuffix("Fast"))
-        if numbering is None:
+        family = str(read_object(folder / "tokenizer_config.json").get("tokenizer_class")).removesuffix("Fast")
+        if path is None or family not in FAMILIES:
             return None
         try:
-            return cls(path.read_bytes(), numbering)
+            return cls(path.read_bytes(), FAMILIES[family])
         except (OSError, RuntimeError) as error:
             raise TokenizerError(f"{path}: not a readable SentencePiece model") from error
 
