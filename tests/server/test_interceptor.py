@@ -85,7 +85,7 @@ class Wire:
 
     async def counts(self, *expected: tuple[str, str]) -> None:
         async with asyncio.timeout(SOON):
-            while self.counted() != list(expected):  # noqa: ASYNC110 - a client may hear before it is counted
+            while self.counted() != list(expected):
                 await asyncio.sleep(0.005)
 
     @property
