@@ -104,7 +104,6 @@ class Scheduler:
         try:
             works = [item.work for item in batch]
             done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
-            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
             for item, computed in zip(batch, done, strict=True):
                 self._metrics.queue_wait.observe(computed.started - item.queued)
                 if not item.future.done():
