@@ -28,11 +28,11 @@ class Memory:
         with self._lock:
             return [self._get(key, now) for key in keys]
 
-    def put(self, entry: Entry) -> None:
-        """Keep an entry; the least recently used leave for it. One beyond the limit is not kept."""
+    def put(self, entry: Entry, *, modest: bool = False) -> None:
+        """Keep an entry; the least recently used leave for it, nobody for a modest one. What cannot fit is not kept."""
         with self._lock:
             self._remove(entry.key)
-            if entry.nbytes > self._limit:
+            if entry.nbytes + (self._nbytes if modest else 0) > self._limit:
                 return
             self._entries[entry.key] = entry
             self._nbytes += entry.nbytes

@@ -75,8 +75,11 @@ class Store:
         """Return the array under a key, or None. It is read-only: it is shared."""
         return self.get_many((key,))[0]
 
-    def get_many(self, keys: Sequence[Key]) -> list[Array | None]:
-        """Return the arrays under several keys, None for each that is absent. Reads the disk: keep it off the loop."""
+    def get_many(self, keys: Sequence[Key], *, modest: bool = False) -> list[Array | None]:
+        """Return the arrays under several keys, None for each that is absent. Reads the disk: keep it off the loop.
+
+        A modest look-up makes no other entry leave the memory for what it reads.
+        """
         self._disk.notice()
         now = time.time()
         arrays = self._memory.get_many(keys, now)
@@ -87,7 +90,7 @@ class Store:
         position = self._disk.position
         entries, bad = self._disk.find(absent, now)
         for entry in entries.values():
-            self._memory.put(entry)
+            self._memory.put(entry, modest=modest)
         self._drop_since(position)
         for key, row in bad:
             self._writer.submit(Forget(key, row))
@@ -105,8 +108,10 @@ class Store:
         cached = self._memory.get_many(keys, time.time())
         return [array is not None or bytes(key) in held for key, array in zip(keys, cached, strict=True)]
 
-    def put(self, key: Key, array: Array, tag: Tag) -> bool:
+    def put(self, key: Key, array: Array, tag: Tag, *, modest: bool = False) -> bool:
         """Keep a copy of an array, at once in memory and soon on disk; false when the disk's part was dropped.
+
+        A modest entry takes free room alone: no other one leaves for it.
 
         Raises:
             TypeError: for a dtype or a number of dimensions that the format does not hold.
@@ -117,9 +122,9 @@ class Store:
         copy = np.array(array, order="C")
         copy.flags.writeable = False
         entry = Entry(key, tag.encode(key.kind), now, now + self.settings.time_to_live, copy)
-        self._memory.put(entry)
+        self._memory.put(entry, modest=modest)
         self._drop_since(position)
-        if self._disk.usable and self._writer.submit(Write(entry, position)):
+        if self._disk.usable and self._writer.submit(Write(entry, position, modest)):
             return True
         self._counters.add(Event.DROPPED, key.kind)
         return False
@@ -182,7 +187,7 @@ class Store:
 
     def _work(self, job: Job) -> None:
         if isinstance(job, Write):
-            self._disk.write(job.entry, job.position)
+            self._disk.write(job.entry, job.position, modest=job.modest)
         else:
             self._disk.forget(job.key, job.row)
 

@@ -118,11 +118,14 @@ class DiskTier:
             return set() if index is None else set(index.find([bytes(key) for key in keys]))
         return set()
 
-    def write(self, entry: Entry, position: int) -> None:
-        """Write an entry, unless a purge took it since `position`; what cannot be written is dropped and counted."""
+    def write(self, entry: Entry, position: int, *, modest: bool = False) -> None:
+        """Write an entry, unless a purge took it since `position`; what cannot be written is dropped and counted.
+
+        A modest entry is dropped where others would have to leave for it.
+        """
         event = Event.DROPPED
         with self._faults() as index:
-            if index is not None and index.intact() and self._make_room(index, entry.nbytes):
+            if index is not None and index.intact() and self._make_room(index, entry.nbytes, modest=modest):
                 event = self._write(index, entry, position)
         self._counters.add(event, entry.key.kind)
 
@@ -272,11 +275,13 @@ class DiskTier:
             index.discard(placed)
             raise
 
-    def _make_room(self, index: Index, nbytes: int) -> bool:
-        """Evict the oldest entries until `nbytes` fit; false when they cannot fit."""
+    def _make_room(self, index: Index, nbytes: int, *, modest: bool) -> bool:
+        """Evict the oldest entries until `nbytes` fit, nobody for a modest entry; false when they cannot fit."""
         limit = self._settings.size_limit
         if nbytes > limit:
             return False
+        if modest:
+            return self._disk_has(nbytes) and index.volume() + nbytes <= limit
         if not self._disk_has(nbytes):  # somebody else fills it: give way, a little at each write
             self._counters.add_all(Event.EVICTED, _patiently(WRITE_PATIENCE, index.take_oldest))
             if not self._disk_has(nbytes):

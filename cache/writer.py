@@ -15,10 +15,11 @@ TICK_EVERY = 0.25
 
 
 class Write(NamedTuple):
-    """An entry to be written, unless it is purged after `position` of the ledger."""
+    """An entry to be written, unless it is purged after `position` of the ledger; a modest one in free room alone."""
 
     entry: Entry
     position: int
+    modest: bool = False
 
 
 class Forget(NamedTuple):

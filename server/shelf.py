@@ -7,16 +7,19 @@ tokens of a region are kept as well. The store knows none of these words; this f
 Methods of `Shelf` block on the disk: they are called in worker threads.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache import Key, KeyMaker, ResultFields, RunFields, SegmentFields, Store, Tag, TokensFields
 from chunking import Frame, Segment, Tokenizer, Tokens
+from server.priority import Priority
 from server.work import Head, Pool, StateArray
 
 if TYPE_CHECKING:
@@ -45,6 +48,26 @@ class CacheMode(Enum):
         return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
 
 
+class SecondSight:
+    """Which keys bulk calls have come by, as far back as memory reaches: most of what they bring never comes again."""
+
+    def __init__(self, most: int = 1 << 18) -> None:
+        self._most = most
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = Lock()
+
+    def again(self, key: Key) -> bool:
+        """Whether the key was seen before; from now on it was."""
+        with self._lock:
+            if key.digest in self._seen:
+                self._seen.move_to_end(key.digest)
+                return True
+            self._seen[key.digest] = None
+            if len(self._seen) > self._most:
+                self._seen.popitem(last=False)
+            return False
+
+
 class Library:
     """The store with the deployment's keys; gives each call its shelf."""
 
@@ -52,23 +75,27 @@ class Library:
         self._keys = keys
         self._store = store
         self._keep_results = keep_results
+        self._seen = SecondSight()
 
     def shelf(self, call: "Call", text: str) -> "Shelf":
         """A call's view for one document; digests the text, so it belongs in a worker thread."""
         tag = Tag(call.client.tenant, call.model.name, self._keys.document(call.client.tenant, text.encode()))
-        return Shelf(self._keys, self._store, call, tag, keep_results=self._keep_results)
+        return Shelf(self._keys, self._store, call, tag, self._seen, keep_results=self._keep_results)
 
 
 class Shelf:
     """What one document of one call finds and leaves."""
 
-    def __init__(self, keys: KeyMaker, store: Store | None, call: "Call", tag: Tag, *, keep_results: bool) -> None:
+    def __init__(
+        self, keys: KeyMaker, store: Store | None, call: "Call", tag: Tag, seen: SecondSight, *, keep_results: bool
+    ) -> None:
         self._keys = keys
         self._tenant = call.client.tenant
         self._tag = tag
         self._source = store if call.cache_mode.reads else None
         self._target = store if call.cache_mode.writes else None
         self._keep_results = keep_results
+        self._seen = seen if call.priority is Priority.BULK else None
         self._model = call.model
         self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
 
@@ -88,7 +115,7 @@ class Shelf:
         if self._source is None or not self._keep_results:
             return [{} for _ in wanted]
         asked = [(i, head) for i, (_, heads) in enumerate(wanted) for head in heads if isinstance(head, Pool)]
-        kept = self._source.get_many([self._result_key(wanted[i][0], head) for i, head in asked])
+        kept = self._look_up([self._result_key(wanted[i][0], head) for i, head in asked])
         found: list[dict[Head, NDArray[np.float32]]] = [{} for _ in wanted]
         for (i, head), part in zip(asked, kept, strict=True):
             if part is not None:
@@ -102,7 +129,7 @@ class Shelf:
             return best
         for cut in reversed(self._model.cuts):
             missing = [i for i, found in enumerate(best) if found is None]
-            states = self._source.get_many([self.key(segments[i], cut) for i in missing])
+            states = self._look_up([self.key(segments[i], cut) for i in missing])
             for i, state in zip(missing, states, strict=True):
                 if state is not None:
                     best[i] = cut, state
@@ -117,7 +144,7 @@ class Shelf:
         if self._target is None:
             return
         for cut, state in states.items():
-            self._target.put(self.key(segment, cut), state, self._tag)
+            self._leave(self.key(segment, cut), state)
         self.keep_results(self.key(segment), parts)
 
     def keep_results(self, key: Key, parts: Parts) -> None:
@@ -126,7 +153,16 @@ class Shelf:
             return
         for head, part in parts.items():
             if isinstance(head, Pool):  # ranges of tokens are a caller's own; nobody would ask for them again
-                self._target.put(self._result_key(key, head), part, self._tag)
+                self._leave(self._result_key(key, head), part)
+
+    def _look_up(self, keys: Sequence[Key]) -> list[NDArray[Any] | None]:
+        return self._source.get_many(keys, modest=self._seen is not None) if self._source else [None] * len(keys)
+
+    def _leave(self, key: Key, array: NDArray[Any]) -> None:
+        """Put an array into the store; a bulk call's only when it is made for the second time, and in free room."""
+        if self._target is None or (self._seen and not self._seen.again(key)):
+            return
+        self._target.put(key, array, self._tag, modest=self._seen is not None)
 
     def _result_key(self, state: Key, head: Pool) -> Key:
         return self._keys.result(ResultFields(self._tenant, state, head=b"pool 1", options=head.pooling))
@@ -135,14 +171,14 @@ class Shelf:
         """Tokens of regions that were tokenised earlier."""
         if self._source is None:
             return [None] * len(texts)
-        found = self._source.get_many([self._tokens_key(text) for text in texts])
+        found = self._look_up([self._tokens_key(text) for text in texts])
         return [None if rows is None else Tokens(rows[0], *rows[1:].astype(np.int64)) for rows in found]
 
     def keep_tokens(self, text: str, tokens: Tokens) -> None:
         """Leave a region's tokens: int32 (3, n), ids, starts and ends within the region."""
         if self._target is not None:
             rows = np.stack([tokens.ids, tokens.starts, tokens.ends]).astype(np.int32)
-            self._target.put(self._tokens_key(text), rows, self._tag)
+            self._leave(self._tokens_key(text), rows)
 
     def _tokens_key(self, text: str) -> Key:
         return self._keys.tokens(TokensFields(self._tenant, bytes.fromhex(self._model.tokenizer.digest), text.encode()))

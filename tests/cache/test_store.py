@@ -393,3 +393,20 @@ def test_a_folder_with_other_things_is_left_alone(open_store: Opener, tmp_path: 
 def test_a_setting_without_sense_is_named(tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(InvalidSettingError, match=f"^{name} must be"):
         CacheSettings(tmp_path, **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_modest_entry_makes_nobody_leave(tmp_path: Path) -> None:
+    array = np.arange(50_000, dtype=np.float32)
+    settings = CacheSettings(tmp_path, size_limit=1 << 20, min_free_bytes=0, memory_bytes=500_000)
+    with Store.open(settings) as store:
+        for number in range(4):
+            store.put(key(number), array + number, TAG)
+        store.flush()
+        held = store.contains_many([key(number) for number in range(4)])
+        for number in range(4, 10):
+            store.put(key(number), array, TAG, modest=True)
+        store.flush()
+        assert store.contains_many([key(number) for number in range(4)]) == held
+        assert store.stats().events.get((Event.EVICTED, Kind.STATE), 0) == 0
+        assert not all(store.contains_many([key(number) for number in range(4, 10)]))
+        assert store.get(key(0)) is not None

@@ -102,6 +102,15 @@ def test_only_modes_that_write_leave_something(warm: Server, mode: int, kept: bo
     assert (computed(again) == 0) == kept
 
 
+def test_bulk_calls_leave_something_at_second_sight(warm: Server) -> None:
+    text = prose(900, seed=77)
+    request = pb.AnalyzeRequest(document=pb.Document(text=text), tasks=[pb.Task(name="e", embed=pb.EmbedOptions())])
+    request.options.priority = pb.PRIORITY_BULK
+    answers = [warm.inference.Analyze(request) for _ in range(3)]
+    assert [computed(answer) > 0 for answer in answers] == [True, True, False]
+    assert answers[0].results == answers[1].results == answers[2].results
+
+
 def test_answers_are_the_same_after_a_restart(
     models: Path, tmp_path: Path, truth: dict[str, pb.AnalyzeResponse]
 ) -> None:
