@@ -226,9 +226,9 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
     store = open_store(queue_bytes=200_000)
     write = store._disk.write
 
-    def slowly(entry: Entry, position: int) -> None:
+    def slowly(entry: Entry, position: int, *, modest: bool) -> None:
         time.sleep(0.3)
-        write(entry, position)
+        write(entry, position, modest=modest)
 
     monkeypatch.setattr(store._disk, "write", slowly)
     start = time.perf_counter()
