@@ -20,6 +20,10 @@
 #include <unistd.h>
 #endif
 
+#ifndef INTRA_OP_PARALLEL
+#error "compile with -fopenmp: without it ATen's parallel_for is one thread, and says nothing"
+#endif
+
 namespace octavo {
 namespace {
 

@@ -16,6 +16,8 @@ MODULE = "octavo_native"
 
 BASE_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 KERNEL_FLAGS = ("-march=x86-64-v4", "-mavx512vnni")
+# ATen's thread pool is a header over OpenMP; the runtime that it meets is the one that PyTorch has loaded.
+BINDING_FLAGS = ("-O1", "-fopenmp")
 SETS = {
     "vnni": (),
     "bf16": ("-mavx512bf16",),
@@ -49,7 +51,7 @@ def sources() -> tuple[Path, ...]:
 def key() -> str:
     """Names a build: sources, flags, PyTorch and Python. The compiler is recorded beside it, and not needed to load."""
     digest = hashlib.blake2b(digest_size=12)
-    for part in (torch.__version__, sysconfig.get_config_var("SOABI"), BASE_FLAGS, KERNEL_FLAGS, SETS):
+    for part in (torch.__version__, sysconfig.get_config_var("SOABI"), BASE_FLAGS, BINDING_FLAGS, KERNEL_FLAGS, SETS):
         digest.update(repr(part).encode())
     for path in sources():
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())

@@ -1,5 +1,6 @@
 """Native 8-bit operations against their definition in float64, and whole layers against the operations."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -220,6 +221,22 @@ def test_a_segment_has_its_bits_alone_and_among_others_on_any_threads(native: Na
             backwards = stack(torch.cat(parts[::-1]), LENGTHS[::-1], window, 0, 2)
             found.append(torch.cat(torch.split(backwards, list(LENGTHS[::-1]))[::-1]))
     assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_two_threads_share_the_work(native: Native) -> None:
+    """Where two cores are free they take half the time; on a busy machine too, the second thread has run."""
+    draw = Draw(7)
+    stack = native.stack([draw.layer(native, 384, 1536, 0)], 3, "gelu")
+    assert stack is not None
+    state = draw.normal(2048, 384).bfloat16()
+    with threads(2):
+        for _ in range(20):
+            own, all_threads = time.thread_time(), time.process_time()
+            stack(state, (512,) * 4, 0, 0, 1)
+            own, all_threads = time.thread_time() - own, time.process_time() - all_threads
+            if own < 0.75 * all_threads:
+                return
+    pytest.fail(f"the calling thread took {own:.3f} s of {all_threads:.3f} s")
 
 
 def test_sizes_that_are_no_multiple_of_32_fall_to_the_reference(native: Native) -> None:
