@@ -67,8 +67,8 @@ def _commands(compiler: str, work: Path) -> list[tuple[str, ...]]:
     binding = library.FOLDER / "bindings.cpp"
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     system = [part for path in includes for part in ("-isystem", path)]
-    flags = (*library.BASE_FLAGS, *library.BINDING_FLAGS, f"-DTORCH_EXTENSION_NAME={library.MODULE}")
-    commands.append((compiler, *flags, *system, "-c", str(binding), "-o", str(work / "bindings.o")))
+    binding_flags = (*library.BASE_FLAGS, *library.BINDING_FLAGS, f"-DTORCH_EXTENSION_NAME={library.MODULE}")
+    commands.append((compiler, *binding_flags, *system, "-c", str(binding), "-o", str(work / "bindings.o")))
     for path in library.sources():
         if path.suffix != ".cpp" or path == binding:
             continue
