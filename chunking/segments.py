@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -60,15 +61,16 @@ def read(text: str, tokenizer: Tokenizer, cutting: Cutting, prefix: str = "") ->
     yield reader.give(end=len(text))
 
 
+_BEGINNING: Final[Ids] = np.full(HASHED, -1, np.int32)  # before the first token; none is numbered so
+
+
 class _Reader:
-    """Tokens that no segment owns yet, and the last few that one does."""
+    """Tokens that no segment owns yet."""
 
     def __init__(self, tokenizer: Tokenizer, cutting: Cutting, frame: Frame) -> None:
         self._tokenizer, self._cutting, self._frame = tokenizer, cutting, frame
         self._index = 0
         self._start = 0  # of the next segment's stretch
-        # The ids before the next segment, as many as a hash covers; no token is numbered -1.
-        self._before: Ids = np.full(HASHED, -1, np.int32)
         self._tokens = Tokens(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._keys: Keys = np.zeros(0, np.uint64)
 
@@ -76,8 +78,9 @@ class _Reader:
         """Append a region's tokens."""
         (new,) = self._tokenizer.encode([region.text])
         kinds = boundaries(before, region.text, new.starts, new.ends)
-        ids = np.concatenate([self._before, self._tokens.ids, new.ids])
-        self._keys = np.concatenate([self._keys, keys(ids[len(ids) - len(new) - HASHED :], kinds)])
+        # What a segment took is never among the ids that a hash covers: more than a segment remains.
+        preceding = np.concatenate([_BEGINNING, self._tokens.ids])[-HASHED:]
+        self._keys = np.concatenate([self._keys, keys(np.concatenate([preceding, new.ids]), kinds)])
         self._tokens = self._tokens.followed_by(new, region.start)
 
     def give(self, end: int | None = None) -> list[Segment]:
@@ -88,7 +91,6 @@ class _Reader:
             stop = end if cut == len(self._tokens) and end is not None else int(self._tokens.starts[cut])
             segments.append(self._segment(self._tokens[begin:cut], stop))
             begin = cut
-        self._before = np.concatenate([self._before, self._tokens.ids[:begin]])[-HASHED:]
         self._tokens, self._keys = self._tokens[begin:], self._keys[begin:]
         return segments
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from benchmarks.segmentation import edited, units
 from benchmarks.texts import KINDS, sotu
-from chunking import Cutting, Ruler, Segment, TextError, Tokenizer, Unit, budget, read, regions
+from chunking import Cutting, Ids, Policy, Ruler, Segment, TextError, Tokenizer, Unit, budget, read, regions
+from chunking.boundaries import boundaries
+from chunking.cuts import HASHED, cuts, keys
 from server.settings import cache_home
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -110,6 +112,18 @@ def test_ids_are_the_whole_texts_where_words_are_tokenised_alone(minilm: Tokeniz
         found = joined(segments(text, minilm, Cutting()))
         assert len(list(regions(text))) > 2
         assert found == list(zip(whole.ids.tolist(), whole.starts.tolist(), whole.ends.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("policy", ["content", "sentence"])
+def test_cuts_do_not_feel_where_regions_end(minilm: Tokenizer, policy: Policy) -> None:
+    """The same as if all tokens, boundaries and hashes of the text had been had at once."""
+    cutting = Cutting(policy)
+    for text in sotu()[50:70]:
+        (whole,) = minilm.encode([text])
+        before: Ids = np.full(HASHED, -1, np.int32)
+        found = keys(np.concatenate([before, whole.ids]), boundaries("", text, whole.starts, whole.ends))
+        lengths = [each.tokens for each in segments(text, minilm, cutting)]
+        assert np.cumsum(lengths).tolist() == list(cuts(found, cutting, final=True))
 
 
 @pytest.mark.parametrize("text", ["", " ", " \t\n\u3000" * 9000, "\u200b\u00ad", "\n\n"])
