@@ -37,6 +37,7 @@ class Encoder:
         self.state_type = torch.float32 if choice.scheme == "fp32" else torch.bfloat16
         self.device = str(choice.device)
         self.kernels = choice.kernels
+        self._build = choice.operations.build if choice.operations else ""
         """Which kernels serve, on what."""
         self.kernels_reason = choice.reason
         """Why none faster; empty where these are the fastest."""
@@ -105,4 +106,4 @@ class Encoder:
             batch = self.run(batch, max(0, layer - 1), layer)
             if batch.state is not None:
                 total.update(as_bytes(batch.state))
-            yield f"{where}·scheme={self.scheme}·kernels={self.kernels}·probe={total.hexdigest()}"
+            yield f"{where}·scheme={self.scheme}·kernels={self.kernels}·build={self._build}·probe={total.hexdigest()}"

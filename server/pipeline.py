@@ -14,10 +14,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
+
+import structlog
 
 import chunking
 from cache import Key
@@ -38,6 +40,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DIGEST_BYTES = 16
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +242,8 @@ class Pipeline:
         if started:
             document.timings.computed(computed)
             # Not awaited: the answer does not wait for the cache.
-            self._keeper.submit(document.shelf.keep, prepared.segment, computed.states, computed.parts)
+            keeping = self._keeper.submit(document.shelf.keep, prepared.segment, computed.states, computed.parts)
+            keeping.add_done_callback(_report)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
@@ -254,8 +259,10 @@ class Pipeline:
     async def _fly(self, call: Call, prepared: Prepared) -> tuple[Computed, bool]:
         """The segment's states, computed for this call or awaited from another's computing."""
         model = call.model
-        # Who wants nothing from the cache waits for nobody who may have taken something from it.
-        key = bytes(prepared.key) + (b"" if call.cache_mode.reads else b"fresh")
+        # Computing is one client's, in one class: nobody waits in another's queue, or for another's tokens. And who
+        # wants nothing from the cache waits for nobody who may have taken something from it.
+        mode = "any" if call.cache_mode.reads else "fresh"
+        key = bytes(prepared.key) + f"{call.priority.value} {mode} {call.client.name}".encode()
         cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
         ids = prepared.segment.ids
         work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads)
@@ -278,6 +285,12 @@ class Pipeline:
         """Run what blocks in a thread of the readers, when it is the client's turn."""
         async with self._gate.entered(call.client, call.priority):
             return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
+
+
+def _report(keeping: Future[None]) -> None:
+    """Tell of a bug in keeping: nobody waits for it who would."""
+    if error := keeping.exception():
+        log.error("a segment was not kept", error=type(error).__qualname__)
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:

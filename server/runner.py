@@ -13,6 +13,9 @@ from encoder.heads.pooling import pool, range_sums
 from server.metrics import Metrics
 from server.work import Computed, Head, StateArray, SumRanges, Work
 
+CPU_BATCH_TOKENS = 512
+CUDA_BATCH_TOKENS = 16_384
+
 
 class Runner:
     """An encoder with its bounds. Its methods block and may be called from any thread.
@@ -27,9 +30,8 @@ class Runner:
     def __init__(self, encoder: Encoder, batch_tokens: int, name: str, metrics: Metrics) -> None:
         self.encoder = encoder
         self.layers = encoder.layers
-        # On a CPU, bf16 and fp32 products differ with the rows beside and with the number of threads.
-        self._shares = encoder.scheme == "int8" or encoder.device != "cpu"
-        self.batch_tokens = batch_tokens if self._shares else 1
+        self._shares = shares_runs(encoder)
+        self.batch_tokens = batch_budget(encoder, batch_tokens)
         self.warm_seconds = 0.0
         self._batch_tokens_seen = metrics.batch_tokens
         self._seconds_seen = metrics.compute_seconds.labels(name)
@@ -72,6 +74,18 @@ class Runner:
             began = time.monotonic()
             self.encoder.run(batch, 0, self.layers)
         self.warm_seconds = time.monotonic() - began
+
+
+def shares_runs(encoder: Encoder) -> bool:
+    """Whether segments may share a run: bf16 and fp32 products on a CPU differ with the rows beside and with threads."""
+    return encoder.scheme == "int8" or encoder.device != "cpu"
+
+
+def batch_budget(encoder: Encoder, batch_tokens: int) -> int:
+    """The most tokens of a run, as set or by default; 1 where segments do not share runs."""
+    if not shares_runs(encoder):
+        return 1
+    return batch_tokens or (CPU_BATCH_TOKENS if encoder.device == "cpu" else CUDA_BATCH_TOKENS)
 
 
 def _split(batch: Batch) -> tuple[torch.Tensor, ...]:

@@ -11,6 +11,7 @@ import torch
 import encoder
 from benchmarks.peers.protocol import Ids, Vectors, serve
 from encoder.heads.pooling import pool
+from server.runner import batch_budget, shares_runs
 from server.settings import ComputeSettings
 
 
@@ -20,9 +21,8 @@ class Octavo:
     def __init__(self, folder: str, *, scheme: str = "auto", window: int = 0) -> None:
         self._encoder = encoder.load(Path(folder), scheme=scheme, device="cpu")
         self._window = window
-        # In bf16 and fp32 a state's bits depend on the rows beside it: a segment a run, on one thread.
-        self._shares = self._encoder.scheme == "int8"
-        self._budget = ComputeSettings().batch_tokens if self._shares else 1
+        self._shares = shares_runs(self._encoder)
+        self._budget = batch_budget(self._encoder, ComputeSettings().batch_tokens)
         self._streams: dict[int, ThreadPoolExecutor] = {}
 
     def embed(self, segments: Sequence[Ids], batch: int, threads: int) -> Vectors:

@@ -108,7 +108,12 @@ class Operations(Protocol):
 
     @property
     def name(self) -> str:
-        """For people and for fingerprints: which kernels, which instruction set, a digest of their source if ours."""
+        """For people and for fingerprints: which kernels, for which instruction set."""
+        ...
+
+    @property
+    def build(self) -> str:
+        """For fingerprints alone: a digest of the kernels' source and the compiler, where they are ours."""
         ...
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:

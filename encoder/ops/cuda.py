@@ -22,6 +22,7 @@ class Cuda(Reference):
     """See `encoder.ops.Operations`."""
 
     name = "bitsandbytes products, PyTorch attention"
+    build = ""
 
     def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
         """See `Reference.product`; exact in int32, threshold 0: outlier columns are ours, and static."""

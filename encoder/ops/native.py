@@ -55,7 +55,12 @@ class Native(OneDnn):
     @cached_property
     def name(self) -> str:  # type: ignore[override]
         """See `Operations.name`."""
-        return f"native {self.instruction_set} ({library.key()}, {library.compiler()})"
+        return f"native kernels for {self.instruction_set}"
+
+    @property
+    def build(self) -> str:  # type: ignore[override]
+        """See `Operations.build`."""
+        return f"{library.key()} {library.compiler()}"
 
     # --- Operations ---
 

@@ -14,6 +14,7 @@ class OneDnn(Reference):
     """See `encoder.ops.Operations`."""
 
     name = "PyTorch with oneDNN products"
+    build = ""
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (oneDNN is told the zero point at each product)
         """See `Operations.pack`."""

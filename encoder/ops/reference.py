@@ -22,6 +22,7 @@ class Reference:
     """
 
     name = "PyTorch reference"
+    build = ""
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (the seam's; nothing to prepare here)
         """See `Operations.pack`."""

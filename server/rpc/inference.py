@@ -73,7 +73,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._bounded(call) as claim:
             cut = await self._cut(call, text, "document.text", timings, claim)
             segments = cut.segments
-            requests.check_reply(replies.REPLY_BYTES + replies.size_of((), len(segments)), self._limits)
             known = await self._pipeline.known(cut.document, segments)
         sizes = [prepared.segment.processed_tokens for prepared in segments]
         uncached = sum(size for size, is_known in zip(sizes, known, strict=True) if not is_known)
@@ -120,7 +119,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         call = requests.call_of(request.options, tasks, text, self._catalogue, self._envelope(context))
         async with self._bounded(call) as claim:
             cut = await self._cut(call, text, "document.text", timings, claim)
-            requests.check_reply(replies.REPLY_BYTES + replies.size_of(call.tasks, len(cut.segments)), self._limits)
             await self._pipeline.admit(call, claim, cut.uncached, cut.cached)
             answer = await self._answer(cut, Ruler(text, requests.offset_unit(request.options)))
         info = replies.reply_info(call, answer.usage, timings, self._price(answer.usage))
@@ -225,16 +223,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _cut(self, call: Call, text: str, field: str, timings: Timings, claim: Claim) -> Cut:
         document = await self._pipeline.open(call, text, timings, claim)
-        async with aclosing(self._pipeline.read(document)) as groups:
-            cut = Cut(document, [group async for group in groups])
-        if not cut.segments:
+        groups: list[list[Prepared]] = []
+        segments = 0
+        async with aclosing(self._pipeline.read(document)) as reading:
+            async for group in reading:
+                groups.append(group)
+                segments += len(group)
+                requests.check_reply(replies.REPLY_BYTES + replies.size_of(call.tasks, segments), self._limits)
+        if not segments:
             raise EmptyDocument(field)
-        return cut
+        return Cut(document, groups)
 
     async def _cut_or_fault(self, call: Call, text: str, index: int, timings: Timings, claim: Claim) -> Cut | CallError:
         try:
             return await self._cut(call, text, f"documents[{index}].text", timings, claim)
-        except CallError as fault:
+        except EmptyDocument as fault:
             return fault
 
     async def _answer(self, cut: Cut, ruler: Ruler) -> Answer:
