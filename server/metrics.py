@@ -124,7 +124,7 @@ class Metrics:
         self.queue_depth = self._gauge("queue_depth_segments", "Segments that wait for the machine.")
         self.queue_wait = self._histogram("queue_wait_seconds", "How long a segment waited for it.", STAGE_SECONDS)
         self.tokenize_seconds = self._histogram(
-            "tokenize_seconds", "Tokenising and cutting one region of a document.", STAGE_SECONDS
+            "tokenize_seconds", "Tokenising and cutting a step of a document.", STAGE_SECONDS
         )
         self.batch_tokens = self._histogram("batch_tokens", "Tokens that one run of the encoder read.", BATCH_TOKENS)
         self.compute_seconds = self._histogram(

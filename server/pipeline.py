@@ -40,6 +40,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DIGEST_BYTES = 16
+STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
 
 log = structlog.get_logger(__name__)
 
@@ -178,17 +179,22 @@ class Pipeline:
         return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
 
     def _steps(self, document: Document) -> Iterator[list[Prepared]]:
-        """The part of `read` that blocks; a step a region."""
+        """The part of `read` that blocks; a step is a region, or as many as a moment is enough for."""
         call, shelf = document.call, document.shelf
-        cuts = chunking.read(document.text, shelf.tokenizer, call.cutting, call.prefix)
-        while True:
+        regions = chunking.read(document.text, shelf.tokenizer, call.cutting, call.prefix)
+        more = True
+        while more:
             began = time.monotonic()
-            segments = next(cuts, None)
+            segments: list[Segment] = []
+            for region in regions:
+                segments += region
+                if time.monotonic() - began > STEP_SECONDS:
+                    break
+            else:
+                more = False
             ended = time.monotonic()
             document.timings.tokenize.stay(began, ended)
             self._metrics.tokenize_seconds.observe(ended - began)
-            if segments is None:
-                return
             heads = [call.heads(segment) for segment in segments]
             keys = [shelf.key(segment) for segment in segments]
             known = shelf.results(list(zip(keys, heads, strict=True)))

@@ -223,12 +223,16 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
     )
 
 
+_TYPES = np.zeros(512, np.int32)
+_POSITIONS = np.arange(512, dtype=np.int32)
+
+
 def segment_fields(ids: NDArray[np.int32]) -> SegmentFields:
     """What the model reads of a segment: one token type, positions from the first, first and last tokens global."""
     return SegmentFields(
         token_ids=ids,
-        token_types=np.zeros(len(ids), np.int32),
-        positions=np.arange(len(ids), dtype=np.int32),
+        token_types=_TYPES[: len(ids)],
+        positions=_POSITIONS[: len(ids)],
         global_tokens=(0, len(ids) - 1),
     )
 

@@ -13,6 +13,7 @@ from server.work import Head, Pool, PoolingName, SumRanges
 DataTypeName = Literal["float32", "float16", "int8", "binary"]
 Vectors = NDArray[np.float32]
 
+NOTHING = np.empty(0, np.int64)
 LEAST_NORM = np.float32(1e-12)  # of a vector of zeros; PyTorch normalises so
 BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 
@@ -85,7 +86,7 @@ class EmbedMerge:
         self._sum += vector.astype(np.float64) * segment.tokens
         self._weight += segment.tokens
         if self._segments is not None:
-            self._segments.append(self._task.finish(vector[None]))
+            self._segments.append(vector)
         touching, ranges = _ranges_inside(segment, self._task.spans)
         if ranges and self._span_sums is not None:
             self._span_sums[touching] += parts[SumRanges(ranges)]
@@ -103,13 +104,15 @@ class EmbedMerge:
         spans = (self._span_sums / np.maximum(self._span_tokens, 1)[:, None]).astype(np.float32)
         return Embedding(
             document=self._task.finish(document[None]),
-            segments=None if self._segments is None else np.concatenate(self._segments),
+            segments=None if self._segments is None else self._task.finish(np.stack(self._segments)),
             spans=self._task.finish(spans) if len(self._task.spans) else None,
         )
 
 
 def _ranges_inside(segment: Segment, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[tuple[int, int], ...]]:
     """Which spans share text with tokens that the segment owns, and those tokens' positions in `segment.ids`."""
+    if not len(spans):
+        return NOTHING, ()
     first = np.searchsorted(segment.token_ends, spans[:, 0], side="right")
     last = np.searchsorted(segment.token_starts, spans[:, 1], side="left")
     touching = np.flatnonzero(first < last)
