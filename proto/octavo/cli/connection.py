@@ -1,32 +1,81 @@
 """From options to a connected client, and from its faults to the command's."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
-from octavo.client import Client, OctavoError, Retry, Unavailable
+from octavo.client import Client, OctavoError, Retry, Unauthenticated, Unavailable
+from octavo.client.channel import checked_address, is_local
 
 RETRY = Retry(attempts=3)  # somebody waits at the terminal
+KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which everybody on the machine could read in the list of processes
+_TLS_FAULTS = {
+    "Hostname Verification Check failed": "the server's certificate is for another name",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted or not valid: name one to trust with --ca",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave --tls and --ca out",
+    "Socket closed": "the server closed the connection: if it speaks TLS, add --tls",
+    "Failed to create security handshaker": "no certificate to trust can be read: name one with --ca",
+}
+"""What gRPC's messages say of a connection that TLS has spoilt, and what to do."""
 
 
 @contextlib.contextmanager
 def connected(options: dict[str, Any]) -> Iterator[Client]:
     """A client of the server that the options name, or of one that runs as long as this context."""
     with contextlib.ExitStack() as stack:
-        local = options.get("local", False)
-        address = stack.enter_context(local_server(options["model"])) if local else options["server"]
-        try:
-            client = stack.enter_context(Client(address, retry=RETRY))
-        except ValueError as fault:
-            raise click.BadParameter(str(fault), param_hint="--server") from None
+        if options.get("local", False):
+            client = Client(stack.enter_context(local_server(options["model"])), retry=RETRY)
+        else:
+            client = _client(options)
+        address = stack.enter_context(client).address
         try:
             yield client
         except OctavoError as fault:
             raise failure(fault, address) from fault
+
+
+def _client(options: dict[str, Any]) -> Client:
+    """A client of the server that the options name; who calls is in the environment."""
+    address = options["server"]
+    encrypted = options["tls"] or options["ca"] is not None
+    if encrypted and address.startswith("unix:"):
+        raise click.BadParameter("a unix socket is not encrypted: leave --tls and --ca out", param_hint="--server")
+    token = os.environ.get(KEY_VARIABLE) or None
+    allowed = options["allow_plaintext_token"]
+    try:
+        checked_address(address)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--server") from None
+    if token and not (encrypted or allowed or is_local(address)):
+        raise click.UsageError(
+            f"the key in {KEY_VARIABLE} would be sent to {address} without encryption: add --tls, or "
+            "--allow-plaintext-token where nobody else listens"
+        )
+    credentials = _trust(options["ca"]) if encrypted else None
+    try:
+        return Client(address, token=token, credentials=credentials, insecure_token=allowed, retry=RETRY)
+    except ValueError as fault:
+        raise click.UsageError(f"{KEY_VARIABLE}: {fault}") from None
+
+
+def _trust(file: str | None) -> grpc.ChannelCredentials:
+    """TLS that trusts a file's certificates, or the public authorities."""
+    if file is None:
+        return grpc.ssl_channel_credentials()
+    try:
+        data = Path(file).read_bytes()
+    except OSError as fault:
+        raise click.BadParameter(f"{file}: {fault.strerror}", param_hint="--ca") from None
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise click.BadParameter(f"{file} has no certificate in PEM", param_hint="--ca")
+    return grpc.ssl_channel_credentials(data)
 
 
 def is_unreachable(fault: OctavoError) -> bool:
@@ -37,7 +86,12 @@ def is_unreachable(fault: OctavoError) -> bool:
 def failure(fault: OctavoError, address: str) -> click.ClickException:
     """The command's fault for a call's."""
     if is_unreachable(fault):
+        for sign, why in _TLS_FAULTS.items():
+            if sign in fault.message:
+                return Unreachable(f"{address}: {why}")
         return Unreachable(
             f"no server answers on {address}: start one with 'octavo serve', name another with --server, or add --local"
         )
+    if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
+        return Failure(f"{fault} (the variable {KEY_VARIABLE} takes the key)")
     return Failure(str(fault))

@@ -7,7 +7,7 @@ import click
 
 from octavo.cli.connection import connected
 from octavo.cli.group import PluginGroup
-from octavo.cli.options import server_option, timeout_option
+from octavo.cli.options import connection_options, timeout_option
 from octavo.cli.output import json_line, table
 from octavo.client import Model
 
@@ -22,7 +22,7 @@ format_option = click.option(
 
 
 @click.group(cls=PluginGroup, plugins="octavo.models_commands", invoke_without_command=True)
-@server_option
+@connection_options
 @timeout_option
 @format_option
 @click.pass_context
@@ -39,7 +39,7 @@ def models(ctx: click.Context, /, **options: Any) -> None:
 
 
 @models.command("list")
-@server_option
+@connection_options
 @timeout_option
 @format_option
 def list_models(**options: Any) -> None:
@@ -53,7 +53,7 @@ def list_models(**options: Any) -> None:
 
 @models.command()
 @click.argument("name", default="")
-@server_option
+@connection_options
 @timeout_option
 @format_option
 def show(name: str, **options: Any) -> None:

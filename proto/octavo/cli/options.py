@@ -40,11 +40,25 @@ server_option = click.option(
     show_default=True,
     help="The server: HOST:PORT, [IPV6]:PORT or unix:PATH. Also OCTAVO_SERVER.",
 )
+_CONNECTION = (
+    server_option,
+    click.option("--tls", is_flag=True, envvar="OCTAVO_TLS", help="Encrypt the connection. Also OCTAVO_TLS=1."),
+    click.option(
+        "--ca",
+        metavar="FILE",
+        envvar="OCTAVO_CA",
+        help="With --tls, and implying it: trust the certificates of this file in PEM alone. Also OCTAVO_CA.",
+    ),
+    click.option(
+        "--allow-plaintext-token",
+        is_flag=True,
+        help="Send the key in OCTAVO_API_KEY to another machine even without --tls, where others can read it.",
+    ),
+)
 timeout_option = click.option(
     "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Give a document up after so long."
 )
 _CALL = (
-    server_option,
     click.option("--local", is_flag=True, help="Start a server for this command alone, and stop it afterwards."),
     click.option(
         "--model",
@@ -58,6 +72,11 @@ _CALL = (
         type=click.Choice(["read_write", "read_only", "refresh", "bypass"]),
         help="What to want of the server's cache; no mode changes an answer.",
     ),
+    click.option(
+        "--priority",
+        type=click.Choice(["interactive", "bulk"]),
+        help="The class of the server's queue. [default: interactive]",
+    ),
     click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where segments may end."),
     click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens that a segment owns."),
     click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest, with the policy content."),
@@ -67,11 +86,18 @@ _CALL = (
 )
 
 
+def connection_options(command: Command) -> Command:
+    """Gives a command the options that say which server, and how to reach it."""
+    for option in reversed(_CONNECTION):
+        command = option(command)
+    return command
+
+
 def call_options(command: Command) -> Command:
     """Gives a command the options of every call."""
     for option in reversed(_CALL):
         command = option(command)
-    return command
+    return connection_options(command)
 
 
 def call_arguments(options: dict[str, Any]) -> CallArguments:
@@ -82,6 +108,7 @@ def call_arguments(options: dict[str, Any]) -> CallArguments:
         expected_fingerprint=options.get("expected_fingerprint"),
         input_type=options["input_type"],
         cache_mode=options["cache_mode"],
+        priority=options["priority"],
         segmentation=None if cut == Segmentation() else cut,
         window=options.get("window"),
     )
@@ -100,5 +127,6 @@ def embed_task(options: dict[str, Any]) -> Embed:
 
 def refuse_server_with_local(ctx: click.Context) -> None:
     """Raises a usage error where both were typed; a server that the environment names gives way."""
-    if ctx.params["local"] and ctx.get_parameter_source("server") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--local and --server exclude each other", ctx)
+    for option in ("server", "tls", "ca") if ctx.params["local"] else ():
+        if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--local and --{option} exclude each other", ctx)

@@ -44,7 +44,9 @@ def octavo() -> None:
     octavo segment book.txt                 how the book is cut, and what it would cost
     octavo models                           what the server serves
 
-    A server is named by --server or the variable OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH.
+    A server is named by --server or the variable OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. With --tls or
+    --ca the connection is encrypted. The variable OCTAVO_API_KEY has the key of whoever calls, as "octavo keys add"
+    shows it.
 
     \b
     Exit codes: 0 all done, 1 some or all of it failed, 2 wrong usage, 3 the server cannot be reached,

@@ -10,6 +10,7 @@ from octavo.client.arguments import Embed, Segmentation
 from octavo.client.errors import (
     Cancelled,
     DeadlineExceeded,
+    DocumentsFailed,
     DocumentTooLarge,
     FailedPrecondition,
     FieldViolation,
@@ -52,6 +53,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "DocumentTooLarge",
+    "DocumentsFailed",
     "Embed",
     "EmbedResult",
     "Embedding",

@@ -11,11 +11,14 @@ import grpc.aio
 
 from octavo.client import replies, requests
 from octavo.client.arguments import CallArguments, Embed, EmbedArguments
-from octavo.client.channel import MAX_DOCUMENT_BYTES, channel_options, checked_address
+from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
+from octavo.client.documents import AsyncDocumentStream
 from octavo.client.errors import OctavoError, from_call
+from octavo.client.ledger import Ledger
 from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
 from octavo.client.retry import Attempts, Retry
 from octavo.client.streams import AsyncSegmentStream
+from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 from octavo.v1.inference_pb2_grpc import InferenceServiceStub
 from octavo.v1.models_pb2_grpc import ModelServiceStub
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from octavo.v1.models_pb2_grpc import ModelServiceAsyncStub
 
 _Response = TypeVar("_Response")
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -34,12 +39,15 @@ class AsyncClient:
         self,
         address: str = "127.0.0.1:50051",
         *,
+        token: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        insecure_token: bool = False,
         retry: Retry | None = None,
         max_document_bytes: int = MAX_DOCUMENT_BYTES,
     ) -> None:
         self.address = checked_address(address)
         self.max_document_bytes = max_document_bytes
+        self._metadata = authorization(address, token, encrypted=credentials is not None, insecure_token=insecure_token)
         self._retry = retry or Retry()
         options = channel_options(address, max_document_bytes)
         self._channel = (
@@ -130,17 +138,77 @@ class AsyncClient:
         text: str,
         tasks: Mapping[str, Embed] | None = None,
         *,
+        resume: bool = True,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> AsyncSegmentStream:
         """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
 
-        Without tasks: {"embed": Embed(segment_vectors=True)}.
+        Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
+        a new connection and within the timeout; with `resume=False` the break is raised.
         """
         request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
-        return AsyncSegmentStream(
-            lambda left: self._inference.StreamSegments(request, timeout=left), Attempts(self._retry, timeout)
+
+        def start(
+            cursor: str, left: float | None
+        ) -> "grpc.aio.UnaryStreamCall[pb.StreamSegmentsRequest, pb.StreamSegmentsResponse]":
+            request.cursor = cursor
+            return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
+
+        return AsyncSegmentStream(start, Attempts(self._retry, timeout), resume=resume)
+
+    @overload
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> AsyncIterator[tuple[K, Analysis]]: ...
+
+    @overload
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: Literal[True],
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> AsyncIterator[tuple[K, Analysis | OctavoError]]: ...
+
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> AsyncIterator[tuple[K, Analysis | OctavoError]]:
+        """Any number of documents, each an (id, text), as (id, `analyze`'s answer) in the order of completion.
+
+        As `Client.process`; `documents` is read ahead in a task of its own.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        start = requests.process_start(tasks, segments=segments, **arguments)
+        ledger: Ledger[K] = Ledger(start, in_flight, self.max_document_bytes)
+        stream = AsyncDocumentStream(
+            lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
+            _asynchronous(documents),
+            ledger,
+            Attempts(self._retry, timeout),
         )
+        return stream.answers(return_exceptions=return_exceptions)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the server serves."""
@@ -178,7 +246,7 @@ class AsyncClient:
         """The answer, after as many attempts as it takes."""
         while True:
             try:
-                return await method(request, timeout=attempts.timeout())
+                return await method(request, timeout=attempts.timeout(), metadata=self._metadata)
             except grpc.aio.AioRpcError as fault:
                 error = from_call(fault)
                 wait = attempts.next_wait(error)
@@ -217,10 +285,10 @@ async def _outcome(task: asyncio.Task[EmbedResult], return_exceptions: bool) -> 
         raise
 
 
-async def _asynchronous(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
-    if isinstance(texts, AsyncIterable):
-        async for text in texts:
-            yield text
+async def _asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for text in texts:
-            yield text
+        for item in items:
+            yield item

@@ -9,6 +9,7 @@ DataTypeName = Literal["float32", "float16", "int8", "binary"]
 InputTypeName = Literal["query", "passage"]
 CacheModeName = Literal["read_write", "read_only", "refresh", "bypass"]
 PolicyName = Literal["content", "sentence", "fixed"]
+PriorityName = Literal["interactive", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class CallArguments(TypedDict, total=False):
     `model` is "name" or "name@version". With `expected_fingerprint` the call fails unless its vectors may share an
     index with those of that fingerprint. `window` is the attention window's half width in tokens, 0 for none.
     `input_type` chooses which of the model's prefixes is put before each segment. `cache_mode` says what the call
-    wants of the server's cache; it never changes an answer.
+    wants of the server's cache; it never changes an answer. `priority` chooses the class of the server's queue,
+    "interactive" going first; a client's plan may cap it.
     """
 
     model: str | None
@@ -51,6 +53,7 @@ class CallArguments(TypedDict, total=False):
     window: int | None
     input_type: InputTypeName | None
     cache_mode: CacheModeName | None
+    priority: PriorityName | None
 
 
 class EmbedArguments(CallArguments, total=False):

@@ -8,7 +8,8 @@ MAX_DOCUMENT_BYTES = 16_000_000
 """What a server takes unless it is configured otherwise."""
 
 _HEADROOM = 1024 * 1024  # for what a message holds beside the document
-_LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+|unix(-abstract)?:.+")
+_LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+|unix(-abstract)?:.+")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _ADDRESS = re.compile(r"[^/:\s]+:\d{1,5}|\[[0-9a-fA-F:.%\w]+\]:\d{1,5}|unix(-abstract)?:.+|(dns|ipv4|ipv6|xds):.+")
 
 
@@ -17,6 +18,32 @@ def checked_address(address: str) -> str:
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"a server's address is HOST:PORT, [IPV6]:PORT or unix:PATH, not {address!r}")
     return address
+
+
+def is_local(address: str) -> bool:
+    """Whether nobody but this machine sees what is sent there: loopback or a unix socket."""
+    return _LOCAL.fullmatch(address) is not None
+
+
+def authorization(
+    address: str, token: str | None, *, encrypted: bool, insecure_token: bool
+) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call that shows the token; none without one.
+
+    Raises:
+        ValueError: it is no token, or others could read it on its way. The message does not show it.
+    """
+    if token is None:
+        return ()
+    token = token.strip()  # the line end of the file that it was read from
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("the token is empty or has characters that a token cannot have")
+    if not (encrypted or insecure_token or is_local(address)):
+        raise ValueError(
+            f"the token would be sent to {address} without encryption, for others to read: give credentials for TLS, "
+            "or insecure_token=True"
+        )
+    return (("authorization", f"Bearer {token}"),)
 
 
 def channel_options(address: str, max_document_bytes: int) -> list[tuple[str, str | int]]:
@@ -33,6 +60,6 @@ def channel_options(address: str, max_document_bytes: int) -> list[tuple[str, st
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", f"octavo-client/{__version__}"),
     ]
-    if _LOOPBACK.fullmatch(address):
+    if is_local(address):
         options.append(("grpc.enable_http_proxy", 0))
     return options

@@ -14,7 +14,8 @@ OctavoError
 ├── Unavailable                            cannot be reached, or refuses for now
 ├── DeadlineExceeded (also a TimeoutError)
 ├── Cancelled
-├── IncompleteStream                       a stream ended without its summary
+├── IncompleteStream                       a stream ended before it had said everything
+├── DocumentsFailed                        some of `process`'s documents, with the error of each
 └── ServerError                            a fault of the server, or of what stands between
 """
 
@@ -132,7 +133,17 @@ class Cancelled(OctavoError):
 
 
 class IncompleteStream(OctavoError):
-    """The stream ended without its summary: segments may be missing."""
+    """The stream ended before it had said everything."""
+
+
+class DocumentsFailed(OctavoError):
+    """All documents were answered, some of them with an error: `errors` has their ids and what is wrong with each."""
+
+    def __init__(self, errors: Iterable[tuple[object, OctavoError]]) -> None:
+        self.errors = tuple(errors)
+        first, error = self.errors[0]
+        count = len(self.errors)
+        super().__init__(f"{count:,} {'document' if count == 1 else 'documents'} failed, {first!r} first: {error}")
 
 
 class ServerError(OctavoError):

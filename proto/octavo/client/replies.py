@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -62,6 +63,25 @@ def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
 def analysis(reply: pb.AnalyzeResponse) -> results.Analysis:
     """Segments, and the answer of each task by its name."""
     return results.Analysis(**_info(reply.info), segments=segments(reply.segments), results=_by_name(reply.results))
+
+
+def joined_analysis(parts: Sequence[pb.AnalyzeResponse]) -> results.Analysis:
+    """A document's answer that came in one or several messages: each has some segments, the last the document's own."""
+    answers = [analysis(part) for part in parts]
+    last = answers[-1]
+    return replace(
+        last,
+        segments=tuple(segment for answer in answers for segment in answer.segments),
+        results={
+            name: replace(whole, segment_vectors=_joined(answer.results.get(name) for answer in answers))
+            for name, whole in last.results.items()
+        },
+    )
+
+
+def _joined(embeddings: Iterable[results.Embedding | None]) -> results.Array | None:
+    rows = [each.segment_vectors for each in embeddings if each and each.segment_vectors is not None]
+    return np.concatenate(rows) if rows else None
 
 
 def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult:

@@ -1,6 +1,6 @@
 """Arguments to requests. What the contract cannot carry is refused here, with the field's name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Unpack
 
 from octavo.client.arguments import (
@@ -10,6 +10,7 @@ from octavo.client.arguments import (
     Embed,
     InputTypeName,
     PoolingName,
+    PriorityName,
     Segmentation,
 )
 from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgument
@@ -17,6 +18,12 @@ from octavo.v1 import inference_pb2 as pb
 
 STREAM_TASKS: Mapping[str, Embed] = {"embed": Embed(segment_vectors=True)}
 """What a stream does when no tasks are given."""
+
+PROCESS_TASKS: Mapping[str, Embed] = {"embed": Embed()}
+"""What is done with many documents when no tasks are given."""
+
+PART_BYTES = 900_000
+"""Of a document's text in one message of ProcessDocuments, which is at most 1 MiB."""
 
 
 def segment_request(text: str, max_bytes: int, **call: Unpack[CallArguments]) -> pb.SegmentRequest:
@@ -60,21 +67,52 @@ def stream_request(
     )
 
 
+def process_start(
+    tasks: Mapping[str, Embed] | None, *, segments: bool, **call: Unpack[CallArguments]
+) -> pb.ProcessDocumentsRequest:
+    """What holds for all documents of a stream. Segments come when they, or vectors of theirs, are asked for."""
+    tasks = PROCESS_TASKS if tasks is None else tasks
+    segments = segments or any(task.segment_vectors for task in tasks.values())
+    start = pb.ProcessStart(options=call_options(**call), tasks=task_list(tasks), return_segments=segments)
+    return pb.ProcessDocumentsRequest(start=start)
+
+
+def document_parts(number: str, text: str) -> Iterator[pb.ProcessDocumentsRequest]:
+    """A checked document in as many messages as it takes."""
+    data = text.encode()
+    start = 0
+    while start + PART_BYTES < len(data):
+        end = start + PART_BYTES
+        while data[end] & 0xC0 == 0x80:  # never within a character  # noqa: PLR2004 - UTF-8's continuation bytes
+            end -= 1
+        yield _part(number, data[start:end], more=True)
+        start = end
+    yield _part(number, data[start:], more=False)
+
+
+def _part(number: str, data: bytes, *, more: bool) -> pb.ProcessDocumentsRequest:
+    return pb.ProcessDocumentsRequest(document=pb.DocumentPart(id=number, text=data.decode(), more=more))
+
+
 def document(text: str, max_bytes: int) -> pb.Document:
-    """`text` as the wire has it. Raises DocumentTooLarge and, for half a surrogate pair, InvalidArgument."""
+    """`text` as the wire has it. Raises as `check_document` does."""
+    check_document(text, max_bytes)
+    return pb.Document(text=text)
+
+
+def check_document(text: str, max_bytes: int) -> None:
+    """Raises DocumentTooLarge and, for half a surrogate pair, InvalidArgument."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")
-    # A character has one to four bytes: only between those bounds do we need to count them.
-    if len(text) > max_bytes or (4 * len(text) > max_bytes and len(text.encode(errors="replace")) > max_bytes):
-        size = len(text.encode(errors="replace"))
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as fault:
+        raise _invalid("document.text", f"half a surrogate pair at character {fault.start:,}") from None
+    if size > max_bytes:
         raise DocumentTooLarge(
             f"the document has {size:,} bytes of UTF-8, over the {max_bytes:,} that this client sends",
             reason="DOCUMENT_TOO_LARGE",
         )
-    try:
-        return pb.Document(text=text)
-    except UnicodeEncodeError as fault:
-        raise _invalid("document.text", f"half a surrogate pair at character {fault.start:,}") from None
 
 
 def call_options(
@@ -85,6 +123,7 @@ def call_options(
     window: int | None = None,
     input_type: InputTypeName | None = None,
     cache_mode: CacheModeName | None = None,
+    priority: PriorityName | None = None,
 ) -> pb.CallOptions:
     """The options of every call. Spans are asked for in code points, which index a Python string."""
     return pb.CallOptions(
@@ -92,6 +131,7 @@ def call_options(
         expected_fingerprint=expected_fingerprint or "",
         offset_unit=pb.OFFSET_UNIT_CODE_POINT,
         cache_mode=_enum("options.cache_mode", "CACHE_MODE", pb.CacheMode.keys(), cache_mode),
+        priority=_enum("options.priority", "PRIORITY", pb.Priority.keys(), priority),
         segmentation=None if segmentation is None else _segmentation(segmentation),
         window=_count("options.window", window),
         input_type=_enum("options.input_type", "INPUT_TYPE", pb.InputType.keys(), input_type),

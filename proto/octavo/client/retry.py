@@ -14,7 +14,8 @@ class Retry:
 
     A refusal with a hint is waited out for as long as the call's timeout allows, and without a timeout for
     `patience` seconds in all. A server that cannot be reached is tried `attempts` times, with waits that double
-    from `first_wait` to `longest_wait` seconds. `Retry(attempts=1, patience=0)` never tries again.
+    from `first_wait` to `longest_wait` seconds. A stream that breaks after it has given something is worth more: its
+    server is sought for `patience` seconds, each time anew. `Retry(attempts=1, patience=0)` never tries again.
     """
 
     attempts: int = 5
@@ -32,6 +33,11 @@ class Attempts:
         self._end = None if timeout is None else clock() + timeout
         self._failures = 0
         self._waited = 0.0
+        self._begun = False
+
+    def progressed(self) -> None:
+        """The call has given something: what failed before is forgotten, what fails from now on is a break."""
+        self._failures, self._waited, self._begun = 0, 0.0, True
 
     def timeout(self) -> float | None:
         """Seconds left for the next attempt; None when the call has no timeout."""
@@ -43,15 +49,23 @@ class Attempts:
             return None
         if error.retry_after is None:
             self._failures += 1
-            if self._failures >= self._retry.attempts:
+            if self._failures >= self._retry.attempts and not self._begun:
                 return None
-            longest = min(self._retry.first_wait * 2.0 ** (self._failures - 1), self._retry.longest_wait)
+            doubled = 2.0 ** min(self._failures - 1, 32)
+            longest = min(self._retry.first_wait * doubled, self._retry.longest_wait)
             wait = longest * random.uniform(0.5, 1.0)  # noqa: S311
         else:
             # Never before the time that was asked for, and not all callers at once.
             wait = error.retry_after * random.uniform(1.0, 1.25) + random.uniform(0, 0.01)  # noqa: S311
-        left = self.timeout()
-        if wait >= (self._retry.patience - self._waited if left is None else left):
+        if wait >= self._allowed(error):
             return None
         self._waited += wait
         return wait
+
+    def _allowed(self, error: OctavoError) -> float:
+        """Seconds that the next wait has to stay below."""
+        patience, left = self._retry.patience - self._waited, self.timeout()
+        if left is None:
+            return patience
+        # A hint says when it will pass, so that the timeout alone decides, but for callers who never wait.
+        return left if error.retry_after is not None and self._retry.patience else min(left, patience)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from octavo.client import replies
-from octavo.client.errors import IncompleteStream, from_call
+from octavo.client.errors import IncompleteStream, OctavoError, from_call
 from octavo.client.results import SegmentResult, StreamHeader, StreamSummary
 from octavo.client.retry import Attempts
 from octavo.v1 import inference_pb2 as pb
@@ -25,10 +25,17 @@ class _Progress:
     header: StreamHeader | None = None
     summary: StreamSummary | None = None
 
+    def __init__(self, attempts: Attempts, *, resume: bool) -> None:
+        self._attempts = attempts
+        self._resume = resume
+        self._cursor: str | None = None  # of the last segment; none before the first
+
     def _take(self, event: pb.StreamSegmentsResponse) -> SegmentResult | None:
         """Keeps a header or a summary; returns a segment."""
         match event.WhichOneof("event"):
             case "segment":
+                self._cursor = event.segment.cursor
+                self._attempts.progressed()
                 return replies.segment_result(event.segment)
             case "header":
                 self.header = replies.stream_header(event.header)
@@ -36,20 +43,25 @@ class _Progress:
                 self.summary = replies.stream_summary(event.summary)
         return None
 
-    def _check_end(self) -> None:
-        if self.summary is None:
-            raise IncompleteStream("the stream ended without its summary: segments may be missing")
+    def _seconds_to_wait(self, error: OctavoError) -> float | None:
+        """Before the stream is begun anew, or goes on after its last segment; None when the error is to be raised."""
+        if self.header is not None and not self._resume:
+            return None
+        if self._cursor == "":  # a server that cannot resume would send all segments again
+            return None
+        return self._attempts.next_wait(error)
 
 
 class SegmentStream(_Progress, Iterator[SegmentResult]):
     """A document's segments, in its order, each as soon as it is ready. Leaving it as a context cancels the rest.
 
-    The call begins with the first segment that is asked for, and is tried again until it has said something.
+    The call begins with the first segment that is asked for, and is tried again until it has said something. A call
+    that breaks later goes on after its last segment, unless the stream is not to resume.
     """
 
-    def __init__(self, start: Callable[[float | None], "SyncCall"], attempts: Attempts) -> None:
+    def __init__(self, start: Callable[[str, float | None], "SyncCall"], attempts: Attempts, *, resume: bool) -> None:
+        super().__init__(attempts, resume=resume)
         self._start = start
-        self._attempts = attempts
         self._call: SyncCall | None = None
 
     def __next__(self) -> SegmentResult:
@@ -57,20 +69,25 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
         while (event := self._next_event()) is not None:
             if (result := self._take(event)) is not None:
                 return result
-        self._check_end()
         raise StopIteration
 
     def _next_event(self) -> pb.StreamSegmentsResponse | None:
+        """What the stream says next, None after the summary."""
         while True:
             try:
                 if self._call is None:
-                    self._call = self._start(self._attempts.timeout())
-                return next(self._call, None)
-            except grpc.RpcError as fault:
-                error = from_call(fault)
-                wait = self._attempts.next_wait(error) if self.header is None else None
+                    self._call = self._start(self._cursor or "", self._attempts.timeout())
+                event = next(self._call, None)
+                if event is not None or self.summary is not None:
+                    return event
+                raise _cut_short()
+            except (grpc.RpcError, IncompleteStream) as fault:
+                if self.summary is not None:
+                    return None
+                error = fault if isinstance(fault, IncompleteStream) else from_call(fault)
+                wait = self._seconds_to_wait(error)
                 if wait is None:
-                    raise error from fault
+                    raise error from (None if error is fault else fault)
             self._call = None
             time.sleep(wait)
 
@@ -91,9 +108,9 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
 class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
     """`SegmentStream` for asyncio: `async for`, `async with`."""
 
-    def __init__(self, start: Callable[[float | None], "AsyncCall"], attempts: Attempts) -> None:
+    def __init__(self, start: Callable[[str, float | None], "AsyncCall"], attempts: Attempts, *, resume: bool) -> None:
+        super().__init__(attempts, resume=resume)
         self._start = start
-        self._attempts = attempts
         self._call: AsyncCall | None = None
 
     async def __anext__(self) -> SegmentResult:
@@ -101,21 +118,27 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
         while (event := await self._next_event()) is not None:
             if (result := self._take(event)) is not None:
                 return result
-        self._check_end()
         raise StopAsyncIteration
 
     async def _next_event(self) -> pb.StreamSegmentsResponse | None:
+        """What the stream says next, None after the summary."""
         while True:
             try:
                 if self._call is None:
-                    self._call = self._start(self._attempts.timeout())
+                    self._call = self._start(self._cursor or "", self._attempts.timeout())
                 event = await self._call.read()
-                return event if isinstance(event, pb.StreamSegmentsResponse) else None
-            except grpc.aio.AioRpcError as fault:
-                error = from_call(fault)
-                wait = self._attempts.next_wait(error) if self.header is None else None
+                if isinstance(event, pb.StreamSegmentsResponse):
+                    return event
+                if self.summary is not None:
+                    return None
+                raise _cut_short()
+            except (grpc.aio.AioRpcError, IncompleteStream) as fault:
+                if self.summary is not None:
+                    return None
+                error = fault if isinstance(fault, IncompleteStream) else from_call(fault)
+                wait = self._seconds_to_wait(error)
                 if wait is None:
-                    raise error from fault
+                    raise error from (None if error is fault else fault)
             self._call = None
             await asyncio.sleep(wait)
 
@@ -131,3 +154,7 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _cut_short() -> IncompleteStream:
+    return IncompleteStream("the stream ended without its summary: segments may be missing", transient=True)

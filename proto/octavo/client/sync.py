@@ -12,8 +12,10 @@ import grpc
 
 from octavo.client import replies, requests
 from octavo.client.arguments import CallArguments, Embed, EmbedArguments
-from octavo.client.channel import MAX_DOCUMENT_BYTES, channel_options, checked_address
+from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
+from octavo.client.documents import DocumentStream
 from octavo.client.errors import Cancelled, OctavoError, from_call
+from octavo.client.ledger import Ledger
 from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
 from octavo.client.retry import Attempts, Retry
 from octavo.client.streams import SegmentStream
@@ -24,6 +26,7 @@ from octavo.v1.models_pb2_grpc import ModelServiceStub
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+K = TypeVar("K")
 
 
 class Client:
@@ -34,21 +37,29 @@ class Client:
 
     Args:
         address: HOST:PORT, [IPV6]:PORT or unix:PATH.
+        token: who calls, "oct_…" as `octavo keys add` shows it; sent with each call, shown nowhere.
         credentials: for TLS, as from grpc.ssl_channel_credentials; without them the connection is not encrypted.
+        insecure_token: send the token without encryption even to another machine, where others can read it.
         retry: how patient to be.
         max_document_bytes: larger documents are refused before they are sent.
+
+    Raises:
+        ValueError: the address or the token can be none, or the token would travel in the open.
     """
 
     def __init__(
         self,
         address: str = "127.0.0.1:50051",
         *,
+        token: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        insecure_token: bool = False,
         retry: Retry | None = None,
         max_document_bytes: int = MAX_DOCUMENT_BYTES,
     ) -> None:
         self.address = checked_address(address)
         self.max_document_bytes = max_document_bytes
+        self._metadata = authorization(address, token, encrypted=credentials is not None, insecure_token=insecure_token)
         self._retry = retry or Retry()
         options = channel_options(address, max_document_bytes)
         self._channel = (
@@ -129,17 +140,81 @@ class Client:
         text: str,
         tasks: Mapping[str, Embed] | None = None,
         *,
+        resume: bool = True,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> SegmentStream:
         """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
 
-        Without tasks: {"embed": Embed(segment_vectors=True)}.
+        Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
+        a new connection and within the timeout; with `resume=False` the break is raised.
         """
         request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
-        return SegmentStream(
-            lambda left: self._inference.StreamSegments(request, timeout=left), Attempts(self._retry, timeout)
+
+        def start(cursor: str, left: float | None) -> "grpc._CallIterator[pb.StreamSegmentsResponse]":
+            request.cursor = cursor
+            return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
+
+        return SegmentStream(start, Attempts(self._retry, timeout), resume=resume)
+
+    @overload
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: Literal[False] = False,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> Iterator[tuple[K, Analysis]]: ...
+
+    @overload
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: Literal[True],
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> Iterator[tuple[K, Analysis | OctavoError]]: ...
+
+    def process(
+        self,
+        documents: Iterable[tuple[K, str]],
+        tasks: Mapping[str, Embed] | None = None,
+        *,
+        segments: bool = False,
+        in_flight: int = 256,
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> Iterator[tuple[K, Analysis | OctavoError]]:
+        """Any number of documents, each an (id, text), as (id, `analyze`'s answer) in the order of completion.
+
+        They go through one stream in the bulk class, at the server's pace, with up to `in_flight` unanswered at a time
+        (less when they are long). `documents` is read ahead in another thread. Ids are for you alone: they are not
+        sent and need not differ. When the server stops or the connection breaks, what is unanswered is sent again over
+        a new one. An empty document and the like spoil no other: with `return_exceptions` their errors take the place
+        of answers, else one DocumentsFailed tells of all of them after the last answer. `timeout` is for everything.
+
+        Without tasks: {"embed": Embed()}. Answers tell segments with `segments`, or where a task asks for vectors.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        start = requests.process_start(tasks, segments=segments, **arguments)
+        ledger: Ledger[K] = Ledger(start, in_flight, self.max_document_bytes)
+        stream = DocumentStream(
+            lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
+            documents,
+            ledger,
+            Attempts(self._retry, timeout),
         )
+        return stream.answers(return_exceptions=return_exceptions)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models that the server serves."""
@@ -180,7 +255,9 @@ class Client:
         """The answer, after as many attempts as it takes; `future` is a first one that is under way."""
         while True:
             try:
-                return future.result() if future else method(request, timeout=attempts.timeout())
+                return (
+                    future.result() if future else method(request, timeout=attempts.timeout(), metadata=self._metadata)
+                )
             except grpc.RpcError as fault:
                 error = from_call(fault)
                 wait = attempts.next_wait(error)
@@ -223,7 +300,8 @@ class Client:
         except OctavoError as error:
             return error
         attempts = Attempts(self._retry, timeout)
-        return _Started(request, attempts, self._inference.Embed.future(request, timeout=attempts.timeout()))
+        future = self._inference.Embed.future(request, timeout=attempts.timeout(), metadata=self._metadata)
+        return _Started(request, attempts, future)
 
     def _finish(self, started: "_Started | OctavoError") -> EmbedResult:
         if isinstance(started, OctavoError):
