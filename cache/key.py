@@ -10,8 +10,8 @@ that decides the stored numbers. Two rules make it safe to trust a hit:
 import hashlib
 from dataclasses import dataclass, fields
 from enum import Enum
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cache, lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,11 +149,19 @@ def _encode_integers(array: NDArray[np.integer]) -> bytes:
 
 def encode_fields(record: RunFields | SegmentFields | ResultFields | TokensFields) -> bytes:
     """Encode a record's fields by name, in the order of their definition."""
-    parts = [encode(type(record).__name__)]
-    for field in fields(record):
-        value = getattr(record, field.name)
-        parts += (encode(field.name), encode(bytes(value) if isinstance(value, Key) else value))
+    kind: Any = type(record)  # hashable, which mypy does not see of a type
+    head, names = _names(kind)
+    parts = [head]
+    for name, encoded in names:
+        value = getattr(record, name)
+        parts += (encoded, encode(bytes(value) if isinstance(value, Key) else value))
     return b"".join(parts)
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """A record's name and its fields' names, encoded once: hundreds of keys are made at a time."""
+    return encode(kind.__name__), tuple((field.name, encode(field.name)) for field in fields(kind))
 
 
 class KeyMaker:

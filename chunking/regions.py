@@ -55,10 +55,11 @@ def _length(window: str, start: int) -> int:
     if ends[-1] <= LARGEST:
         return len(points)
     candidates = np.arange(np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right"))
-    for kind in (points[candidates - 1] == _LF, np.isin(points[candidates], _WHITESPACE)):
-        if kind.any():
-            candidates = candidates[kind]
-            break
+    good = points[candidates - 1] == _LF
+    if not good.any():
+        good = np.isin(points[candidates], _WHITESPACE)  # slow, and most texts have lines
+    if good.any():
+        candidates = candidates[good]
     utf8 = np.frombuffer(window[: candidates[-1]].encode(), np.uint8)
     return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates]))])
 

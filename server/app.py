@@ -1,9 +1,10 @@
 """Where everything is put together: settings in, a running server out. Nothing else knows all of the rooms."""
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from encoder.errors import EncoderError
 from encoder.folder import describe
 from encoder.threads import usable_cores
 from server import logs
+from server.calls import Call, Timings
+from server.clients import Client
 from server.drain import Drain
 from server.errors import StartError
 from server.http import HttpListener
@@ -27,15 +30,17 @@ from server.loopwatch import LoopWatch
 from server.metrics import Metrics
 from server.models import Catalogue, ServedModel, least_tokens
 from server.pipeline import Pipeline
+from server.priority import Priority
 from server.rpc.entrance import Entrance
 from server.rpc.listener import Listener, credentials_of
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
 from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings, cache_home
-from server.shelf import Library, shared_cuts
+from server.shelf import CacheMode, Library, shared_cuts
 from server.storage import open_store, secret
 
+WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
 
@@ -142,6 +147,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(pipeline.close)
 
+        await warm_up(pipeline, catalogue)
         drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         listener = Listener(
             catalogue,
@@ -162,6 +168,30 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         log.info("ready", addresses=server.addresses, threads=threads)
         stack.callback(not_ready.__setitem__, 0, "stopping")
         yield server
+
+
+async def warm_up(pipeline: Pipeline, catalogue: Catalogue) -> None:
+    """Send each model a document from end to end: the first caller is not to pay for what is set up on first use."""
+    for model in catalogue:
+        tasks = (model.embed_task(),)
+        call = Call(
+            request_id="",
+            client=Client("warm-up", "warm-up"),
+            priority=Priority.INTERACTIVE,
+            deadline=math.inf,
+            model=model,
+            cutting=model.cutting,
+            prefix="",
+            window=model.window,
+            cache_mode=CacheMode.READ_ONLY,
+            tasks=tasks,
+            fingerprint="",
+        )
+        with pipeline.claim(call) as claim:
+            document = await pipeline.open(call, WARM_UP_TEXT, Timings(), claim)
+            async with aclosing(pipeline.results(document, pipeline.read(document))) as results:
+                async for _ in results:
+                    pass
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -77,7 +77,7 @@ class Runner:
 
 
 def shares_runs(encoder: Encoder) -> bool:
-    """Whether segments may share a run: bf16 and fp32 products on a CPU differ with the rows beside and with threads."""
+    """Whether segments may share a run: on a CPU bf16 and fp32 products differ with the rows beside and the threads."""
     return encoder.scheme == "int8" or encoder.device != "cpu"
 
 

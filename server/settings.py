@@ -195,8 +195,8 @@ class SegmentationSettings(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.max_tokens and self.min_tokens and self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})")
+        if self.max_tokens and self.min_tokens and 2 * self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is over half of max_tokens ({self.max_tokens})")
         return self
 
 
