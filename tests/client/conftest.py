@@ -30,7 +30,13 @@ class Caller:
 
         return work_sync() if self.manner == "sync" else asyncio.run(work())
 
-    def many(self, texts: Iterable[str], each: Callable[[Any], None] = lambda _: None, **arguments: Any) -> list[Any]:
+    def many(
+        self,
+        texts: Iterable[str],
+        each: Callable[[Any], None] = lambda _: None,
+        client: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> list[Any]:
         """All that embed_many yields; `each` is called as it comes."""
         got = []
 
@@ -39,7 +45,7 @@ class Caller:
                 for text in texts:
                     yield text
 
-            async with AsyncClient(self.double.address) as made:
+            async with AsyncClient(self.double.address, **(client or {})) as made:
                 async for result in made.embed_many(feed(), **arguments):
                     each(result)
                     got.append(result)
@@ -47,19 +53,54 @@ class Caller:
         if self.manner == "async":
             asyncio.run(work())
         else:
-            with Client(self.double.address) as made:
+            with Client(self.double.address, **(client or {})) as made:
                 for result in made.embed_many(texts, **arguments):
                     each(result)
                     got.append(result)
         return got
 
+    def process(
+        self,
+        documents: Iterable[tuple[Any, str]],
+        *args: Any,
+        each: Callable[[Any], None] = lambda _: None,
+        client: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> list[tuple[Any, Any]]:
+        """All that process yields; `each` is called as it comes."""
+        got = []
+
+        async def work() -> None:
+            async def feed() -> AsyncIterator[tuple[Any, str]]:
+                for document in documents:
+                    await asyncio.sleep(0)
+                    yield document
+
+            async with AsyncClient(self.double.address, **(client or {})) as made:
+                async for result in made.process(feed(), *args, **arguments):
+                    each(result)
+                    got.append(result)
+
+        if self.manner == "async":
+            asyncio.run(work())
+        else:
+            with Client(self.double.address, **(client or {})) as made:
+                for result in made.process(documents, *args, **arguments):
+                    each(result)
+                    got.append(result)
+        return got
+
     def stream(
-        self, *args: Any, each: Callable[[SegmentResult], None] = lambda _: None, **arguments: Any
+        self,
+        *args: Any,
+        each: Callable[[SegmentResult], None] = lambda _: None,
+        client: dict[str, Any] | None = None,
+        **arguments: Any,
     ) -> tuple[list[SegmentResult], Any]:
         """All segments of a stream, and the stream; `each` is called as they come."""
 
         async def work() -> tuple[list[SegmentResult], Any]:
-            async with AsyncClient(self.double.address) as made:
+            async with AsyncClient(self.double.address, **(client or {})) as made:
                 got = []
                 async with made.stream(*args, **arguments) as stream:
                     async for result in stream:
@@ -69,7 +110,7 @@ class Caller:
 
         if self.manner == "async":
             return asyncio.run(work())
-        with Client(self.double.address) as made:
+        with Client(self.double.address, **(client or {})) as made:
             got = []
             with made.stream(*args, **arguments) as stream:
                 for result in stream:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, NoReturn
 
 import grpc
@@ -84,17 +84,31 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     result_status: Status | None = None
     summary: bool = True
     partial: bool = False
-    break_after: int | None = None
+    breaks: deque[int] = field(default_factory=deque)  # before which segment a stream breaks, one a stream
+    cursors: bool = True
+    ends: deque[tuple[int, "Fault | str"]] = field(default_factory=deque)
+    """After how many answers a stream of documents ends, one a stream: a fault, "draining" or "silently"."""
+    batch: int = 1  # so many documents are answered in the order of last to first
+    parts: list[pb.DocumentPart] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    unread: threading.Event = field(default_factory=threading.Event)  # clear: streams of documents are not read
     segment_delay: float = 0.0
     most_at_once: int = 0
     ended: list[str] = field(default_factory=list)  # texts of calls that are over, however they ended
     _now: int = 0
+
+    def __post_init__(self) -> None:
+        self.unread.set()
+
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def _admit(self, request: Any, context: grpc.ServicerContext, text: str = "") -> None:
         context.add_callback(lambda: self.ended.append(text))
         with self._lock:
             self.requests.append(request)
+            metadata = dict(context.invocation_metadata() or ())
+            shown = metadata.get("authorization")
+            self.authorizations.append(shown if shown is None else str(shown))
             self.times.append(time.monotonic())
             self.deadlines.append(context.time_remaining())
             self._now += 1
@@ -135,8 +149,10 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
         yield pb.StreamSegmentsResponse(
             header=pb.StreamHeader(model=head.model, fingerprint=head.fingerprint, request_id=head.request_id)
         )
-        for segment, piece in zip(infos(text), pieces(text), strict=True):
-            if segment.index == self.break_after:
+        breaks = self.breaks.popleft() if self.breaks else None
+        first = int(request.cursor) + 1 if request.cursor else 0
+        for segment, piece in list(zip(infos(text), pieces(text), strict=True))[first:]:
+            if segment.index == breaks:
                 Fault(grpc.StatusCode.UNAVAILABLE, "draining", "DRAINING").abort(context)
             time.sleep(self.segment_delay)
             answers = [
@@ -148,14 +164,44 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
                 )
                 for task in request.tasks
             ]
-            yield pb.StreamSegmentsResponse(segment=pb.SegmentResult(segment=segment, results=answers))
+            cursor = str(segment.index) if self.cursors else ""
+            yield pb.StreamSegmentsResponse(segment=pb.SegmentResult(segment=segment, results=answers, cursor=cursor))
         if self.summary:
             whole = pb.StreamSummary(info=head, results=results(text, request.tasks), partial=self.partial)
             yield pb.StreamSegmentsResponse(summary=whole)
 
-    def ProcessDocuments(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        """The clients do not speak it."""
-        raise NotImplementedError
+    def ProcessDocuments(  # noqa: N802
+        self, request_iterator: Iterator[pb.ProcessDocumentsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ProcessDocumentsResponse]:
+        start = next(request_iterator).start
+        self._admit(start, context)
+        yield pb.ProcessDocumentsResponse(ready=pb.ProcessReady(info=info(""), max_document_bytes=16_000_000))
+        self.unread.wait(30)
+        after, end = self.ends.popleft() if self.ends else (None, "")
+        documents = self._documents(request_iterator)
+        answered = 0
+        while batch := list(islice(documents, self.batch)):
+            for number, text in reversed(batch):
+                if answered == after:
+                    if isinstance(end, Fault):
+                        end.abort(context)
+                    if end == "draining":
+                        fault = Fault(grpc.StatusCode.UNAVAILABLE, "draining", "DRAINING", retry_delay=0.02)
+                        yield pb.ProcessDocumentsResponse(draining=fault.status())
+                    return
+                time.sleep(self.delay(text))
+                for result in document_results(number, text, start):
+                    yield pb.ProcessDocumentsResponse(result=result)
+                answered += 1
+
+    def _documents(self, requests: Iterator[pb.ProcessDocumentsRequest]) -> Iterator[tuple[str, str]]:
+        pieces = []
+        for request in requests:
+            self.parts.append(request.document)
+            pieces.append(request.document.text)
+            if not request.document.more:
+                yield request.document.id, "".join(pieces)
+                pieces.clear()
 
     def ListModels(  # noqa: N802
         self, request: models_pb2.ListModelsRequest, context: grpc.ServicerContext
@@ -194,6 +240,31 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
 
 def results(text: str, tasks: Any) -> list[pb.TaskResult]:
     return [pb.TaskResult(name=task.name, embed=embedding(text, task.embed)) for task in tasks]
+
+
+def document_results(number: str, text: str, start: pb.ProcessStart) -> Iterator[pb.DocumentResult]:
+    """An answer in one message, or with many segments in two."""
+    if not text:
+        empty = Fault(grpc.StatusCode.INVALID_ARGUMENT, "no token", "EMPTY_DOCUMENT")
+        yield pb.DocumentResult(id=number, error=empty.status())
+        return
+    segments, rest = infos(text) if start.return_segments else [], results(text, start.tasks)
+    if len(segments) > 100:
+        rows = [vector_of(piece) for piece in pieces(text)[:100]]
+        first = [
+            pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=tensor(np.stack(rows))))
+            if task.embed.return_segment_vectors
+            else pb.TaskResult(name=task.name)
+            for task in start.tasks
+        ]
+        yield pb.DocumentResult(id=number, ok=pb.AnalyzeResponse(segments=segments[:100], results=first), more=True)
+        segments = segments[100:]
+        for result in rest:
+            vectors = result.embed.segment_vectors
+            if vectors.shape:
+                vectors.data = vectors.data[100 * 4 * DIMENSIONS :]
+                vectors.shape[0] -= 100
+    yield pb.DocumentResult(id=number, ok=pb.AnalyzeResponse(info=info(text), segments=segments, results=rest))
 
 
 def infos(text: str) -> list[pb.SegmentInfo]:
@@ -241,7 +312,9 @@ def model(name: str, *, default: bool = False) -> models_pb2.Model:
 
 
 @contextmanager
-def serving(servicer: Double, address: str = "127.0.0.1:0") -> Iterator[Double]:
+def serving(
+    servicer: Double, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> Iterator[Double]:
     """The double on an address; port 0 takes a free one."""
     most = 32 * 1024 * 1024
     server = grpc.server(
@@ -250,7 +323,7 @@ def serving(servicer: Double, address: str = "127.0.0.1:0") -> Iterator[Double]:
     )
     add_InferenceServiceServicer_to_server(servicer, server)
     add_ModelServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port(address)
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     servicer.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     server.start()
     try:

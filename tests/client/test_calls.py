@@ -80,6 +80,7 @@ def test_what_was_left_open_is_unset_on_the_wire_and_the_rest_is_as_chosen(call:
         window=0,
         input_type="query",
         cache_mode="bypass",
+        priority="bulk",
         pooling="cls",
         normalize=False,
         dimensions=8,
@@ -93,6 +94,7 @@ def test_what_was_left_open_is_unset_on_the_wire_and_the_rest_is_as_chosen(call:
         expected_fingerprint="ab",
         offset_unit=pb.OFFSET_UNIT_CODE_POINT,
         cache_mode=pb.CACHE_MODE_BYPASS,
+        priority=pb.PRIORITY_BULK,
         segmentation=pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED, max_tokens=100),
         window=0,
         input_type=pb.INPUT_TYPE_QUERY,
@@ -111,6 +113,7 @@ def test_what_was_left_open_is_unset_on_the_wire_and_the_rest_is_as_chosen(call:
         ({"data_type": "unspecified"}, "embed.data_type"),
         ({"input_type": "question"}, "options.input_type"),
         ({"cache_mode": "never"}, "options.cache_mode"),
+        ({"priority": "urgent"}, "options.priority"),
         ({"window": -1}, "options.window"),
         ({"dimensions": 2**32}, "embed.dimensions"),
         ({"spans": [(3, -1)]}, "embed.spans"),
@@ -254,17 +257,46 @@ def test_a_streams_segments_come_while_it_is_computed(call: Caller, double: Doub
 def test_a_stream_without_its_summary_is_incomplete(call: Caller, double: Double) -> None:
     double.summary = False
     with pytest.raises(IncompleteStream):
-        call.stream(TEXT)
+        call.stream(TEXT, resume=False)
+    assert len(double.requests) == 1
 
 
-def test_a_stream_that_breaks_is_not_begun_again_in_secret(call: Caller, double: Double) -> None:
-    double.break_after = 2
+@pytest.mark.parametrize(("resume", "cursors"), [(False, True), (True, False)])
+def test_a_stream_that_must_not_or_cannot_resume_tells_of_its_break(
+    call: Caller, double: Double, resume: bool, cursors: bool
+) -> None:
+    double.breaks.append(2)
+    double.cursors = cursors
     got: list[object] = []
     with pytest.raises(Unavailable) as caught:
-        call.stream(TEXT, each=got.append)
+        call.stream(TEXT, each=got.append, resume=resume)
     assert caught.value.reason == "DRAINING"
     assert len(got) == 2
     assert len(double.requests) == 1
+
+
+def test_a_stream_that_breaks_goes_on_after_its_last_segment(call: Caller, double: Double) -> None:
+    double.breaks.extend([2, 2, 4, 0])  # the second time nothing came; the last one resumes behind its break
+    got, stream = call.stream(TEXT)
+    assert [TEXT[each.segment.char_start : each.segment.char_end] for each in got] == pieces(TEXT)
+    assert np.array_equal(stream.summary.results["embed"].vector, vector_of(TEXT))
+    assert [request.cursor for request in double.requests] == ["", "1", "1", "3"]
+
+
+def test_a_stream_that_breaks_before_its_first_segment_begins_anew(call: Caller, double: Double) -> None:
+    double.breaks.append(0)
+    got, _ = call.stream(TEXT)
+    assert len(got) == len(pieces(TEXT))
+    assert [request.cursor for request in double.requests] == ["", ""]
+
+
+def test_a_stream_resumes_within_its_timeout_alone(call: Caller, double: Double) -> None:
+    double.segment_delay = 0.05
+    double.breaks.extend([2] * 1000)
+    started = time.monotonic()
+    with pytest.raises(OctavoError):
+        call.stream(TEXT, timeout=1)
+    assert time.monotonic() - started < 3
 
 
 def test_a_stream_that_is_refused_at_first_is_tried_again(call: Caller, double: Double) -> None:

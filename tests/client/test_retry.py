@@ -113,6 +113,22 @@ def test_waits_without_a_hint_double_are_spread_and_end() -> None:
     assert Attempts(Retry(attempts=1, patience=0), None).next_wait(gone) is None
 
 
+def test_a_break_is_sought_to_be_mended_for_as_long_as_patience_lasts_each_time_anew() -> None:
+    now = [0.0]
+    attempts = Attempts(Retry(attempts=2, longest_wait=5.0, patience=30), None, clock=lambda: now[0])
+    gone = Unavailable("gone", transient=True)
+    for _ in range(2):
+        attempts.progressed()
+        waits = []
+        while (wait := attempts.next_wait(gone)) is not None:
+            waits.append(wait)
+        assert 20 < sum(waits) < 30
+    attempts = Attempts(Retry(attempts=1, patience=0), 100)
+    attempts.progressed()
+    assert attempts.next_wait(gone) is None
+    assert attempts.next_wait(ResourceExhausted("busy", transient=True, retry_after=2.0)) is None
+
+
 def test_nobody_there_is_told_soon_and_without_the_servers_reason(call: Caller, double: Double) -> None:
     with socket.socket() as taken:  # bound and deaf: nobody else gets this port meanwhile
         taken.bind(("127.0.0.1", 0))

@@ -244,7 +244,8 @@ class AsyncDocumentStream(Generic[K]):
                 for outcome in outcomes:
                     yield outcome
         except grpc.aio.AioRpcError as fault:
-            error = from_call(fault)
+            if not _is_masked(fault):
+                error = from_call(fault)
             error.__cause__ = fault
         finally:
             call.cancel()
@@ -277,6 +278,14 @@ class AsyncDocumentStream(Generic[K]):
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _is_masked(fault: grpc.aio.AioRpcError) -> bool:
+    """Whether grpc.aio has put a failed write of ours in the place of what the server said, as it does by mistake.
+
+    Source: https://github.com/grpc/grpc/issues/36066
+    """
+    return fault.code() is grpc.StatusCode.INTERNAL and fault.details() == "Internal error from Core"
 
 
 def _cut_short() -> IncompleteStream:

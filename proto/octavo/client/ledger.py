@@ -31,6 +31,7 @@ class Ledger(Generic[K]):
         self.start = start
         self.exhausted = False
         self.draining: OctavoError | None = None
+        self._ready = False
         self._in_flight = in_flight
         self._max_document_bytes = max_document_bytes
         self._numbers = itertools.count()
@@ -63,8 +64,11 @@ class Ledger(Generic[K]):
         self._unsent.append(number)
 
     def next_to_send(self) -> Iterator[pb.ProcessDocumentsRequest] | None:
-        """The messages of the next document; None while there is none, and for ever while the server drains."""
-        if self.draining or not self._unsent:
+        """The messages of the next document; None while there is none to be sent.
+
+        None is before the server says that it is ready: who is refused need not have sent a text in vain.
+        """
+        if self.draining or not self._ready or not self._unsent:
             return None
         number = self._unsent.popleft()
         return requests.document_parts(number, self._held[number][1])
@@ -79,6 +83,8 @@ class Ledger(Generic[K]):
         match response.WhichOneof("message"):
             case "result":
                 self._take_result(response.result)
+            case "ready":
+                self._ready = True
             case "draining":
                 self.draining = from_status(response.draining)
 
@@ -93,7 +99,7 @@ class Ledger(Generic[K]):
 
     def reopen(self) -> None:
         """Prepares for another stream, to which everything unanswered is to be sent."""
-        self.draining = None
+        self._ready, self.draining = False, None
         self._parts.clear()
         self._unsent = deque(self._held)
 
