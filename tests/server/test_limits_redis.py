@@ -11,13 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from benchmarks.redis_server import NoRedis, Redis, running
 from server.clients import Client, Plan
 from server.limits import Limiter
 from server.limits.meter import Meter, Windows
 from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
 from server.metrics import Metrics
 from server.settings import LimitSettings
-from tests.server.redis_server import NoRedis, Redis, running
 
 PLAN = Plan("free", tokens_per_minute=60_000, requests_per_second=5)
 

@@ -1,4 +1,4 @@
-"""A real Redis for tests: the installed one, or Debian's package, unpacked without root into the cache folder."""
+"""A real Redis for tests and scenarios: the installed one, or Debian's, unpacked without root into the cache folder."""
 
 import contextlib
 import shutil
@@ -40,9 +40,15 @@ class Redis:
 
     @property
     def url(self) -> str:
+        """Where it answers, as `limits.storage` takes it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            NoRedis: it does not.
+        """
         command = [
             str(self.binary),
             "--port",
@@ -68,6 +74,7 @@ class Redis:
         raise NoRedis(f"{self.binary} does not start: {(self.folder / 'redis.log').read_text()[-500:]}")
 
     def stop(self) -> None:
+        """Kill it: what it held is gone."""
         if self._process:
             self._process.kill()
             self._process.wait()

@@ -1,0 +1,210 @@
+"""The load's arithmetic: schedules, percentiles from planned arrivals, goodput, shares, windows. No server."""
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+import grpc
+import pytest
+
+from benchmarks import load
+from benchmarks.loading.corpus import MEAN_SEGMENTS, MOST_SEGMENTS, Document, draw_segments, segment_weights
+from benchmarks.loading.generator import Caller, Generator
+from benchmarks.loading.guests import invite, toml
+from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
+from benchmarks.loading.tally import Answer, Look, deadline_share, goodput, latencies, most_granted, of_callers
+from octavo.v1 import inference_pb2 as pb
+
+
+def answer(planned: float = 0.0, ended: float = 1.0, code: str = "OK", **fields: Any) -> Answer:
+    given: dict[str, Any] = {"caller": 0, "tokens": 100, "sent": planned, **fields}
+    return Answer(planned=planned, ended=ended, code=code, **given)
+
+
+def test_arrivals_follow_from_the_seed_and_are_poisson() -> None:
+    times = poisson(50.0, 200.0, random.Random(1))
+    assert times == poisson(50.0, 200.0, random.Random(1))
+    assert times != poisson(50.0, 200.0, random.Random(2))
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] < 200
+    assert len(times) == pytest.approx(10_000, rel=0.03)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert mean(gap > 1 / 50 for gap in gaps) == pytest.approx(0.368, abs=0.02), "exponential: 1/e exceed their mean"
+
+
+def test_documents_have_1_to_20_segments_8_on_average_and_each_count_occurs() -> None:
+    weights = segment_weights()
+    assert sum((i + 1) * weight for i, weight in enumerate(weights)) / sum(weights) == pytest.approx(MEAN_SEGMENTS)
+    counts = draw_segments(20_000, random.Random(0))
+    assert set(counts) == set(range(1, MOST_SEGMENTS + 1))
+    assert mean(counts) == pytest.approx(MEAN_SEGMENTS, rel=0.02)
+
+
+def test_requests_are_ready_to_be_sent() -> None:
+    document = Document("One sentence.", 4)
+    request = pb.AnalyzeRequest.FromString(request_of(document))
+    assert request.document.text == document.text
+    assert request.options.cache_mode == pb.CACHE_MODE_BYPASS
+    assert [task.WhichOneof("kind") for task in request.tasks] == ["embed"]
+    stream = pb.StreamSegmentsRequest.FromString(request_of(document, priority="BULK", method=STREAM))
+    assert stream.options.priority == pb.PRIORITY_BULK
+    (call,) = calls_of([1.5], 3, [document], cache="READ_WRITE")
+    assert (call.at, call.caller, call.tokens) == (1.5, 3, 4)
+    assert pb.AnalyzeRequest.FromString(call.request).options.cache_mode == pb.CACHE_MODE_READ_WRITE
+
+
+def test_a_stall_of_the_generator_counts_for_the_calls_that_were_planned_in_it() -> None:
+    # A server stalls for a second; a generator that waited sent its calls after it, each answered in 10 ms.
+    stalled = [answer(planned=i / 100, sent=1.0, ended=1.01) for i in range(100)]
+    assert latencies(stalled) == pytest.approx([1.01 - i / 100 for i in range(100)])
+
+
+def test_calls_without_an_answer_improve_no_percentile() -> None:
+    answers = [answer(ended=0.1) for _ in range(150)]
+    assert latencies([*answers, answer(ended=0.8), answer(ended=0.01, code="UNAVAILABLE")]) == [0.1] * 150 + [0.8] * 2
+    with pytest.raises(ValueError, match=r"3 of 153 calls were not answered: DEADLINE_EXCEEDED, UNAVAILABLE"):
+        latencies([*answers, *(answer(code=code) for code in ("UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED"))])
+
+
+def test_goodput_counts_tokens_of_what_was_answered_in_time_within_the_window() -> None:
+    answers = [
+        answer(planned=0.0, ended=1.0),  # before the window
+        answer(planned=0.0, ended=2.5, tokens=300),
+        answer(planned=1.0, ended=3.0, tokens=200),  # exactly at its deadline
+        answer(planned=0.5, ended=2.8, tokens=1000),  # late
+        answer(planned=2.0, ended=3.0, tokens=1000, code="UNAVAILABLE"),
+        answer(planned=9.0, ended=11.0),  # behind the window
+    ]
+    assert goodput(answers, since=2.0, until=10.0) == pytest.approx((300 + 200 + 1000) / 8)
+    assert goodput(answers, since=2.0, until=10.0, deadline=2.0) == pytest.approx(200 / 8)
+
+
+def test_refusals_are_no_broken_promises_and_late_answers_are() -> None:
+    answers = [
+        *(answer(ended=1.0) for _ in range(6)),
+        answer(ended=3.0),
+        answer(ended=2.0, code="DEADLINE_EXCEEDED"),
+        *(answer(ended=0.1, code=code) for code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") * 5),
+    ]
+    assert deadline_share(answers, deadline=2.0) == pytest.approx(6 / 8)
+    with pytest.raises(ValueError, match="all calls were refused"):
+        deadline_share(answers[-4:], deadline=2.0)
+
+
+def test_callers_can_be_told_apart() -> None:
+    answers = [answer(caller=caller) for caller in (0, 9, 3, 9)]
+    assert [each.caller for each in of_callers(answers, range(9))] == [0, 3]
+
+
+def test_grants_are_counted_in_the_worst_window_wherever_it_begins() -> None:
+    def looks(*grants: float) -> list[Look]:
+        """One grant a second, looked at a little after each."""
+        return [Look(i, i + 0.01, sum(grants[: i + 1])) for i in range(len(grants))]
+
+    fixed_window = [
+        100.0 if 50 <= i < 70 else 0.0 for i in range(120)
+    ]  # the rate of a minute, on both sides of its edge
+    assert most_granted(looks(*fixed_window), 60) == 2000
+    paced = [30.0] * 200
+    assert most_granted(looks(*paced), 60) == pytest.approx(1800, rel=0.05)
+    assert most_granted(looks(*paced), 60) >= 1800, "bounded from above"
+    with pytest.raises(ValueError, match="not watched for 60 s"):
+        most_granted(looks(*[1.0] * 30), 60)
+
+
+def test_a_share_of_the_capacity_becomes_calls_of_that_many_tokens() -> None:
+    class Corpus:
+        segment_tokens = 300.0
+
+        def documents(self, count: int) -> list[Document]:
+            return [Document("text", 2400)] * count
+
+    bench = load.Bench(None, None, [], Corpus(), random.Random(0), capacity=24_000.0)  # type: ignore[arg-type]
+    calls = bench.arrivals(0.6, 500.0, range(9))
+    assert sum(call.tokens for call in calls) / 500 == pytest.approx(0.6 * 24_000, rel=0.03)
+    of_one = [call for call in calls if call.caller == 4]
+    assert len(of_one) == pytest.approx(len(calls) / 9, rel=0.12)
+
+
+def test_guests_are_let_in_by_their_keys() -> None:
+    import tomllib
+
+    from server.identity import Caller as Shown
+    from server.identity import Doorman
+    from server.settings import Settings
+
+    guests = invite(3)
+    settings = Settings.model_validate(tomllib.loads(toml(guests, "tokens_per_minute = 60_000")))
+    doorman = Doorman(settings)
+    client = doorman.identify(Shown((f"Bearer {guests[1].key}",), local=True, encrypted=False))
+    assert client.name == guests[1].name
+    assert client.plan.tokens_per_minute == 60_000
+
+
+def test_the_generator_is_another_process_and_imports_no_model() -> None:
+    with Generator() as generator:
+        assert generator._process.submit(_modules).result() == set()
+
+
+def _modules() -> set[str]:
+    import sys
+
+    return {"torch", "transformers"} & set(sys.modules)
+
+
+@pytest.fixture
+def stalling() -> Iterator[str]:
+    """A server that stalls for half a second once, on one thread, and refuses who has no key."""
+    first = iter([0.5])
+
+    def analyze(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if ("authorization", "Bearer oct_key") not in [(each[0], each[1]) for each in context.invocation_metadata()]:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no key")
+        time.sleep(next(first, 0.0))
+        return request
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler: Any = grpc.unary_unary_rpc_method_handler(analyze)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("octavo.v1.InferenceService", {"Analyze": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(0)
+
+
+def test_a_stall_is_seen_by_every_call_that_was_planned_in_it(stalling: str) -> None:
+    callers = [Caller(stalling, "oct_key"), Caller(stalling)]
+    calls = [*calls_of([i / 50 for i in range(25)], 0, [Document("text", 7)] * 25), Call(0.9, 1, b"", 0)]
+    with Generator() as generator:
+        sent = generator.offer(callers, calls, deadline=2.0).result()
+    by_plan = sorted(sent.answers, key=lambda answer: answer.planned)
+    assert [answer.code for answer in by_plan] == ["OK"] * 25 + ["UNAUTHENTICATED"]
+    assert [answer.planned for answer in by_plan] == sorted(call.at for call in calls)
+    assert max(answer.sent - answer.planned for answer in by_plan) < 0.2, "the schedule does not wait for the server"
+    for each in by_plan[:20]:
+        assert each.latency > 0.5 - each.planned - 0.02
+    assert sent.cores > 0
+
+
+def test_a_deadline_runs_from_the_planned_arrival(stalling: str) -> None:
+    with Generator() as generator:
+        calls = calls_of([0.0, 0.1], 0, [Document("text", 7)] * 2)
+        sent = generator.offer([Caller(stalling, "oct_key")], calls, deadline=0.3).result()
+    assert [answer.code for answer in sent.answers] == ["DEADLINE_EXCEEDED"] * 2
+    assert [answer.latency for answer in sent.answers] == pytest.approx([0.3, 0.3], abs=0.1)
+
+
+def test_a_closed_loop_keeps_so_many_calls_under_way_and_begins_none_too_late(stalling: str) -> None:
+    with Generator() as generator:
+        calls = calls_of([0.0] * 2000, 0, [Document("text", 7)] * 2000)
+        sent = generator.saturate([Caller(stalling, "oct_key")], calls, in_flight=4, seconds=0.8).result()
+    sends = sorted(answer.sent for answer in sent.answers)
+    assert sends[3] < 0.3 < sends[4], "the fifth waits for the stall's end"
+    assert sends[-1] < 0.8
+    assert 4 < len(sends) < 2000
