@@ -36,7 +36,15 @@ from server.rpc.listener import Listener, credentials_of
 from server.rpc.requests import Limits
 from server.runner import Runner
 from server.scheduler import Scheduler
-from server.settings import CacheSettings, ModelSettings, SegmentationSettings, ServerSettings, Settings, cache_home
+from server.settings import (
+    CacheSettings,
+    LimitSettings,
+    ModelSettings,
+    SegmentationSettings,
+    ServerSettings,
+    Settings,
+    cache_home,
+)
 from server.shelf import CacheMode, Library, shared_cuts
 from server.storage import open_store, secret
 
@@ -136,9 +144,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             scheduler.backlog.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
+        library = Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results)
         pipeline = Pipeline(
             scheduler,
-            Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results),
+            library,
             limiter,
             metrics,
             tokenizer_threads=compute.tokenizer_threads,
@@ -147,7 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(pipeline.close)
 
-        await warm_up(pipeline, catalogue)
+        await warm_up(catalogue, library)
         drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         listener = Listener(
             catalogue,
@@ -170,10 +179,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield server
 
 
-async def warm_up(pipeline: Pipeline, catalogue: Catalogue) -> None:
-    """Send each model a document from end to end: the first caller is not to pay for what is set up on first use."""
+async def warm_up(catalogue: Catalogue, library: Library) -> None:
+    """Send each model a document from end to end: the first caller is not to pay for what is set up on first use.
+
+    Through a pipeline of its own, so that nothing of it is counted or charged.
+    """
+    uncounted = Metrics(CollectorRegistry())
+    limiter = Limiter(LimitSettings(), uncounted)
+    scheduler = Scheduler(1, 1, limiter, uncounted)
+    pipeline = Pipeline(scheduler, library, limiter, uncounted, tokenizer_threads=1, in_flight=1, verify=0.0)
+    scheduler.start()
     for model in catalogue:
-        tasks = (model.embed_task(),)
         call = Call(
             request_id="",
             client=Client("warm-up", "warm-up"),
@@ -184,7 +200,7 @@ async def warm_up(pipeline: Pipeline, catalogue: Catalogue) -> None:
             prefix="",
             window=model.window,
             cache_mode=CacheMode.READ_ONLY,
-            tasks=tasks,
+            tasks=(model.embed_task(),),
             fingerprint="",
         )
         with pipeline.claim(call) as claim:
@@ -192,6 +208,8 @@ async def warm_up(pipeline: Pipeline, catalogue: Catalogue) -> None:
             async with aclosing(pipeline.results(document, pipeline.read(document))) as results:
                 async for _ in results:
                     pass
+    await pipeline.close()
+    await scheduler.close()
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -6,15 +6,16 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
 
 from server import logs
+from server.commands.access import certificate, keys, redis
+from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
 from server.errors import StartError
 from server.metrics import Metrics
@@ -33,19 +34,10 @@ ISA_FLAGS = {
 """Instruction sets that decide which kernels can serve, by their flag in /proc/cpuinfo."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `fail` would stop the server, `warn` makes it slower or stranger than it need be."""
-
-    level: Literal["ok", "note", "warn", "fail"]
-    subject: str
-    says: str
-
-
 @click.command()
 @settings_options
 def doctor(**options: Any) -> None:
-    """Tell which kernels, threads, cache and models would serve here, and why not faster ones.
+    """Tell which kernels, threads, cache and models would serve here, and why not faster ones; and to whom.
 
     Takes the options of "octavo serve" and loads the models as it would. Exits with 1 when something would stop the
     server, with 2 when the settings are wrong.
@@ -68,6 +60,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield listener("listen", address)
     if settings.metrics.listen:
         yield listener("metrics", settings.metrics.listen)
+    yield from certificate(settings.server.tls_certificate, settings.server.tls_key)
+    yield from keys(settings)
+    yield from redis(settings.limits)
     yield cache_folder(settings.cache.dir) if settings.cache.enabled else Finding("note", "cache", "off")
     for model in settings.models:
         yield from served(model, settings.compute.batch_tokens)

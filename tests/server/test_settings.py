@@ -201,9 +201,9 @@ def test_a_name_is_looked_up_in_the_cache_home_and_a_folder_is_not(monkeypatch: 
     assert Settings().cache.dir == Path("/caches/octavo/cache")
 
 
-def test_fewest_tokens_are_at_most_the_most() -> None:
+def test_fewest_tokens_are_at_most_half_of_the_most() -> None:
     told = faults(None, (assignment('models=[{"path": "a", "segmentation": {"min_tokens": 9, "max_tokens": 8}}]'),))
-    assert told == ["models[0].segmentation: min_tokens (9) is over max_tokens (8) (flag --set models)"]
+    assert told == ["models[0].segmentation: min_tokens (9) is over half of max_tokens (8) (flag --set models)"]
 
 
 def test_settings_cannot_be_changed() -> None:
