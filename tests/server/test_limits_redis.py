@@ -101,8 +101,8 @@ async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(
     await asyncio.gather(*(take(seed) for seed in range(3)))
     grants.sort()
     for begin, _ in grants[::7]:
-        # What Redis counted and what came to us are a busy machine's jitter apart: a tenth of a second is left to that.
-        assert sum(amount for at, amount in grants if begin <= at < begin + 1.9) <= 1.05 * rate.amount
+        # What Redis counted and what came to us are a busy machine's jitter apart: half a second is left to that.
+        assert sum(amount for at, amount in grants if begin <= at < begin + 1.5) <= 1.05 * rate.amount
     assert sum(amount for _, amount in grants) > 2 * rate.amount, "several windows were filled"
 
 
