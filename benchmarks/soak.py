@@ -1,0 +1,121 @@
+"""Half an hour of everything at once: does anything break, get lost, or grow?
+
+Unary calls, streams, bulk streams, callers who cancel, callers in a hurry and senders of nonsense keep a server busy;
+its limits are counted in a Redis that is killed and started again. Every call must end, none as INTERNAL or UNKNOWN,
+and each document of a bulk stream must have one final result. Memory is the server's resident memory: its median in the
+last fifth of the time over that in the first fifth, after a sixth of the time, five minutes at most, to settle.
+"""
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from threading import Event, Thread
+
+import click
+
+from benchmarks import redis_server, workloads
+from benchmarks.figures import Figure, Figures
+from benchmarks.loading.corpus import Corpus
+from benchmarks.loading.guests import invite, toml
+from benchmarks.loading.users import FAULTS, LOST, live
+from benchmarks.served import serve
+from server.settings import ModelSettings
+
+__all__ = ["growth", "run"]
+
+_SETTLING_SECONDS = 300.0
+_SAMPLE_SECONDS = 1.0
+_REDIS_GONE_SECONDS = 2.0
+_MIB = 1 << 20
+_PLAN = "tokens_per_minute = 2_000_000\nrequests_per_second = 50"  # so that limits count, and now and then refuse
+_FLAGS = ("--set", "cache.memory_bytes=67108864", "--set", "cache.size_limit_bytes=268435456")  # full within seconds
+
+
+@click.option("--minutes", default=30.0, show_default=True, help="How long it goes on.")
+@click.option("--restarts", default=5, show_default=True, help="Of Redis.")
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+@click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
+def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
+    """Let users live, and watch the server meanwhile."""
+    seconds = 60 * minutes
+    corpus, draw, guests = Corpus(ModelSettings(path=model).folder, seed), random.Random(seed), invite(3)
+    memory: list[float] = []
+    restarted: list[float] = []
+    with ExitStack() as stack:
+        storage = stack.enter_context(_limits(seconds / (restarts + 1), restarted))
+        server = stack.enter_context(serve("--model", model, *_FLAGS, *storage, config=toml(guests, _PLAN)))
+        stack.enter_context(_every(_SAMPLE_SECONDS, lambda: memory.append(_resident_mb(server.pid))))
+        report = asyncio.run(live(server.address, [guest.key for guest in guests], corpus, seconds, draw))
+    settled = memory[round(len(memory) * min(1 / 6, _SETTLING_SECONDS / seconds)) :]
+    return {
+        "soak_internal": Figure(report.count(FAULTS), "answers"),
+        "soak_lost": Figure(report.count({LOST}), "calls"),
+        "soak_memory_growth": Figure(growth(settled), "%", n=len(settled)),
+        "resident_mb": Figure(median(settled), "MB"),
+        "redis_restarts": Figure(len(restarted), "restarts"),
+        **{f"ends.{kind}.{code}": Figure(count, "") for (kind, code), count in sorted(report.ends.items()) if count},
+    }
+
+
+def growth(samples: Sequence[float]) -> float:
+    """By how many per cent the median of the last fifth is over that of the first.
+
+    Raises:
+        ValueError: there are fewer than five samples.
+    """
+    fifth = len(samples) // 5
+    if not fifth:
+        raise ValueError("fewer than five samples of the memory")
+    return 100 * (median(samples[-fifth:]) / median(samples[:fifth]) - 1)
+
+
+@contextmanager
+def _limits(seconds: float, restarted: list[float]) -> Iterator[Sequence[str]]:
+    """Count limits in a Redis that is killed every so often, in memory where none can be had; the server's flags."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-redis-")))
+        try:
+            redis = stack.enter_context(redis_server.running(folder))
+        except redis_server.NoRedis as reason:
+            click.echo(f"limits are counted in memory: {reason}", err=True)
+            yield ()
+            return
+
+        def restart() -> None:
+            redis.stop()
+            time.sleep(_REDIS_GONE_SECONDS)
+            redis.start()
+            restarted.append(time.monotonic())
+
+        stack.enter_context(_every(seconds, restart))
+        yield "--set", f"limits.storage={redis.url}"
+
+
+@contextmanager
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Do something every so often, in a thread, until the block ends."""
+    over = Event()
+
+    def go_on() -> None:
+        while not over.wait(seconds):
+            act()
+
+    thread = Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _resident_mb(pid: int) -> float:
+    """Resident memory (Linux, proc(5): statm)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
