@@ -4,15 +4,28 @@ import json
 import re
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import redis_server
+from server.commands.access import certificate, keys, redis
 from server.commands.doctor import cache_folder, cores, doctor, listener, processor, served, software
-from server.settings import ModelSettings, cache_home
+from server.identity_keys import KeptKey, Key, changing_keys
+from server.settings import (
+    ClientSettings,
+    LimitSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    StorageUrl,
+    cache_home,
+)
 
 TINY = cache_home() / "models" / "splade-tiny"
 AMX = "flags\t\t: avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16\n"
@@ -153,3 +166,144 @@ def test_the_cache_s_folder_must_be_writable_or_be_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     assert cache_folder(tmp_path / "file").level == "fail"
+
+
+# Who can call, and how
+
+
+def make_certificate(folder: Path, *options: str) -> tuple[Path, Path]:
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    try:
+        subprocess.run(
+            [*command, "-subj", "/CN=x", *options, "-out", chain, "-keyout", key], check=True, capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no openssl to make a certificate with")
+    return chain, key
+
+
+NAMED = ("-addext", "subjectAltName=DNS:octavo.test,IP:127.0.0.1")
+
+
+def test_a_sound_certificate_is_told_with_its_names_and_its_end(tmp_path: Path) -> None:
+    assert list(certificate(None, None)) == []
+    files = make_certificate(tmp_path, *NAMED, "-days", "90")
+    (finding,) = certificate(*files)
+    end = datetime.now(UTC) + timedelta(days=90)
+    assert finding.level == "ok"
+    assert finding.says == f"{files[0]} for octavo.test, 127.0.0.1 is valid until {end:%Y-%m-%d}"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((*NAMED, "-days", "5"), "for 4 days more"),
+        ((*NAMED, "-not_before", "20200101000000Z", "-not_after", "20210101000000Z"), "expired"),
+        (("-days", "90"), "no subject alternative name"),
+        ((*NAMED, "-days", "90", "-addext", "extendedKeyUsage=clientAuth"), "clients will refuse it"),
+    ],
+    ids=["soon", "expired", "nameless", "no server's"],
+)
+def test_a_certificate_that_clients_refuse_or_soon_will_is_a_warning(
+    options: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    try:
+        files = make_certificate(tmp_path, *options)
+    except subprocess.CalledProcessError:
+        pytest.skip("this openssl makes no certificate of the past")
+    assert any(finding.level == "warn" and told in finding.says for finding in certificate(*files))
+
+
+def test_a_certificate_that_would_stop_the_server_fails(tmp_path: Path) -> None:
+    chain, _ = make_certificate(tmp_path, *NAMED)
+    for wrong in ((chain, chain), (chain, tmp_path / "none.pem")):
+        assert [finding.level for finding in certificate(*wrong)] == ["fail"]
+
+
+def told(findings: Iterator[Any]) -> list[tuple[str, str]]:
+    return [(finding.level, finding.says) for finding in findings]
+
+
+def with_keys(path: Path, clients: dict[str, ClientSettings] | None = None, **server: Any) -> Settings:
+    return Settings(server=ServerSettings(keys_file=path, **server), clients=clients or {})
+
+
+def add_key(path: Path, client: str, expires: datetime | None = None) -> str:
+    key, token = Key.make(expires)
+    with changing_keys(path) as kept:
+        kept.append(KeptKey(key, client, datetime.now(UTC)))
+    return token
+
+
+def test_keys_are_counted_and_those_that_are_not_taken_are_told(tmp_path: Path) -> None:
+    path, past = tmp_path / "keys.json", datetime.now(UTC) - timedelta(days=1)
+    assert told(keys(with_keys(path))) == [("ok", f"0 valid, of 0 clients; {path}")]
+    tokens = [add_key(path, "acme"), add_key(path, "acme"), add_key(path, "acme", past), add_key(path, "gone")]
+    clients = {"acme": ClientSettings(), "more": ClientSettings(keys=(str(Key.make()[0]),))}
+    found = told(keys(with_keys(path, clients)))
+    assert found == [
+        ("ok", f"3 valid, of 2 clients; {path}"),
+        ("note", "1 expired"),
+        ("warn", "refused, for no such client is enabled: gone"),
+    ]
+    assert not any(token.split("_")[2] in says for token in tokens for _, says in found)
+
+
+def test_keys_that_cannot_be_read_fail(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    ((level, says),) = told(keys(with_keys(tmp_path / "keys.json")))
+    assert level == "fail"
+    assert "is not JSON" in says
+
+
+def test_settings_that_shut_everybody_out_or_let_anybody_in_are_told(tmp_path: Path) -> None:
+    path, nobody = tmp_path / "keys.json", {"anonymous": ClientSettings(disabled=True)}
+    remote: dict[str, Any] = {"listen": ("0.0.0.0:0",), "allow_plaintext_remote": True}
+    assert ("warn", "nobody can call: there is no valid key, and anonymous is disabled") in told(
+        keys(with_keys(path, nobody))
+    )
+    assert told(keys(with_keys(path, **remote)))[1:] == [
+        ("warn", "no other machine can call 0.0.0.0:0: there is no valid key")
+    ]
+    assert told(keys(with_keys(path, **remote, allow_anonymous_remote=True)))[1:] == [
+        ("note", "whoever reaches 0.0.0.0:0 may call without a key")
+    ]
+    add_key(path, "acme")
+    found = told(keys(with_keys(path, {"acme": ClientSettings()}, **remote, allow_plaintext_credentials=True)))
+    assert found[1:] == [("warn", "keys that come to 0.0.0.0:0 can be read on their way: there is no TLS")]
+
+
+def limits(url: str, **more: Any) -> LimitSettings:
+    return LimitSettings(storage=StorageUrl(url), **more)
+
+
+def test_a_redis_that_is_gone_is_a_warning_that_says_what_follows_and_no_password() -> None:
+    assert told(redis(LimitSettings())) == []
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        url = f"redis://:hunter2@127.0.0.1:{deaf.getsockname()[1]}/0"
+        ((level, says),) = told(redis(limits(url)))
+        assert level == "warn"
+        assert "count alone" in says
+        assert "hunter2" not in says
+        ((_, says),) = told(redis(limits(url, when_storage_fails="closed")))
+        assert "refused" in says
+
+
+def test_a_redis_that_answers_is_told(tmp_path: Path) -> None:
+    try:
+        with redis_server.running(tmp_path) as running:
+            assert told(redis(limits(running.url))) == [("ok", f"{running.url} answers")]
+    except redis_server.NoRedis as reason:
+        pytest.skip(str(reason))
+
+
+def test_the_report_has_them_all(folder: Path, tmp_path: Path) -> None:
+    chain, key = make_certificate(tmp_path, *NAMED, "-days", "90")
+    tls = ("--set", f"server.tls_certificate={chain}", "--set", f"server.tls_key={key}")
+    keys_file = ("--set", f"server.keys_file={tmp_path / 'keys.json'}")
+    result = run("--model", str(folder), *tls, *keys_file, "--set", "limits.storage=redis://127.0.0.1:1/0")
+    assert result.exit_code == 0, result.output
+    subjects = {line[5:].split()[0]: line.split()[0] for line in result.output.splitlines()}
+    assert (subjects["tls"], subjects["keys"], subjects["redis"]) == ("ok", "ok", "warn")

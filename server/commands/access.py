@@ -1,0 +1,132 @@
+"""Who can call, and how: what `octavo doctor` finds of certificates, keys and Redis."""
+
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from server.clients import ANONYMOUS
+from server.commands.finding import Finding
+from server.errors import StartError
+from server.identity import clients_of
+from server.identity_keys import Key, KeysError, default_keys_path, read_keys
+from server.settings import LimitSettings, Settings, is_local
+
+SOON_DAYS = 21  # a certificate that ends sooner should have been replaced by what replaces it
+REDIS_SECONDS = 2.0  # for its answer, four times what serving would wait
+CLOCKS_APART_SECONDS = 1.0
+
+
+def certificate(chain: Path | None, key: Path | None) -> Iterator[Finding]:
+    """Shake hands over the certificate in memory, as a client would that trusts it."""
+    from server.rpc.listener import credentials_of  # noqa: PLC0415 - loads the whole server
+
+    if chain is None or key is None:
+        return
+    try:
+        credentials_of(chain, key)
+    except StartError as error:
+        yield Finding("fail", "tls", str(error))
+        return
+    try:
+        shown = shake_hands(chain, key)
+    except ssl.SSLError as error:
+        yield Finding(
+            "warn", "tls", f"{chain}: clients will refuse it: {getattr(error, 'verify_message', error.reason)}"
+        )
+        return
+    names = ", ".join(value for _, value in shown.get("subjectAltName", ()))
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+    if not names:
+        yield Finding("warn", "tls", f"{chain}: clients will refuse it: it has no subject alternative name")
+    days = (ends - datetime.now(UTC)).days
+    says = f"{chain} for {names or 'nobody'} is valid until {ends:%Y-%m-%d}"
+    yield Finding("ok", "tls", says) if days >= SOON_DAYS else Finding("warn", "tls", f"{says}, for {days} days more")
+
+
+def shake_hands(chain: Path, key: Path) -> dict[str, Any]:
+    """The certificate as a client sees it that trusts it whoever issued it.
+
+    Raises:
+        ssl.SSLError: the client refuses it: it is too old, too new, or not for servers.
+    """
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    serving, calling = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    serving.load_cert_chain(chain, key)
+    calling.load_verify_locations(chain)
+    calling.check_hostname = False
+    calling.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be in the file
+    server = serving.wrap_bio(there, back, server_side=True)
+    client = calling.wrap_bio(back, there)
+    for side in (client, server, client):  # hello; certificate; answer
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return dict(client.getpeercert() or {})
+
+
+def keys(settings: Settings) -> Iterator[Finding]:
+    """Count the keys that would be taken, and name those that would not."""
+    path = settings.server.keys_file or default_keys_path()
+    try:
+        kept = [(each.key, each.client) for each in read_keys(path)]
+        inline = [(Key.parse(text), name) for name, client in settings.clients.items() for text in client.keys]
+    except KeysError as error:
+        yield Finding("fail", "keys", str(error))
+        return
+    clients, now = clients_of(settings), datetime.now(UTC)
+    found = kept + inline
+    good = [(key, name) for key, name in found if name in clients and not key.expired(now)]
+    strange = sorted({name for _, name in found if name not in clients})
+    yield Finding("ok", "keys", f"{len(good)} valid, of {len({name for _, name in good})} clients; {path}")
+    if expired := sum(key.expired(now) for key, _ in found):
+        yield Finding("note", "keys", f"{expired} expired")
+    if strange:
+        yield Finding("warn", "keys", f"refused, for no such client is enabled: {', '.join(strange)}")
+    yield from strangers(settings, has_keys=bool(good))
+
+
+def strangers(settings: Settings, *, has_keys: bool) -> Iterator[Finding]:
+    """Tell whom the settings shut out, or let in, perhaps by oversight."""
+    server = settings.server
+    remote = [address for address in server.listen if not is_local(address)]
+    anonymous = ANONYMOUS.name in clients_of(settings)
+    if not has_keys and not anonymous:
+        yield Finding("warn", "clients", "nobody can call: there is no valid key, and anonymous is disabled")
+    elif remote and not has_keys and not server.allow_anonymous_remote:
+        yield Finding("warn", "clients", f"no other machine can call {remote[0]}: there is no valid key")
+    if remote and anonymous and server.allow_anonymous_remote:
+        yield Finding("note", "clients", f"whoever reaches {remote[0]} may call without a key")
+    if remote and not server.tls_certificate and server.allow_plaintext_credentials:
+        yield Finding("warn", "clients", f"keys that come to {remote[0]} can be read on their way: there is no TLS")
+
+
+def redis(settings: LimitSettings) -> Iterator[Finding]:
+    """Ask Redis whether it is there."""
+    url, shown = settings.storage.get_secret_value(), str(settings.storage)
+    if url == "memory":
+        return
+    from redis import Redis, RedisError  # noqa: PLC0415 - for those who use it
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
+
+    without = (
+        "each server would count alone" if settings.when_storage_fails == "open" else "limited clients would be refused"
+    )
+    try:
+        with Redis.from_url(
+            url.replace("redis+unix://", "unix://"),
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        ) as connection:
+            seconds, microseconds = connection.time()
+    except (RedisError, OSError, ValueError) as error:
+        yield Finding("warn", "redis", f"{shown} does not answer ({type(error).__name__}): {without}")
+        return
+    yield Finding("ok", "redis", f"{shown} answers")
+    apart = abs(time.time() - seconds - microseconds * 1e-6)
+    if apart > CLOCKS_APART_SECONDS:
+        yield Finding("note", "redis", f"its clock and ours are {apart:.0f} s apart; those of all servers should agree")
