@@ -65,7 +65,8 @@ class Careless(inference_pb2_grpc.InferenceServiceServicer):
 @pytest.fixture
 async def user() -> AsyncIterator[User]:
     server = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(Careless(), server)
+    careless: Any = Careless
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(careless(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
