@@ -19,7 +19,7 @@ from encoder.errors import EncoderError
 from encoder.folder import describe
 from encoder.threads import usable_cores
 from server import logs
-from server.calls import Call, Timings
+from server.calls import CacheMode, Call, Timings
 from server.clients import Client
 from server.drain import Drain
 from server.errors import StartError
@@ -45,7 +45,7 @@ from server.settings import (
     Settings,
     cache_home,
 )
-from server.shelf import CacheMode, Library, shared_cuts
+from server.shelf import Library, shared_cuts
 from server.storage import open_store, secret
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions

@@ -2,17 +2,36 @@
 
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from chunking import Cutting, Segment
 from server.clients import Client
 from server.priority import Priority
-from server.shelf import CacheMode
 from server.tasks import EmbedTask
 from server.work import Computed, Head
 
 if TYPE_CHECKING:
     from server.models import ServedModel
+
+
+class CacheMode(Enum):
+    """What a call wants of the cache."""
+
+    READ_WRITE = "read_write"
+    READ_ONLY = "read_only"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+
+    @property
+    def reads(self) -> bool:
+        """Whether what was kept may be used."""
+        return self in {CacheMode.READ_WRITE, CacheMode.READ_ONLY}
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is computed is kept."""
+        return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,6 @@ Methods of `Shelf` block on the disk: they are called in worker threads.
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -19,33 +18,14 @@ from numpy.typing import NDArray
 
 from cache import Key, KeyMaker, ResultFields, RunFields, SegmentFields, Store, Tag, TokensFields
 from chunking import Frame, Segment, Tokenizer, Tokens
+from server.calls import Call
 from server.priority import Priority
 from server.work import Head, Pool, StateArray
 
 if TYPE_CHECKING:
-    from server.calls import Call
     from server.models import ServedModel
 
 Parts = Mapping[Head, NDArray[np.float32]]
-
-
-class CacheMode(Enum):
-    """What a call wants of the cache."""
-
-    READ_WRITE = "read_write"
-    READ_ONLY = "read_only"
-    REFRESH = "refresh"
-    BYPASS = "bypass"
-
-    @property
-    def reads(self) -> bool:
-        """Whether what was kept may be used."""
-        return self in {CacheMode.READ_WRITE, CacheMode.READ_ONLY}
-
-    @property
-    def writes(self) -> bool:
-        """Whether what is computed is kept."""
-        return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
 
 
 class SecondSight:
@@ -77,7 +57,7 @@ class Library:
         self._keep_results = keep_results
         self._seen = SecondSight()
 
-    def shelf(self, call: "Call", text: str) -> "Shelf":
+    def shelf(self, call: Call, text: str) -> "Shelf":
         """A call's view for one document; digests the text, so it belongs in a worker thread."""
         tag = Tag(call.client.tenant, call.model.name, self._keys.document(call.client.tenant, text.encode()))
         return Shelf(self._keys, self._store, call, tag, self._seen, keep_results=self._keep_results)
@@ -87,7 +67,7 @@ class Shelf:
     """What one document of one call finds and leaves."""
 
     def __init__(
-        self, keys: KeyMaker, store: Store | None, call: "Call", tag: Tag, seen: SecondSight, *, keep_results: bool
+        self, keys: KeyMaker, store: Store | None, call: Call, tag: Tag, seen: SecondSight, *, keep_results: bool
     ) -> None:
         self._keys = keys
         self._tenant = call.client.tenant

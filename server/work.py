@@ -1,13 +1,11 @@
 """A segment on its way through the machine: what is asked of the model, and what comes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from server.runner import Runner
 
 StateArray = NDArray[Any]
 """Hidden states of one segment at one layer, (tokens, hidden), as the encoder keeps their bits in an array."""
@@ -44,7 +42,7 @@ class Work:
     """
 
     key: bytes
-    runner: "Runner"
+    runner: "Machine"
     ids: NDArray[np.int32]
     window: int
     start: int
@@ -65,3 +63,18 @@ class Computed:
     queued: float
     started: float
     finished: float
+
+
+class Machine(Protocol):
+    """What computes segments; `server.runner.Runner` is it, and knows tensors. Its methods block."""
+
+    layers: int
+    batch_tokens: int
+
+    def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
+        """Run segments that may share a run, and their heads."""
+        ...
+
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+        """Make heads' numbers of one segment's state after the last layer."""
+        ...

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.calls import Call
+from server.calls import CacheMode, Call
 from server.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.models import Catalogue, ServedModel, least_tokens, window_of
 from server.priority import Priority
-from server.shelf import CacheMode
 from server.tasks import EmbedTask
 from server.tasks.embed import DataTypeName
 from server.work import PoolingName
