@@ -96,7 +96,9 @@ def test_embed_takes_standard_input(invoke: Callable[..., Result]) -> None:
 
 def test_embed_sends_what_its_options_say(invoke: Callable[..., Result], double: Double, book: Path) -> None:
     options = "--model m@1 --input-type query --window 0 --policy fixed --max-tokens 99 --pooling cls --no-normalize"
-    more = "--dimensions 8 --data-type float16 --expected-fingerprint ab --cache-mode refresh --timeout 30"
+    more = (
+        "--dimensions 8 --data-type float16 --expected-fingerprint ab --cache-mode refresh --priority bulk --timeout 30"
+    )
     assert invoke("embed", *options.split(), *more.split(), book).exit_code == 0
     assert invoke("embed", *options.split(), *more.split(), book, book).exit_code == 0
     stream, first, second = double.requests
@@ -105,6 +107,7 @@ def test_embed_sends_what_its_options_say(invoke: Callable[..., Result], double:
     assert stream.tasks[0].embed == first.embed
     assert (stream.options.model, stream.options.window, stream.options.segmentation.max_tokens) == ("m@1", 0, 99)
     assert stream.options.HasField("window")
+    assert stream.options.priority == 2
     assert (stream.options.expected_fingerprint, stream.options.cache_mode, stream.options.input_type) == ("ab", 3, 1)
     assert (first.embed.pooling, first.embed.normalize, first.embed.dimensions, first.embed.data_type) == (
         2,
