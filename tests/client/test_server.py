@@ -108,7 +108,7 @@ async def test_a_stream_goes_on_at_the_next_server_and_no_segment_is_lost_or_dou
 @pytest.fixture(scope="module")
 def answers(models: Path) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Texts, and what a server that nobody stops makes of them."""
-    texts = {f"d{i}": prose(50 + 97 * i % 4000, seed=i) for i in range(120)}
+    texts = {f"d{i}": prose(50 + 97 * i % 2000, seed=i) for i in range(60)}
     with serving(settings()) as server, Client(server.address) as client:
         yield texts, {key: client.analyze(text, {"embed": Embed()}) for key, text in texts.items()}
 
@@ -122,7 +122,7 @@ async def test_documents_survive_a_server_that_stops(
 
     def work() -> None:
         with Client(address, retry=Retry(patience=SOON)) as client:
-            for each in client.process(texts.items(), in_flight=40):
+            for each in client.process(texts.items(), in_flight=15):
                 got.append(each)  # noqa: PERF402 - one by one, for the test to see
 
     async with stopping(address, drain_delay_seconds=0.1) as first:
