@@ -60,9 +60,9 @@ class Embedders(NamedTuple):
 
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
 @click.option("--segments", default=2_000, show_default=True, help="Segments among which neighbours are sought.")
-@click.option("--documents", type=int, help="Most documents of each labelled corpus; all without it.")
+@click.option("--documents", default=340, show_default=True, help="Most documents of each labelled corpus, by seed.")
 @click.option("--quick", is_flag=True, help="A small sample: 300 segments, 60 documents of each corpus.")
-def run(model: str, segments: int, documents: int | None, quick: bool) -> Figures:
+def run(model: str, segments: int, documents: int, quick: bool) -> Figures:
     """Compare the default scheme, and the default scheme with a window, to fp32."""
     folder = ModelSettings(path=model).folder
     if quick:
@@ -145,7 +145,7 @@ def _decisions(corpora: Sequence[Corpus], embedders: Embedders) -> Figures:
     } | figures
 
 
-def _corpora(folder: Path, most: int | None) -> list[Corpus]:
+def _corpora(folder: Path, most: int) -> list[Corpus]:
     """Read the labelled texts of over 512 tokens."""
     tokenizer = load_tokenizer(folder)
     specials = len(tokenizer.frame())
