@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.clients import Client
+from server.demand import Demand
 from server.errors import QueueFull
 from server.priority import Priority
 
@@ -34,6 +35,7 @@ class Claim:
         Raises:
             QueueFull: it would not be done by the deadline.
         """
+        self._backlog.ask(self._client, self._priority, tokens)
         self._backlog.check(self._client, self._priority, tokens, deadline)
         self._promised += tokens
         self._grow(tokens)
@@ -43,6 +45,7 @@ class Claim:
         if self._promised >= tokens:
             self._promised -= tokens
         else:
+            self._backlog.ask(self._client, self._priority, tokens)
             self._grow(tokens)
 
     def settle(self, tokens: int) -> None:
@@ -65,6 +68,7 @@ class Backlog:
         self._threads = threads
         self._tokens = {priority: Counter[str]() for priority in Priority}  # by client; no client without tokens
         self._weights: dict[str, float] = {}
+        self._demand = {priority: Demand() for priority in Priority}
         self._done = 0.0  # tokens, and the thread seconds that they took; older ones fade
         self._seconds = 0.0
 
@@ -94,17 +98,24 @@ class Backlog:
     def seconds_until_done(self, client: Client, priority: Priority, tokens: int) -> float:
         """About how long until so many more tokens of a client would be computed.
 
-        Under fair queueing nobody waits for more than everything in his class and before it, nor for more than the
-        others' shares of the machine while his own work is worked off.
+        Bulk waits for all that is interactive. Within a class the client's work goes at the rate that the others leave,
+        as they have asked of late; and not before what they have waiting now, of each at most as much as his own.
         """
         if not self._done:
             return 0.0
+        speed = self._done * self._threads / self._seconds
         before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
-        waiting = self._tokens[priority]
-        others = sum(self._weights[name] for name in waiting if name != client.name)
-        own = (waiting[client.name] + tokens) * (others + client.plan.weight) / client.plan.weight
-        ahead = before + min(waiting.total() + tokens, own)
-        return CAUTION * ahead * self._seconds / (self._done * self._threads)
+        waiting, weight = self._tokens[priority], client.plan.weight
+        own = waiting[client.name] + tokens
+        others = sum(
+            min(theirs, own * self._weights[name] / weight) for name, theirs in waiting.items() if name != client.name
+        )
+        rate = self._demand[priority].rate_for(client, speed)
+        return CAUTION * (before / speed + max((own + others) / speed, own / rate))
+
+    def ask(self, client: Client, priority: Priority, tokens: int) -> None:
+        """Count what a client would like, whether or not it can be promised."""
+        self._demand[priority].ask(client, tokens)
 
     def observe(self, tokens: int, seconds: float, threads: int) -> None:
         """Learn from a run how fast the machine is."""
