@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from server.clients import Client
 from server.demand import Demand
 from server.errors import QueueFull
+from server.habits import Habits
 from server.priority import Priority
 
 MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
@@ -28,6 +29,16 @@ class Claim:
         self._priority = priority
         self._promised = 0  # of segments that were not begun
         self._open = 0  # promised or begun
+        self._characters = 0  # of the texts that were foreseen
+
+    def foresee(self, characters: int, deadline: float) -> None:
+        """Refuse a call before its texts are read, if they will be refused when they were: by the client's last ones.
+
+        Raises:
+            QueueFull: they would not be done by the deadline.
+        """
+        self._characters = characters
+        self._backlog.foresee(self._client, self._priority, characters, deadline)
 
     def promise(self, tokens: int, deadline: float) -> None:
         """Take on work that is known beforehand.
@@ -35,6 +46,7 @@ class Claim:
         Raises:
             QueueFull: it would not be done by the deadline.
         """
+        self._backlog.learn(self._client, self._characters, tokens)
         self._backlog.ask(self._client, self._priority, tokens)
         self._backlog.check(self._client, self._priority, tokens, deadline)
         self._promised += tokens
@@ -69,6 +81,7 @@ class Backlog:
         self._tokens = {priority: Counter[str]() for priority in Priority}  # by client; no client without tokens
         self._weights: dict[str, float] = {}
         self._demand = {priority: Demand() for priority in Priority}
+        self._habits = Habits()
         self._done = 0.0  # tokens, and the thread seconds that they took; older ones fade
         self._seconds = 0.0
 
@@ -112,6 +125,24 @@ class Backlog:
         )
         rate = self._demand[priority].rate_for(client, speed)
         return CAUTION * (before / speed + max((own + others) / speed, own / rate))
+
+    def foresee(self, client: Client, priority: Priority, characters: int, deadline: float) -> None:
+        """Refuse texts that nobody has read yet, if the client's last ones tell how that would end.
+
+        Raises:
+            QueueFull: they could not be computed by the deadline.
+        """
+        tokens = self._habits.least(client.name, characters)
+        try:
+            self.check(client, priority, tokens, deadline)
+        except QueueFull:
+            if not self._habits.read_anyway(client.name):
+                self.ask(client, priority, tokens)
+                raise
+
+    def learn(self, client: Client, characters: int, tokens: int) -> None:
+        """Remember what a client's texts came to."""
+        self._habits.learn(client.name, characters, tokens)
 
     def ask(self, client: Client, priority: Priority, tokens: int) -> None:
         """Count what a client would like, whether or not it can be promised."""

@@ -97,6 +97,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         call = requests.call_of(request.options, [task], texts[0], self._catalogue, self._envelope(context), path="")
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
         async with self._bounded(call) as claim:
+            claim.foresee(sum(map(len, texts)), call.deadline)
             cuts = [await self._cut_or_fault(call, text, i, timings, claim) for i, text in enumerate(texts)]
             sizes = [replies.size_of(call.tasks, len(cut.segments)) for cut in cuts if isinstance(cut, Cut)]
             ids = sum(len(document.id.encode()) for document in documents)
@@ -118,6 +119,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         tasks = requests.tasks_of(request.tasks, self._limits)
         call = requests.call_of(request.options, tasks, text, self._catalogue, self._envelope(context))
         async with self._bounded(call) as claim:
+            claim.foresee(len(text), call.deadline)
             cut = await self._cut(call, text, "document.text", timings, claim)
             await self._pipeline.admit(call, claim, cut.uncached, cut.cached)
             answer = await self._answer(cut, Ruler(text, requests.offset_unit(request.options)))

@@ -7,6 +7,7 @@ import pytest
 from server.backlog import CAUTION, Backlog
 from server.clients import Client, Plan
 from server.errors import QueueFull
+from server.habits import CALLS, READ_ANYWAY
 from server.priority import Priority
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
@@ -70,3 +71,38 @@ def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:
         assert made._tokens[INTERACTIVE]["a"] == 1500
     assert not made._tokens[INTERACTIVE]
     assert not made._weights
+
+
+def read(made: Backlog, name: str, characters: int, tokens: int) -> None:
+    """A text that is read, promised and computed."""
+    with made.claim(client(name), INTERACTIVE) as claim:
+        claim.foresee(characters, time.monotonic() + 60)
+        claim.promise(tokens, time.monotonic() + 60)
+
+
+def refused_unread(made: Backlog, name: str, characters: int, deadline: float) -> bool:
+    try:
+        with made.claim(client(name), INTERACTIVE) as claim:
+            claim.foresee(characters, time.monotonic() + deadline)
+    except QueueFull:
+        return True
+    return False
+
+
+def test_a_text_that_has_no_chance_is_refused_before_it_is_read() -> None:
+    made = backlog()
+    assert not refused_unread(made, "a", 10**9, 0.1), "nothing is known of the client yet"
+    for _ in range(CALLS):
+        read(made, "a", characters=4000, tokens=1000)
+    assert not refused_unread(made, "a", 4000, 5.0)
+    unread = [refused_unread(made, "a", 400_000, 5.0) for _ in range(2 * READ_ANYWAY)]
+    assert unread.count(False) == 2, "some are read all the same, to learn from"
+    assert not refused_unread(made, "b", 400_000, 5.0), "habits are each client's own"
+
+
+def test_a_client_whose_texts_the_cache_may_know_is_read_first() -> None:
+    made = backlog()
+    for _ in range(CALLS):
+        read(made, "a", characters=4000, tokens=1000)
+    read(made, "a", characters=4000, tokens=0)
+    assert not refused_unread(made, "a", 400_000, 5.0)
