@@ -288,7 +288,7 @@ class CacheSettings(Section):
     )
     time_to_live_seconds: Seconds = Field(default=30 * 86_400.0, description="Age at which an entry expires.")
     memory_bytes: int = Field(
-        default=256 << 20, ge=0, description="Most bytes of entries in this process' memory, most recently used first."
+        default=64 << 20, ge=0, description="Most bytes of entries in this process' memory, most recently used first."
     )
     results: bool = Field(
         default=True, description="Keep what heads made of segments: small, and all that a repeat needs."
