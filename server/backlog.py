@@ -17,7 +17,7 @@ from server.habits import Habits
 from server.priority import Priority
 
 MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
-CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
+CAUTION = 1.25  # an estimate that is missed costs a whole document, one that is too careful a refusal
 
 
 class Claim:
@@ -111,20 +111,27 @@ class Backlog:
     def seconds_until_done(self, client: Client, priority: Priority, tokens: int) -> float:
         """About how long until so many more tokens of a client would be computed.
 
-        Bulk waits for all that is interactive. Within a class the client's work goes at the rate that the others leave,
-        as they have asked of late; and not before what they have waiting now, of each at most as much as his own.
+        Bulk waits for all that is interactive, and whoever wants more than his share for those who do not. Beside that,
+        the client's work goes at the rate that the others leave, as they have asked of late; and not before what they
+        have waiting now, of each at most as much as his own.
         """
         if not self._done:
             return 0.0
-        speed = self._done * self._threads / self._seconds
+        speed = self._speed
         before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
+        outlook = self._demand[priority].outlook(client, speed)
         waiting, weight = self._tokens[priority], client.plan.weight
         own = waiting[client.name] + tokens
         others = sum(
-            min(theirs, own * self._weights[name] / weight) for name, theirs in waiting.items() if name != client.name
+            min(theirs, own * self._weights[name] / weight)
+            for name, theirs in waiting.items()
+            if name != client.name and name not in outlook.behind
         )
-        rate = self._demand[priority].rate_for(client, speed)
-        return CAUTION * (before / speed + max((own + others) / speed, own / rate))
+        return CAUTION * (before / speed + max((own + others) / speed, own / outlook.rate))
+
+    def is_modest(self, client: Client, priority: Priority) -> bool:
+        """Whether a client asks for no more than its share of the machine, if there is more than one."""
+        return not self._done or self._demand[priority].outlook(client, self._speed).modest
 
     def foresee(self, client: Client, priority: Priority, characters: int, deadline: float) -> None:
         """Refuse texts that nobody has read yet, if the client's last ones tell how that would end.
@@ -147,6 +154,11 @@ class Backlog:
     def ask(self, client: Client, priority: Priority, tokens: int) -> None:
         """Count what a client would like, whether or not it can be promised."""
         self._demand[priority].ask(client, tokens)
+
+    @property
+    def _speed(self) -> float:
+        """Tokens a second, of all threads."""
+        return self._done * self._threads / self._seconds
 
     def observe(self, tokens: int, seconds: float, threads: int) -> None:
         """Learn from a run how fast the machine is."""

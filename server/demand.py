@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 
 from server.clients import Client
 
@@ -9,19 +10,41 @@ MEMORY_SECONDS = 2.0  # about as long as a call may wait: who asked before that 
 _LEAST = 1.0  # tokens a second; who asks for less is forgotten
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a client can hope for.
+
+    Attributes:
+        modest: whether it asks for no more than its share: then it comes before those who do.
+        rate: tokens a second that it gets.
+        behind: those who come after it.
+    """
+
+    modest: bool
+    rate: float
+    behind: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    tokens: float
+    at: float
+    weight: float
+
+
 class Demand:
     """Tokens a second that each client asks for, whether it got them or was refused; older requests fade."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, tuple[float, float, float]] = {}  # by client: tokens, when they were that, its weight
+        self._asked: dict[str, _Asked] = {}
 
     def ask(self, client: Client, tokens: int) -> None:
         """Count a request."""
         now = time.monotonic()
         asked = self._rate(client.name, now) * MEMORY_SECONDS
-        self._asked[client.name] = (asked + tokens, now, client.plan.weight)
+        self._asked[client.name] = _Asked(asked + tokens, now, client.plan.weight)
 
-    def rate_for(self, client: Client, speed: float) -> float:
+    def outlook(self, client: Client, speed: float) -> Outlook:
         """The part of a machine's speed that a client gets while the others go on as they do.
 
         Whoever asks for less than his weighted share gets what he asks for; the rest share what is left (max-min
@@ -33,15 +56,22 @@ class Demand:
         for name, rate in rates.items():
             if rate < _LEAST:
                 del self._asked[name]
-        others = [(rates[name], weight) for name, (_, _, weight) in self._asked.items() if name != client.name]
-        left, weights = speed, client.plan.weight + sum(weight for _, weight in others)
-        for rate, weight in sorted(others, key=lambda other: other[0] / other[1]):
+        others = [(name, rates[name], asked.weight) for name, asked in self._asked.items() if name != client.name]
+        others.sort(key=lambda other: other[1] / other[2])
+        left, weights = speed, client.plan.weight + sum(weight for *_, weight in others)
+        modest = 0
+        for _, rate, weight in others:
             if rate * weights >= left * weight:
                 break
             left -= rate
             weights -= weight
-        return left * client.plan.weight / weights
+            modest += 1
+        fair = left * client.plan.weight / weights
+        if rates.get(client.name, 0.0) > fair:
+            return Outlook(modest=False, rate=fair, behind=frozenset())
+        return Outlook(modest=True, rate=left, behind=frozenset(name for name, *_ in others[modest:]))
 
     def _rate(self, name: str, now: float) -> float:
-        tokens, since, _ = self._asked.get(name, (0.0, now, 0.0))
-        return tokens * math.exp((since - now) / MEMORY_SECONDS) / MEMORY_SECONDS
+        if (asked := self._asked.get(name)) is None:
+            return 0.0
+        return asked.tokens * math.exp((asked.at - now) / MEMORY_SECONDS) / MEMORY_SECONDS

@@ -35,6 +35,11 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
+    def holds(self, flow_name: str) -> bool:
+        """Whether anything of a flow waits."""
+        flow = self._flows.get(flow_name)
+        return flow is not None and bool(flow.items)
+
     def push(self, flow_name: str, weight: float, cost: float, item: T) -> None:
         """Let an item wait; `cost` is what it takes of the machine, in any one unit."""
         flow = self._flows.setdefault(flow_name, _Flow(weight))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 
 from server.backlog import Backlog
 from server.clients import Client
@@ -35,8 +36,10 @@ class Scheduler:
     """Hands waiting segments to the streams, a thread each.
 
     A segment that is alone gets all threads where its number scheme allows that; when others wait, every stream
-    keeps to one. Whatever expired or has no caller left is dropped before it costs anything. Each segment is charged in
-    the moment that it is released: one whose client has nothing left waits aside until it can be charged.
+    keeps to one. Within a class clients share by weight, and who asks for less than his share comes before who asks for
+    more, so that a flood is not felt. Whatever expired or has no caller left is dropped before it costs anything. Each
+    segment is charged in the moment that it is released: one whose client has nothing left waits aside until it can be
+    charged.
     """
 
     def __init__(self, streams: int, threads: int, limiter: Limiter, metrics: Metrics) -> None:
@@ -45,7 +48,9 @@ class Scheduler:
         self._threads = threads
         self._limiter = limiter
         self._metrics = metrics
-        self._queues = {priority: FairQueue(_Waiting.is_dead) for priority in Priority}  # in the order of service
+        # In the order of service: of each class, first those who ask for no more than their share.
+        classes = product(Priority, (True, False))
+        self._queues = {each: FairQueue(_Waiting.is_dead) for each in classes}
         self._aside: dict[_Waiting, asyncio.TimerHandle] = {}
         self._news = asyncio.Event()
         self._busy = 0
@@ -86,7 +91,10 @@ class Scheduler:
 
     def _enqueue(self, item: _Waiting) -> None:
         client = item.client
-        self._queues[item.priority].push(client.name, client.plan.weight, len(item.work.ids), item)
+        # Nobody overtakes himself: behind what waits already, until it is done.
+        behind = self._queues[item.priority, False].holds(client.name)
+        modest = not behind and self.backlog.is_modest(client, item.priority)
+        self._queues[item.priority, modest].push(client.name, client.plan.weight, len(item.work.ids), item)
         self._measure()
         self._news.set()
 
@@ -103,12 +111,14 @@ class Scheduler:
         self._busy += 1
         try:
             works = [item.work for item in batch]
+            began = time.monotonic()
             done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
             for item, computed in zip(batch, done, strict=True):
                 self._metrics.queue_wait.observe(computed.started - item.queued)
                 if not item.future.done():
                     item.future.set_result(replace(computed, queued=item.queued))
-            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
+            # With the ways to the thread and back, for those are the stream's time too.
+            self.backlog.observe(sum(len(work.ids) for work in works), time.monotonic() - began, threads)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             for item in batch:
                 if not item.future.done():
@@ -118,20 +128,19 @@ class Scheduler:
             for item in batch:
                 item.future.cancel()  # of those without an answer: the stream is being closed
 
-    def _next(self) -> _Waiting | None:
-        """The segment whose turn it is."""
-        waiting = (queue.peek() for queue in self._queues.values())
-        return next((item for item in waiting if item is not None), None)
+    def _next(self) -> FairQueue[_Waiting] | None:
+        """The queue of the segment whose turn it is."""
+        return next((queue for queue in self._queues.values() if queue.peek() is not None), None)
 
     def _take(self) -> list[_Waiting]:
         """The next segments that may share a run: same model, window and layers, together within the token budget."""
         batch: list[_Waiting] = []
         tokens = 0
-        while (item := self._next()) is not None:
+        while (queue := self._next()) and (item := queue.peek()):
             room = item.work.runner.batch_tokens - tokens
             if batch and (not _same_run(batch[0].work, item.work) or len(item.work.ids) > room):
                 break
-            self._queues[item.priority].pop()
+            queue.pop()
             if seconds := self._limiter.budget(item.client).charge(len(item.work.ids)):
                 self._set_aside(item, seconds)
                 continue

@@ -47,7 +47,10 @@ def test_a_polite_client_is_not_refused_for_anothers_flood() -> None:
     made = backlog()
     with made.claim(client("flood"), INTERACTIVE) as flood:
         flood.promise(1_000_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(CAUTION * 2 * 0.5)
+        assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(CAUTION * 0.5)
+        with made.claim(client("second flood"), INTERACTIVE) as second:
+            second.promise(100_000, time.monotonic() + 6000)
+            assert made.seconds_until_done(client("second flood"), INTERACTIVE, 0) == pytest.approx(CAUTION * 100)
 
 
 def test_bulk_waits_for_interactive_and_not_the_other_way_round() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -56,19 +57,29 @@ def asking(rates: dict[str, float], weights: dict[str, float] | None = None) -> 
 def test_others_get_what_they_ask_for_and_their_share_at_most(
     clock: Clock, others: dict[str, float], left: float
 ) -> None:
-    assert asking(others).rate_for(client("me"), 900.0) == pytest.approx(left)
+    outlook = asking({**others, "me": 9000.0}).outlook(client("me"), 900.0)
+    assert outlook.rate == pytest.approx(left)
+    assert not outlook.modest
 
 
-def test_shares_go_by_weight_and_what_one_asks_oneself_does_not_count(clock: Clock) -> None:
+def test_who_asks_for_less_than_his_share_comes_before_those_who_ask_for_more(clock: Clock) -> None:
+    outlook = asking({"modest": 100.0, "greedy": 5000.0, "me": 300.0}).outlook(client("me"), 900.0)
+    assert outlook.modest
+    assert outlook.behind == {"greedy"}
+    assert outlook.rate == pytest.approx(800.0)
+    assert not asking({"modest": 100.0, "greedy": 5000.0, "me": 500.0}).outlook(client("me"), 900.0).modest
+
+
+def test_shares_go_by_weight(clock: Clock) -> None:
     demand = asking({"heavy": 5000.0, "me": 10_000.0}, {"heavy": 3.0})
-    assert demand.rate_for(client("me"), 800.0) == pytest.approx(200.0)
-    assert demand.rate_for(client("heavy", 3.0), 800.0) == pytest.approx(600.0)
+    assert demand.outlook(client("me"), 800.0).rate == pytest.approx(200.0)
+    assert demand.outlook(client("heavy", 3.0), 800.0).rate == pytest.approx(600.0)
 
 
 def test_who_asks_no_more_is_forgotten(clock: Clock) -> None:
     demand = asking({"a": 5000.0})
     clock.now += MEMORY_SECONDS * 20
-    assert demand.rate_for(client("me"), 900.0) == 900.0
+    assert demand.outlook(client("me"), 900.0).rate == 900.0
     assert not demand._asked
 
 
@@ -90,10 +101,22 @@ def schedule(start: float, shares: dict[str, float], seconds: float, draw: rando
     return sorted(arrivals)
 
 
-def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: float = 30.0) -> tuple[float, float]:
-    """Offer shares of a machine's speed in documents of 1 to 15 segments; goodput over speed, and promises kept."""
+@dataclass(frozen=True)
+class Outcome:
+    """Goodput over the machine's speed, promises kept of all, and latencies and refusals by client."""
+
+    goodput: float
+    kept: float
+    latencies: dict[str, list[float]]
+    refusals: Counter[str]
+
+
+def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: float = 30.0) -> Outcome:
+    """Offer shares of a machine's speed in documents of 1 to 15 segments, served as a scheduler does."""
     draw, backlog = random.Random(0), Backlog(2)
-    queue: FairQueue[Call] = FairQueue(lambda call: call.deadline <= clock.now)
+    queues: list[FairQueue[Call]] = [FairQueue(lambda call: call.deadline <= clock.now) for _ in range(2)]
+    latencies: dict[str, list[float]] = {name: [] for name in shares}
+    refusals = Counter[str]()
     backlog.observe(int(SPEED / 2), 1.0, threads=1)
     arrivals = schedule(clock.now, shares, seconds, draw)
     end, ends = clock.now + seconds, Counter[str]()
@@ -104,7 +127,7 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
                 taken.remove(call)
                 call.claim.close()
                 ends["late"] += 1
-            current = queue.pop()
+            current = queues[0].pop() or queues[1].pop()
             if current is None:
                 clock.now = at
                 break
@@ -115,6 +138,7 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
             if not current.left and current.deadline > clock.now:
                 taken.remove(current)
                 ends["kept"] += 1
+                latencies[current.client.name].append(clock.now - current.deadline + deadline)
                 ends["tokens"] += current.segments * SEGMENT
         if name:
             caller, segments = client(name), draw.randint(1, 15)
@@ -122,21 +146,39 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
             try:
                 call.claim.promise(segments * SEGMENT, call.deadline)
             except QueueFull:
+                refusals[name] += 1
                 continue
             taken.append(call)
             for _ in range(segments):
-                queue.push(name, 1.0, SEGMENT, call)
-    return ends["tokens"] / (SPEED * seconds), ends["kept"] / (ends["kept"] + ends["late"])
+                modest = not queues[1].holds(name) and backlog.is_modest(caller, Priority.INTERACTIVE)
+                queues[not modest].push(name, 1.0, SEGMENT, call)
+    kept = ends["kept"] / (ends["kept"] + ends["late"])
+    return Outcome(ends["tokens"] / (SPEED * seconds), kept, latencies, refusals)
 
 
 @pytest.mark.parametrize("deadline", [1.0, 2.0])
 def test_promises_are_kept_when_all_ask_for_five_times_what_there_is(clock: Clock, deadline: float) -> None:
-    goodput, kept = outcome(clock, {f"client-{i}": 0.5 for i in range(10)}, deadline)
-    assert kept > 0.98
-    assert goodput > 0.93
+    result = outcome(clock, {f"client-{i}": 0.5 for i in range(10)}, deadline)
+    assert result.kept > 0.98
+    assert result.goodput > 0.93
 
 
 def test_nobody_is_refused_while_there_is_enough(clock: Clock) -> None:
-    goodput, kept = outcome(clock, {f"client-{i}": 0.06 for i in range(10)}, 2.0)
-    assert kept == 1.0
-    assert goodput == pytest.approx(0.6, rel=0.1)
+    result = outcome(clock, {f"client-{i}": 0.06 for i in range(10)}, 2.0)
+    assert result.kept == 1.0
+    assert not result.refusals
+
+
+def test_nine_polite_clients_do_not_notice_a_tenth_who_floods(clock: Clock) -> None:
+    polite = {f"client-{i}": 0.6 / 9 for i in range(9)}
+    alone = outcome(clock, polite, 1.0, seconds=90)
+    beside = outcome(clock, {**polite, "flood": 5.0}, 1.0, seconds=90)
+    answered = sum(len(beside.latencies[name]) for name in polite)
+    assert sum(beside.refusals[name] for name in polite) < 0.01 * answered
+    assert p99(beside, polite) < 1.3 * p99(alone, polite)
+    assert beside.goodput > 0.93, "the flood gets all that is left"
+
+
+def p99(result: Outcome, names: Iterable[str]) -> float:
+    latencies = sorted(each for name in names for each in result.latencies[name])
+    return latencies[int(0.99 * len(latencies))]

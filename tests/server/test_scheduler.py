@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.clients import ANONYMOUS
+from server.clients import ANONYMOUS, Client
 from server.errors import DeadlineExceeded
 from server.limits import Limiter
 from server.metrics import Metrics
@@ -78,7 +78,7 @@ async def scheduling(metrics: Metrics, streams: int = 1, threads: int = 4) -> As
         await asyncio.wait_for(scheduler.close(), SOON)
 
 
-def submitted(
+def submitted(  # noqa: PLR0913
     scheduler: Scheduler,
     machine: Machine,
     key: bytes,
@@ -88,11 +88,12 @@ def submitted(
     start: int = 0,
     cuts: tuple[int, ...] = (1,),
     seconds: float = 60,
+    client: Client = ANONYMOUS,
 ) -> asyncio.Task[Computed]:
     ids = np.zeros(tokens, np.int32)
     work = Work(key, cast("Runner", machine), ids, window, start, state=None, cuts=cuts, heads=())
     deadline = time.monotonic() + seconds
-    return asyncio.create_task(scheduler.submit(work, ANONYMOUS, Priority.INTERACTIVE, deadline))
+    return asyncio.create_task(scheduler.submit(work, client, Priority.INTERACTIVE, deadline))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -127,6 +128,35 @@ async def test_first_in_first_out(machine: Machine, metrics: Metrics) -> None:
         done = await asyncio.gather(*tasks)
     assert machine.computed == keys
     assert [key_of(computed) for computed in done] == keys  # to each its own
+
+
+async def test_who_asks_for_little_comes_before_who_asks_for_much_and_nobody_overtakes_himself(
+    machine: Machine, metrics: Metrics
+) -> None:
+    machine.batch_tokens = 1
+    flood, polite = Client("flood", "flood"), Client("polite", "polite")
+    async with scheduling(metrics) as scheduler:
+        scheduler.backlog.observe(1000, 1.0, threads=1)
+        async with held(scheduler, machine):
+            scheduler.backlog.ask(flood, Priority.INTERACTIVE, 100_000)
+            tasks = [submitted(scheduler, machine, b"f%d" % i, client=flood) for i in range(5)]
+            await asyncio.sleep(0)
+            for i in range(5):
+                scheduler.backlog.ask(polite, Priority.INTERACTIVE, 10)
+                tasks.append(submitted(scheduler, machine, b"p%d" % i, client=polite))
+            await asyncio.sleep(0)
+            # It wants more now: what comes after is behind, in turns with the flood.
+            scheduler.backlog.ask(polite, Priority.INTERACTIVE, 100_000)
+            tasks += [submitted(scheduler, machine, b"p%d" % i, client=polite) for i in range(5, 8)]
+            await asyncio.sleep(0)
+            scheduler.backlog._demand[Priority.INTERACTIVE]._asked.clear()  # long ago
+            tasks.append(submitted(scheduler, machine, b"f5", client=flood))
+        await asyncio.gather(*tasks)
+    assert machine.computed[:5] == [b"p0", b"p1", b"p2", b"p3", b"p4"]
+    rest = machine.computed[5:]
+    assert [key for key in rest if key[:1] == b"f"] == [b"f%d" % i for i in range(6)]
+    assert [key for key in rest if key[:1] == b"p"] == [b"p5", b"p6", b"p7"]
+    assert {key[:1] for key in rest[:4]} == {b"f", b"p"}
 
 
 async def test_one_run_takes_what_fits_its_token_budget_and_no_more(machine: Machine, metrics: Metrics) -> None:
