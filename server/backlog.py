@@ -17,7 +17,7 @@ from server.habits import Habits
 from server.priority import Priority
 
 MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
-CAUTION = 1.25  # an estimate that is missed costs a whole document, one that is too careful a refusal
+CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
 
 
 class Claim:

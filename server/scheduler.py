@@ -111,14 +111,12 @@ class Scheduler:
         self._busy += 1
         try:
             works = [item.work for item in batch]
-            began = time.monotonic()
             done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
             for item, computed in zip(batch, done, strict=True):
                 self._metrics.queue_wait.observe(computed.started - item.queued)
                 if not item.future.done():
                     item.future.set_result(replace(computed, queued=item.queued))
-            # With the ways to the thread and back, for those are the stream's time too.
-            self.backlog.observe(sum(len(work.ids) for work in works), time.monotonic() - began, threads)
+            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
             for item in batch:
                 if not item.future.done():
