@@ -115,7 +115,7 @@ class Backlog:
         the client's work goes at the rate that the others leave, as they have asked of late; and not before what they
         have waiting now, of each at most as much as his own.
         """
-        if not self._done:
+        if not self._seconds:
             return 0.0
         speed = self._speed
         before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
@@ -131,7 +131,7 @@ class Backlog:
 
     def is_modest(self, client: Client, priority: Priority) -> bool:
         """Whether a client asks for no more than its share of the machine, if there is more than one."""
-        return not self._done or self._demand[priority].outlook(client, self._speed).modest
+        return not self._seconds or self._demand[priority].outlook(client, self._speed).modest
 
     def foresee(self, client: Client, priority: Priority, characters: int, deadline: float) -> None:
         """Refuse texts that nobody has read yet, if the client's last ones tell how that would end.

@@ -109,3 +109,10 @@ def test_a_client_whose_texts_the_cache_may_know_is_read_first() -> None:
         read(made, "a", characters=4000, tokens=1000)
     read(made, "a", characters=4000, tokens=0)
     assert not refused_unread(made, "a", 400_000, 5.0)
+
+
+def test_a_run_that_took_no_time_tells_no_speed() -> None:
+    made = Backlog(2)
+    made.observe(1000, 0.0, threads=1)
+    assert made.seconds_until_done(client("a"), INTERACTIVE, 1000) == 0.0
+    assert made.is_modest(client("a"), INTERACTIVE)

@@ -175,7 +175,7 @@ def test_nine_polite_clients_do_not_notice_a_tenth_who_floods(clock: Clock) -> N
     beside = outcome(clock, {**polite, "flood": 5.0}, 1.0, seconds=90)
     answered = sum(len(beside.latencies[name]) for name in polite)
     assert sum(beside.refusals[name] for name in polite) < 0.01 * answered
-    assert p99(beside, polite) < 1.3 * p99(alone, polite)
+    assert p99(beside, polite) < 1.4 * p99(alone, polite)
     assert beside.goodput > 0.93, "the flood gets all that is left"
 
 
