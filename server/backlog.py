@@ -14,7 +14,7 @@ from server.clients import Client
 from server.demand import Demand
 from server.errors import QueueFull
 from server.habits import Habits
-from server.priority import Priority
+from server.priority import BULK_SHARE, Priority
 
 MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
 CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
@@ -111,14 +111,13 @@ class Backlog:
     def seconds_until_done(self, client: Client, priority: Priority, tokens: int) -> float:
         """About how long until so many more tokens of a client would be computed.
 
-        Bulk waits for all that is interactive, and whoever wants more than his share for those who do not. Beside that,
-        the client's work goes at the rate that the others leave, as they have asked of late; and not before what they
-        have waiting now, of each at most as much as his own.
+        Bulk waits for what is interactive, but for its share, and whoever wants more than his share for those who do
+        not. Beside that, the client's work goes at the rate that the others leave, as they have asked of late; and not
+        before what they have waiting now, of each at most as much as his own.
         """
         if not self._seconds:
             return 0.0
         speed = self._speed
-        before = self._tokens[Priority.INTERACTIVE].total() if priority is Priority.BULK else 0
         outlook = self._demand[priority].outlook(client, speed)
         waiting, weight = self._tokens[priority], client.plan.weight
         own = waiting[client.name] + tokens
@@ -127,6 +126,10 @@ class Backlog:
             for name, theirs in waiting.items()
             if name != client.name and name not in outlook.behind
         )
+        if priority is Priority.BULK:
+            before = min(self._tokens[Priority.INTERACTIVE].total(), (own + others) / BULK_SHARE)
+        else:
+            before = min(self._tokens[Priority.BULK].total(), (own + others) * BULK_SHARE)
         return CAUTION * (before / speed + max((own + others) / speed, own / outlook.rate))
 
     def is_modest(self, client: Client, priority: Priority) -> bool:

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ class FairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def cost(self) -> float:
+        """Of the item that `pop` would give; without end if none waits."""
+        flow = self._first()
+        return flow.items[0][0] if flow else math.inf
 
     def holds(self, flow_name: str) -> bool:
         """Whether anything of a flow waits."""

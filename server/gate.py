@@ -6,9 +6,7 @@ from contextlib import asynccontextmanager
 
 from server.clients import Client
 from server.fairness import FairQueue
-from server.priority import Priority
-
-BULK_SHARE = 0.1  # of what the client's interactive calls get while both wait: bulk is slowed, never starved
+from server.priority import BULK_SHARE, Priority
 
 
 class FairGate:

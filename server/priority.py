@@ -4,7 +4,11 @@ from enum import Enum
 
 
 class Priority(Enum):
-    """Interactive segments go before all bulk ones; the values are names on the wire and in settings."""
+    """In the order of service; the values are names on the wire and in settings."""
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
+
+
+BULK_SHARE = 0.1
+"""Of what interactive calls get, while both wait: bulk is slowed, never starved."""

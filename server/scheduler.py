@@ -4,15 +4,14 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 
 from server.backlog import Backlog
 from server.clients import Client
 from server.errors import DeadlineExceeded
-from server.fairness import FairQueue
 from server.limits import Limiter
 from server.metrics import Metrics
 from server.priority import Priority
+from server.turns import Turns
 from server.work import Computed, Work
 
 
@@ -21,14 +20,12 @@ class _Waiting:
     work: Work
     client: Client
     priority: Priority
-    deadline: float
     queued: float
     future: asyncio.Future[Computed]
+    expiry: asyncio.TimerHandle
 
     def is_dead(self) -> bool:
-        """Whether nobody waits for it any more, or not in time: its caller is told so."""
-        if not self.future.done() and self.deadline <= time.monotonic():
-            self.future.set_exception(DeadlineExceeded("the deadline passed while segments were waiting"))
+        """Whether nobody waits for it any more, or not in time. Changes between two steps of the loop alone."""
         return self.future.done()
 
 
@@ -36,10 +33,8 @@ class Scheduler:
     """Hands waiting segments to the streams, a thread each.
 
     A segment that is alone gets all threads where its number scheme allows that; when others wait, every stream
-    keeps to one. Within a class clients share by weight, and who asks for less than his share comes before who asks for
-    more, so that a flood is not felt. Whatever expired or has no caller left is dropped before it costs anything. Each
-    segment is charged in the moment that it is released: one whose client has nothing left waits aside until it can be
-    charged.
+    keeps to one. Whatever expired or has no caller left is dropped before it costs anything. Each segment is charged in
+    the moment that it is released: one whose client has nothing left waits aside until it can be charged.
     """
 
     def __init__(self, streams: int, threads: int, limiter: Limiter, metrics: Metrics) -> None:
@@ -48,9 +43,7 @@ class Scheduler:
         self._threads = threads
         self._limiter = limiter
         self._metrics = metrics
-        # In the order of service: of each class, first those who ask for no more than their share.
-        classes = product(Priority, (True, False))
-        self._queues = {each: FairQueue(_Waiting.is_dead) for each in classes}
+        self._waiting = Turns(_Waiting.is_dead)
         self._aside: dict[_Waiting, asyncio.TimerHandle] = {}
         self._news = asyncio.Event()
         self._busy = 0
@@ -68,9 +61,8 @@ class Scheduler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._recall()
-        for queue in self._queues.values():
-            for item in queue.drain():
-                item.future.cancel()
+        for item in self._waiting.drain():
+            item.future.cancel()
         self._executor.shutdown(wait=True)
 
     async def submit(self, work: Work, client: Client, priority: Priority, deadline: float) -> Computed:
@@ -85,16 +77,22 @@ class Scheduler:
         Raises:
             DeadlineExceeded: it was still waiting at its deadline.
         """
-        future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Waiting(work, client, priority, deadline, time.monotonic(), future))
-        return await future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Computed] = loop.create_future()
+        expiry = loop.call_at(deadline, _expire, future)
+        item = _Waiting(work, client, priority, time.monotonic(), future, expiry)
+        self._enqueue(item)
+        try:
+            return await future
+        finally:
+            expiry.cancel()
+            if aside := self._aside.pop(item, None):
+                aside.cancel()
 
     def _enqueue(self, item: _Waiting) -> None:
-        client = item.client
-        # Nobody overtakes himself: behind what waits already, until it is done.
-        behind = self._queues[item.priority, False].holds(client.name)
-        modest = not behind and self.backlog.is_modest(client, item.priority)
-        self._queues[item.priority, modest].push(client.name, client.plan.weight, len(item.work.ids), item)
+        client, cost = item.client, len(item.work.ids)
+        modest = self.backlog.is_modest(client, item.priority)
+        self._waiting.push(item, cost, item.priority, client.name, client.plan.weight, modest=modest)
         self._measure()
         self._news.set()
 
@@ -103,7 +101,7 @@ class Scheduler:
             while not (batch := self._take()):
                 self._news.clear()
                 await self._news.wait()
-            alone = not self._busy and self._next() is None
+            alone = not self._busy and self._waiting.peek() is None
             await self._run(batch, self._threads if alone else 1)
 
     async def _run(self, batch: list[_Waiting], threads: int) -> None:
@@ -126,31 +124,27 @@ class Scheduler:
             for item in batch:
                 item.future.cancel()  # of those without an answer: the stream is being closed
 
-    def _next(self) -> FairQueue[_Waiting] | None:
-        """The queue of the segment whose turn it is."""
-        return next((queue for queue in self._queues.values() if queue.peek() is not None), None)
-
     def _take(self) -> list[_Waiting]:
         """The next segments that may share a run: same model, window and layers, together within the token budget."""
         batch: list[_Waiting] = []
         tokens = 0
-        while (queue := self._next()) and (item := queue.peek()):
+        while item := self._waiting.peek():
             room = item.work.runner.batch_tokens - tokens
             if batch and (not _same_run(batch[0].work, item.work) or len(item.work.ids) > room):
                 break
-            queue.pop()
+            self._waiting.pop()
             if seconds := self._limiter.budget(item.client).charge(len(item.work.ids)):
                 self._set_aside(item, seconds)
                 continue
+            item.expiry.cancel()  # what runs is finished: others may want it
             tokens += len(item.work.ids)
             batch.append(item)
         self._measure()
         return batch
 
     def _set_aside(self, item: _Waiting, seconds: float) -> None:
-        """Let an item wait for its client's tokens, or for its deadline if that is nearer."""
-        until = min(seconds, max(0.0, item.deadline - time.monotonic()))
-        self._aside[item] = asyncio.get_running_loop().call_later(until, self._return, item)
+        """Let an item wait for its client's tokens."""
+        self._aside[item] = asyncio.get_running_loop().call_later(seconds, self._return, item)
 
     def _return(self, item: _Waiting) -> None:
         self._aside.pop(item).cancel()
@@ -162,7 +156,12 @@ class Scheduler:
             self._return(item)
 
     def _measure(self) -> None:
-        self._metrics.queue_depth.set(sum(len(queue) for queue in self._queues.values()) + len(self._aside))
+        self._metrics.queue_depth.set(len(self._waiting) + len(self._aside))
+
+
+def _expire(future: asyncio.Future[Computed]) -> None:
+    if not future.done():
+        future.set_exception(DeadlineExceeded("the deadline passed while segments were waiting"))
 
 
 def _same_run(one: Work, other: Work) -> bool:

@@ -8,7 +8,7 @@ from server.backlog import CAUTION, Backlog
 from server.clients import Client, Plan
 from server.errors import QueueFull
 from server.habits import CALLS, READ_ANYWAY
-from server.priority import Priority
+from server.priority import BULK_SHARE, Priority
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
 
@@ -53,13 +53,20 @@ def test_a_polite_client_is_not_refused_for_anothers_flood() -> None:
             assert made.seconds_until_done(client("second flood"), INTERACTIVE, 0) == pytest.approx(CAUTION * 100)
 
 
-def test_bulk_waits_for_interactive_and_not_the_other_way_round() -> None:
+def test_bulk_waits_for_interactive_and_the_other_way_round_but_a_little() -> None:
     made = backlog()
     with made.claim(client("a"), BULK) as bulk, made.claim(client("b"), INTERACTIVE) as interactive:
         bulk.promise(100_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(CAUTION)
+        assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(CAUTION * (1 + BULK_SHARE))
         interactive.promise(50_000, time.monotonic() + 6000)
         assert made.seconds_until_done(client("a"), BULK, 0) == pytest.approx(CAUTION * 75)
+
+
+def test_a_little_bulk_does_not_wait_for_all_that_is_interactive() -> None:
+    made = backlog()
+    with made.claim(client("a"), INTERACTIVE) as interactive:
+        interactive.promise(1_000_000, time.monotonic() + 6000)
+        assert made.seconds_until_done(client("b"), BULK, 1000) == pytest.approx(CAUTION * 0.5 * (1 + 1 / BULK_SHARE))
 
 
 def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:

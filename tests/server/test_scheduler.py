@@ -89,11 +89,12 @@ def submitted(  # noqa: PLR0913
     cuts: tuple[int, ...] = (1,),
     seconds: float = 60,
     client: Client = ANONYMOUS,
+    priority: Priority = Priority.INTERACTIVE,
 ) -> asyncio.Task[Computed]:
     ids = np.zeros(tokens, np.int32)
     work = Work(key, cast("Runner", machine), ids, window, start, state=None, cuts=cuts, heads=())
     deadline = time.monotonic() + seconds
-    return asyncio.create_task(scheduler.submit(work, client, Priority.INTERACTIVE, deadline))
+    return asyncio.create_task(scheduler.submit(work, client, priority, deadline))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -207,6 +208,29 @@ async def test_what_expired_while_it_waited_is_not_computed_and_says_so(machine:
             await late
         await punctual
     assert machine.computed == [b"punctual"]
+
+
+async def test_what_expires_in_the_middle_of_the_queue_says_so_at_once(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler, held(scheduler, machine):
+        submitted(scheduler, machine, b"before")
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(submitted(scheduler, machine, b"late", seconds=0.02), SOON)
+    assert b"late" not in machine.computed
+
+
+async def test_bulk_goes_on_slowly_while_there_is_always_something_interactive(
+    machine: Machine, metrics: Metrics
+) -> None:
+    machine.batch_tokens = 1
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            tasks = [submitted(scheduler, machine, b"b%d" % i, priority=Priority.BULK) for i in range(20)]
+            await asyncio.sleep(0)
+            tasks += [submitted(scheduler, machine, b"i%d" % i) for i in range(100)]
+        await asyncio.gather(*tasks)
+    bulk = [place for place, key in enumerate(machine.computed) if key.startswith(b"b")]
+    assert bulk == [*range(10, 110, 11), *range(110, 120)], "a tenth of the others; alone, all there is"
+    assert [key for key in machine.computed if key.startswith(b"b")] == [b"b%d" % i for i in range(20)]
 
 
 async def test_what_nobody_waits_for_any_more_is_not_computed(machine: Machine, metrics: Metrics) -> None:
