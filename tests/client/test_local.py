@@ -115,6 +115,21 @@ def test_a_signal_ends_the_server_too(
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_a_killed_command_takes_its_server_along(tmp_path: Path, environment: dict[str, str]) -> None:
+    with subprocess.Popen(command(tmp_path, "--model", "slow"), env=environment) as process:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        server = int((tmp_path / "notes").read_text().split()[0])
+        assert is_alive(server)
+        process.kill()
+    for _ in range(200):
+        if not is_alive(server):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the server outlives the command")
+
+
 def test_with_the_client_alone_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("A book.")
     monkeypatch.setattr(local, "entry_points", lambda **_: ())

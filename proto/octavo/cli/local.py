@@ -30,13 +30,15 @@ def local_server(
         raise Unreachable("--local needs the server, and only the client is installed here: install octavo")
     with tempfile.TemporaryDirectory(prefix="octavo-") as folder, _terminated_as_exit():
         log = Path(folder, "log")
-        command = [sys.executable, "-m", "octavo.cli", "serve", "--listen", listen or f"unix:{folder}/socket"]
-        command += ["--set", "metrics.listen=", *(["--model", model] if model else []), *arguments]
+        command = [sys.executable, "-m", "octavo.cli.tied", "serve", "--listen", listen or f"unix:{folder}/socket"]
+        command += ["--set", "metrics.listen=", "--set", "server.drain_delay_seconds=0"]  # for balancers, of which none
+        command += [*(["--model", model] if model else []), *arguments]
         with log.open("wb") as stderr:
-            # A session of its own: Ctrl-C reaches this process alone, which then stops the server.
+            # A session of its own: Ctrl-C reaches this process alone, which then stops the server. The pipe that stays
+            # open to its standard input ties it to us, should we be killed.
             server = subprocess.Popen(  # noqa: S603
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
@@ -76,6 +78,8 @@ def _stop(server: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+    if server.stdin is not None:
+        server.stdin.close()
 
 
 @contextlib.contextmanager
