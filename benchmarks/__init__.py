@@ -8,5 +8,6 @@ on it with ``click.option``; it returns figures by id. The module's first docstr
         return {"some_ms": summarise(samples, "ms")}
 
 ``figures`` is what comes back, ``statistics`` makes it from samples, ``race`` takes the samples side by side,
-``targets`` holds the promises, ``report`` prints and writes. `python -m benchmarks` lists the scenarios.
+``histograms`` keeps durations whole, ``targets`` holds the promises, ``reporting`` writes, prints and draws.
+`python -m benchmarks` lists the scenarios.
 """

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
-from benchmarks import machine, report
+from benchmarks import machine
 from benchmarks.figures import Figures, Missing, attempt, reason_of
 from benchmarks.registry import Scenario, scenarios
+from benchmarks.reporting.record import Record, write
+from benchmarks.reporting.table import table
 from benchmarks.targets import of_scenario
 
 EPILOG = "Exit status: 0 all figures hold what they must, 1 one does not or is missing, 2 wrong usage."
@@ -57,9 +59,9 @@ def _command(scenario: Scenario) -> click.Command:
 
     def execute(json_path: Path | None, **settings: Any) -> None:
         record = _measure(scenario, run, settings)
-        click.echo(report.table(record))
+        click.echo(table(record))
         if json_path:
-            report.write(record, json_path)
+            write(record, json_path)
         if record.misses:
             click.echo(f"missed: {', '.join(record.misses)}", err=True)
             sys.exit(1)
@@ -69,16 +71,14 @@ def _command(scenario: Scenario) -> click.Command:
     )
 
 
-def _measure(scenario: Scenario, run: Any, settings: dict[str, Any]) -> report.Record:
+def _measure(scenario: Scenario, run: Any, settings: dict[str, Any]) -> Record:
     described = machine.describe()
     if warning := machine.busy(described):
         click.echo(f"warning: {warning}", err=True)
     started, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     figures = _figures(scenario.name, lambda: run(**settings))
     seconds = round(time.perf_counter() - start, 1)
-    return report.Record(
-        scenario.name, described, machine.versions(), machine.commit(), settings, started, seconds, figures
-    )
+    return Record(scenario.name, described, machine.versions(), machine.commit(), settings, started, seconds, figures)
 
 
 def _figures(name: str, measure: Callable[[], Figures]) -> Figures:

@@ -1,4 +1,8 @@
-"""What a scenario hands back: figures with their uncertainty, and figures that could not be had."""
+"""What a scenario hands back: figures with their uncertainty, what the report draws, and what could not be had.
+
+All of it travels in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is
+`group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
+"""
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["Figure", "Figures", "Missing", "Outcome", "attempt"]
+__all__ = ["Bars", "Curve", "Distribution", "Drawing", "Figure", "Figures", "Missing", "Outcome", "Reading", "attempt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,63 @@ class Missing:
     reason: str
 
 
-Outcome: TypeAlias = Figure | Missing
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Durations, whole: the report draws their percentiles. `histograms.distribution` makes it.
+
+    ``histogram`` is HdrHistogram's base64 V2 payload, its values in microseconds; ``title`` is its chart's.
+    """
+
+    histogram: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through points in the order given. Labels name the unit: "documents' length / tokens".
+
+    ``log`` names the axes that are logarithmic: "", "x", "y" or "xy". ``lo`` and ``hi`` bound each y, if given.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    x_label: str
+    y_label: str
+    title: str
+    log: str = ""
+    lo: tuple[float, ...] | None = None
+    hi: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = [len(each) for each in (self.x, self.y, self.lo, self.hi) if each is not None]
+        if len(set(given)) != 1:
+            raise ValueError(f"a curve of unequal lengths: {given}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """One value for each of some names; the members of a group should have the same names.
+
+    ``label`` is what the values are, with their unit. ``lo`` and ``hi`` bound each value, if given.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    label: str
+    title: str
+    log: bool = False
+    lo: tuple[float, ...] | None = None
+    hi: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = [len(each) for each in (self.names, self.values, self.lo, self.hi) if each is not None]
+        if len(set(given)) != 1:
+            raise ValueError(f"bars of unequal lengths: {given}")
+
+
+Reading: TypeAlias = Figure | Missing
+Drawing: TypeAlias = Distribution | Curve | Bars
+Outcome: TypeAlias = Reading | Drawing
 Figures: TypeAlias = Mapping[str, Outcome]
 
 

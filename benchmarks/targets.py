@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from benchmarks.figures import Missing, Outcome
+from benchmarks.figures import Missing, Reading
 
 __all__ = ["TARGETS", "Target", "Verdict", "judge", "of_scenario"]
 
@@ -90,7 +90,7 @@ def of_scenario(scenario: str) -> dict[str, Target]:
     return {target.id: target for target in TARGETS if target.scenario == scenario}
 
 
-def judge(outcome: Outcome, target: Target | None) -> Verdict:
+def judge(outcome: Reading, target: Target | None) -> Verdict:
     """Judge a figure by its value; the confidence interval is printed beside it, not argued with."""
     if isinstance(outcome, Missing):
         return Verdict.MISSING

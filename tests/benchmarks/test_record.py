@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from benchmarks import __main__ as cli
 from benchmarks import machine, registry
-from benchmarks.figures import Figure, Figures, Missing, attempt
+from benchmarks.figures import Bars, Curve, Figure, Figures, Missing, attempt
+from benchmarks.histograms import distribution
+from benchmarks.reporting.record import Record, RecordError, read, read_all, write
 from benchmarks.targets import TARGETS, Target, Verdict, judge, of_scenario
 
 HIGHER = Target("s", "x", "", must=2, reach=3)
@@ -84,6 +86,47 @@ def test_the_record_has_the_documented_form(monkeypatch: pytest.MonkeyPatch, tmp
     }  # fmt: skip
     assert record["figures"]["memory_1m_mb"] == {"value": 90.0, "unit": "MB"}
     assert list(tmp_path.iterdir()) == [path], "no draft is left behind"
+
+
+DRAWINGS = {
+    "waits.idle": distribution([0.001, 0.002, 0.5], "A lone caller's wait"),
+    "cost.octavo": Curve(
+        (1e3, 1e4), (0.1, 0.9), "length / tokens", "time / s", "Cost", log="xy", lo=(0.1, 0.8), hi=(0.2, 1.0)
+    ),
+    "levers.cold": Bars(("none", "all"), (900.0, 120.0), "P50 / ms", "Levers", log=True),
+}
+
+
+def record_of(figures: Figures) -> Record:
+    return Record("document", {"cpu": "one"}, {"python": "3"}, None, {"tokens": 9}, "2020-01-01", 1.5, figures)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record = record_of({**GOOD, "again": Missing("gone"), **DRAWINGS})
+    write(record, tmp_path / "one.json")
+    assert read(tmp_path / "one.json") == record
+    assert read_all(tmp_path) == read_all(tmp_path / "one.json") == [record]
+    assert set(record.readings) == {*GOOD, "again"}
+    assert set(record.drawings) == set(DRAWINGS)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"figures": {}, "scenario": "s"}', '{"figures": 3}'])
+def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(RecordError, match=r"odd\.json: not a benchmark's record"):
+        read_all(tmp_path)
+
+
+def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="no records"):
+        read_all(tmp_path)
+
+
+def test_drawings_of_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="unequal lengths"):
+        Curve((1, 2), (1,), "", "", "")
+    with pytest.raises(ValueError, match="unequal lengths"):
+        Bars(("a",), (1,), "", "", lo=())
 
 
 def test_the_table_shows_value_thresholds_and_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
