@@ -1,18 +1,19 @@
-"""Latency of one caller's embed calls by document length, through gRPC and the public client.
+"""What one caller waits for documents of several lengths, through gRPC and the public client.
 
 Calls follow one another (closed loop, one in flight): what a lone user waits, not what a loaded server does. Every call
 sends another text, so that nothing can be answered from what was computed before.
 """
 
 import time
-from contextlib import ExitStack
+from typing import Any
 
 import click
 
 from benchmarks import workloads
+from benchmarks.endpoint import reached, server_options
 from benchmarks.figures import Figures, Outcome
+from benchmarks.histograms import distribution
 from benchmarks.race import Race, Run
-from benchmarks.served import serve
 from benchmarks.statistics import percentile
 from octavo.client import Client
 from server.settings import ModelSettings
@@ -23,19 +24,17 @@ _MILLI = 1000.0
 _RANKS = (50, 95, 99)
 
 
-@click.option("--server", metavar="ADDR", help="Measure this server instead of one that is started for it.")
+@server_options
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
 @click.option(
     "--lengths", default="16,128,510,2048,8192", show_default=True, help="Tokens of the documents, by commas."
 )
 @click.option("--calls", default=100, show_default=True, help="Calls of each length.")
-def run(server: str | None, model: str, lengths: str, calls: int) -> Figures:
+def run(model: str, lengths: str, calls: int, **where: Any) -> Figures:
     """Measure p50, p95 and p99 for each length, in turns."""
     sizes = [int(size) for size in lengths.split(",")]
     documents = workloads.documents(sizes, calls + 1, ModelSettings(path=model).folder)
-    with ExitStack() as stack:
-        address = server or stack.enter_context(serve("--model", model)).address
-        client = stack.enter_context(Client(address))
+    with reached(where, "--model", model) as endpoint, endpoint.client() as client:
         race = Race({str(size): _embed(client, documents[size]) for size in sizes})
         race.warm_up()
         race.measure(calls)
@@ -43,6 +42,7 @@ def run(server: str | None, model: str, lengths: str, calls: int) -> Figures:
     for size, seconds in race.seconds.items():
         for rank in _RANKS:
             figures[f"p{rank}_ms.{size}"] = percentile([_MILLI * one for one in seconds], rank, "ms")
+        figures[f"latency.{size} tokens"] = distribution(seconds, "What one caller waits, by the document's length")
     return figures
 
 
