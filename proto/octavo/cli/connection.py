@@ -33,7 +33,7 @@ def connected(options: dict[str, Any]) -> Iterator[Client]:
         if options.get("local", False):
             client = Client(stack.enter_context(local_server(options["model"])), retry=RETRY)
         else:
-            client = _client(options)
+            client = client_of(options)
         address = stack.enter_context(client).address
         try:
             yield client
@@ -41,7 +41,7 @@ def connected(options: dict[str, Any]) -> Iterator[Client]:
             raise failure(fault, address) from fault
 
 
-def _client(options: dict[str, Any]) -> Client:
+def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
     """A client of the server that the options name; who calls is in the environment."""
     address = options["server"]
     encrypted = options["tls"] or options["ca"] is not None
@@ -60,7 +60,7 @@ def _client(options: dict[str, Any]) -> Client:
         )
     credentials = _trust(options["ca"]) if encrypted else None
     try:
-        return Client(address, token=token, credentials=credentials, insecure_token=allowed, retry=RETRY)
+        return Client(address, token=token, credentials=credentials, insecure_token=allowed, retry=retry)
     except ValueError as fault:
         raise click.UsageError(f"{KEY_VARIABLE}: {fault}") from None
 

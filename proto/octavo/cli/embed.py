@@ -10,7 +10,14 @@ import click
 
 from octavo.cli.connection import connected, is_unreachable
 from octavo.cli.exits import FAILED, Failure, complain
-from octavo.cli.options import call_arguments, call_options, embed_task, files_argument, refuse_server_with_local
+from octavo.cli.options import (
+    call_arguments,
+    call_options,
+    embed_task,
+    files_argument,
+    refuse_server_with_local,
+    vector_options,
+)
 from octavo.cli.output import STDOUT, destination, embedding_json, json_line, save_array
 from octavo.cli.progress import progress
 from octavo.cli.texts import read_text, refuse_stdin_twice
@@ -35,14 +42,7 @@ Outcome = tuple[str, EmbedResult | OctavoError | Failure]
 )
 @click.option("--output", "-o", metavar="FILE", default=STDOUT, help="Write there. [default: standard output]")
 @click.option("--segments", is_flag=True, help="The segments and their vectors too.")
-@click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How a segment's states become its vector.")
-@click.option("--normalize/--no-normalize", default=None, help="Whether vectors have the length 1.")
-@click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Keep the first N values of a vector.")
-@click.option(
-    "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="What a vector is made of."
-)
-@click.option("--window", type=click.IntRange(min=0), metavar="N", help="Half width of attention in tokens; 0: none.")
-@click.option("--expected-fingerprint", metavar="HEX", help="Fail unless the vectors fit an index of this fingerprint.")
+@vector_options
 @click.option("--in-flight", type=click.IntRange(min=1), default=8, show_default=True, help="Documents at a time.")
 @call_options
 @click.pass_context

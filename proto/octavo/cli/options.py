@@ -40,8 +40,7 @@ server_option = click.option(
     show_default=True,
     help="The server: HOST:PORT, [IPV6]:PORT or unix:PATH. Also OCTAVO_SERVER.",
 )
-_CONNECTION = (
-    server_option,
+_ENCRYPTION = (
     click.option("--tls", is_flag=True, envvar="OCTAVO_TLS", help="Encrypt the connection. Also OCTAVO_TLS=1."),
     click.option(
         "--ca",
@@ -58,57 +57,85 @@ _CONNECTION = (
 timeout_option = click.option(
     "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Give a document up after so long."
 )
-_CALL = (
+encoding_option = click.option(
+    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="How the files are encoded."
+)
+_priority_option = click.option(
+    "--priority",
+    type=click.Choice(["interactive", "bulk"]),
+    help="The class of the server's queue. [default: interactive]",
+)
+_MODEL = (
     click.option("--local", is_flag=True, help="Start a server for this command alone, and stop it afterwards."),
     click.option(
         "--model",
         metavar="NAME",
         help="NAME or NAME@VERSION that the server serves; with --local also a model's folder. [default: the server's]",
     ),
-    timeout_option,
+)
+_CUTTING = (
     click.option("--input-type", type=click.Choice(["query", "passage"]), help="Which of the model's prefixes to use."),
     click.option(
         "--cache-mode",
         type=click.Choice(["read_write", "read_only", "refresh", "bypass"]),
         help="What to want of the server's cache; no mode changes an answer.",
     ),
-    click.option(
-        "--priority",
-        type=click.Choice(["interactive", "bulk"]),
-        help="The class of the server's queue. [default: interactive]",
-    ),
     click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where segments may end."),
     click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens that a segment owns."),
     click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest, with the policy content."),
+)
+_VECTORS = (
+    click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How a segment's states become its vector."),
+    click.option("--normalize/--no-normalize", default=None, help="Whether vectors have the length 1."),
+    click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Keep the first N values of a vector."),
     click.option(
-        "--encoding", default="utf-8", show_default=True, callback=_encoding, help="How the files are encoded."
+        "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="What a vector is made of."
+    ),
+    click.option(
+        "--window", type=click.IntRange(min=0), metavar="N", help="Half width of attention in tokens; 0: none."
+    ),
+    click.option(
+        "--expected-fingerprint", metavar="HEX", help="Fail unless the vectors fit an index of this fingerprint."
     ),
 )
 
 
 def connection_options(command: Command) -> Command:
     """Gives a command the options that say which server, and how to reach it."""
-    for option in reversed(_CONNECTION):
-        command = option(command)
-    return command
+    return _given(command, server_option, *_ENCRYPTION)
 
 
 def call_options(command: Command) -> Command:
     """Gives a command the options of every call."""
-    for option in reversed(_CALL):
+    own = (*_MODEL, timeout_option, *_CUTTING, _priority_option, encoding_option)
+    return _given(command, server_option, *_ENCRYPTION, *own)
+
+
+def vector_options(command: Command) -> Command:
+    """Gives a command the options that say what vectors to make."""
+    return _given(command, *_VECTORS)
+
+
+def job_options(command: Command) -> Command:
+    """Gives a command what a job shares with a call: encryption, model, what is read of a text, and encoding."""
+    return _given(command, *_ENCRYPTION, *_MODEL, *_CUTTING, encoding_option)
+
+
+def _given(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
         command = option(command)
-    return connection_options(command)
+    return command
 
 
 def call_arguments(options: dict[str, Any]) -> CallArguments:
-    """The client's keyword arguments that the options stand for; `window` and such only `embed` has."""
+    """The client's keyword arguments that the options stand for; `window` and such not every command has."""
     cut = Segmentation(options["policy"], options["max_tokens"], options["min_tokens"])
     return CallArguments(
         model=None if options["local"] else options["model"],  # a server of our own serves one model
         expected_fingerprint=options.get("expected_fingerprint"),
         input_type=options["input_type"],
         cache_mode=options["cache_mode"],
-        priority=options["priority"],
+        priority=options.get("priority"),
         segmentation=None if cut == Segmentation() else cut,
         window=options.get("window"),
     )
