@@ -18,26 +18,36 @@ interactive_p99: one-segment calls' p99 while a document of a million tokens str
 
 granted_1, granted_3: tokens charged in the worst 60 s over the rate a minute, of one server and of three on one Redis.
 
+latency_by_load, answered_by_load: what a few offered rates give, of calls that were answered in time and of all.
+
+stall_seen: a double of a server, answering at once, stalls for a second while 200 calls a second are due; whether P99
+tells (1), for who waits for slow servers before he sends the next call sees none. No server of ours has a part in it.
+
 wasted_segments: segments that were finished after their caller had cancelled or run out of time, a request.
 """
 
 import asyncio
 import random
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from benchmarks import workloads
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks import histograms, workloads
+from benchmarks.endpoint import Endpoint, named, server_options
+from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, attempt
 from benchmarks.loading.abandon import abandon
-from benchmarks.loading.corpus import MEAN_SEGMENTS, Corpus, Document
-from benchmarks.loading.generator import Caller, Generator, Sent
+from benchmarks.loading.bench import CALLERS, Bench, measure_capacity
+from benchmarks.loading.corpus import MEAN_SEGMENTS, Corpus
+from benchmarks.loading.generator import Generator
 from benchmarks.loading.grants import granted
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
+from benchmarks.loading.stall import stalled
 from benchmarks.loading.tally import Answer, deadline_share, goodput, latencies, of_callers
 from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
@@ -46,127 +56,94 @@ from server.settings import ModelSettings
 
 __all__ = ["run"]
 
-_CALLERS = 16
+PARTS = {
+    "engine": ("server_over_engine",),
+    "overload": ("overload_goodput", "overload_in_deadline"),
+    "polite": ("polite_p99", "polite_p99_warm_flood"),
+    "interactive": ("interactive_p99",),
+    "wasted": ("wasted_segments",),
+    "curve": ("latency_by_load.p50", "latency_by_load.p99", "answered_by_load.in_time"),
+    "granted": ("granted_1", "granted_3"),
+    "stall": ("stall_seen",),
+}
+_ANYWHERE = {"overload", "interactive", "curve", "stall"}  # also for a server of somebody's
 _GUESTS = 10
 _POLITE, _FLOODING = range(_GUESTS - 1), _GUESTS - 1
-_DEADLINE = 20.0  # idle medians
 _OVERLOAD = 5.0  # capacities
 _POLITE_SHARE = 0.6  # of the capacity, by nine together
 _FLOOD = 50.0 / _GUESTS  # capacities, by the tenth: fifty times its share
-_IDLE_CALLS = 30
 _KNOWN_DOCUMENTS = 40
 _TURNS = 2  # of the phases that are compared, so that drift of the machine meets all of them
 _ROUND_SECONDS = 4.0
 _BULK_TOKENS = 1_000_000
 _INTERACTIVE_RATE = 6.0  # calls a second
 _GROUP = 8  # calls that leave together
+_CURVE = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5)  # capacities
 _MILLI = 1000.0
-_SETTLING_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class Bench:
-    """A server and those who call it; once it was measured, its capacity in tokens a second, and the deadline."""
-
-    server: Served
-    generator: Generator
-    callers: list[Caller]
-    corpus: Corpus
-    draw: random.Random
-    deadline: float = 0.0
-    capacity: float = 0.0
-    cores: float = 0.0
-
-    def arrivals(self, share: float, seconds: float, callers: Sequence[int]) -> list[Call]:
-        """Schedule a share of the capacity, offered by these callers alike."""
-        rate = share * self.capacity / (MEAN_SEGMENTS * self.corpus.segment_tokens) / len(callers)
-        times = {caller: poisson(rate, seconds, self.draw) for caller in callers}
-        documents = {caller: self.corpus.documents(len(own)) for caller, own in times.items()}
-        return [call for caller in callers for call in calls_of(times[caller], caller, documents[caller])]
-
-    def in_turn(self, documents: Sequence[Document]) -> list[Call]:
-        """Let the callers send documents one after the other, for a closed loop."""
-        return [Call(0.0, i % _GUESTS, request_of(each), each.tokens) for i, each in enumerate(documents)]
-
-    def offer(self, calls: Sequence[Call], background: Sequence[Call] = ()) -> Sent:
-        """Send a schedule, and wait until all of it has ended."""
-        sent = self.generator.offer(self.callers, calls, self.deadline, background).result()
-        self.cores = max(self.cores, sent.cores)
-        time.sleep(_SETTLING_SECONDS)
-        return sent
-
-    def saturate(self, calls: Sequence[Call], in_flight: int, seconds: float = float("inf")) -> Sent:
-        """Send calls one after the other, so many at a time.
-
-        Raises:
-            RuntimeError: one was not answered, though nobody was in a hurry.
-        """
-        sent = self.generator.saturate(self.callers, calls, in_flight, seconds).result()
-        if codes := {answer.code for answer in sent.answers if not answer.ok}:
-            raise RuntimeError(f"calls without a deadline ended as {', '.join(sorted(codes))}")
-        return sent
-
-
+@server_options
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this one; repeatable.")
 @click.option("--capacity-seconds", default=15.0, show_default=True, help="Of the closed loop.")
 @click.option("--rounds", default=5, show_default=True, help="Of server and engine in turns.")
 @click.option("--overload-seconds", default=60.0, show_default=True, help="Of five times the capacity.")
 @click.option("--polite-seconds", default=36.0, show_default=True, help="With each flood, and without.")
 @click.option("--interactive-seconds", default=25.0, show_default=True, help="Beside it, and without it.")
 @click.option("--granted-seconds", default=75.0, show_default=True, help="Of offering more than a limit grants; > 60.")
+@click.option("--curve-seconds", default=6.0, show_default=True, help="Of each offered rate.")
 @click.option("--trials", default=16, show_default=True, help="Groups of calls that leave early.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
-def run(model: str, rounds: int, trials: int, seed: int, **seconds: float) -> Figures:
+def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, **others: Any) -> Figures:
     """Measure capacity first, for the rest is told in shares of it."""
-    folder = ModelSettings(path=model).folder
-    corpus, draw, guests = Corpus(folder, seed), random.Random(seed), invite(_GUESTS)
-    figures: dict[str, Outcome] = {}
-    with Generator() as generator, serve("--model", model, config=toml(guests)) as server:
-        callers = [Caller(server.address, guest.key) for guest in guests]
-        bench = Bench(server, generator, callers, corpus, draw)
-        figures |= measure_capacity(bench, seconds["capacity_seconds"])
-        parts: dict[tuple[str, ...], Callable[[], Figures]] = {
-            ("server_over_engine",): lambda: over_engine(bench, folder, rounds),
-            ("overload_goodput", "overload_in_deadline"): lambda: overload(bench, seconds["overload_seconds"]),
-            ("polite_p99", "polite_p99_warm_flood"): lambda: politeness(bench, seconds["polite_seconds"]),
-            ("interactive_p99",): lambda: interactive(bench, seconds["interactive_seconds"]),
-            ("wasted_segments",): lambda: wasted(bench, trials),
-        }
-        for ids, part in parts.items():
-            figures |= attempt(ids, part)
-        figures["generator_cores"] = Figure(bench.cores, "cores")
-    figures |= attempt(["granted_1", "granted_3"], lambda: granted(corpus, model, seconds["granted_seconds"], draw))
+    folder, given = ModelSettings(path=model).folder, named(others)
+    corpus, draw = Corpus(folder, seed), random.Random(seed)
+    left_out = {part: "left out by --part" for part in PARTS if parts and part not in parts}
+    left_out |= {part: "takes a server of its own" for part in PARTS if given and part not in _ANYWHERE}
+    measures: dict[str, Callable[[Bench], Figures]] = {
+        "engine": lambda bench: over_engine(bench, folder, rounds),
+        "overload": lambda bench: overload(bench, others["overload_seconds"]),
+        "polite": lambda bench: politeness(bench, others["polite_seconds"]),
+        "interactive": lambda bench: interactive(bench, others["interactive_seconds"]),
+        "wasted": lambda bench: wasted(bench, trials),
+        "curve": lambda bench: curve(bench, others["curve_seconds"]),
+    }
+    figures: dict[str, Outcome] = {name: Missing(why) for part, why in left_out.items() for name in PARTS[part]}
+    if wanted := [part for part in measures if part not in left_out]:
+        with Generator() as generator, _called(given, model) as (callers, server):
+            bench = Bench(generator, callers, corpus, draw, server)
+            figures |= measure_capacity(bench, others["capacity_seconds"])
+            for part in wanted:
+                figures |= attempt(PARTS[part], partial(measures[part], bench))
+            figures["generator_cores"] = Figure(bench.cores, "cores")
+    if "granted" not in left_out:
+        figures |= attempt(PARTS["granted"], lambda: granted(corpus, model, others["granted_seconds"], draw))
+    if "stall" not in left_out:
+        figures |= attempt(PARTS["stall"], stalled)
     return figures
 
 
-def measure_capacity(bench: Bench, seconds: float) -> Figures:
-    """One call after the other, then sixteen callers, whose first tenth warms up."""
-    corpus = bench.corpus
-    bench.saturate(bench.in_turn(corpus.documents(_CALLERS)), 2)
-    idle = [answer.latency for answer in bench.saturate(bench.in_turn(corpus.documents(_IDLE_CALLS)), 1).answers]
-    p50 = percentile([_MILLI * each for each in idle], 50, "ms")
-    bench.deadline = _DEADLINE * p50.value / _MILLI
-    # More than can be answered: a document that is alone has all cores, and is read while none computes.
-    count = int(4 * seconds / min(idle)) + _CALLERS
-    sent = bench.saturate(bench.in_turn(corpus.documents(count)), _CALLERS, seconds)
-    bench.capacity = goodput(sent.answers, seconds / 10, seconds)
-    return {
-        "capacity": Figure(bench.capacity, "tokens/s"),
-        "idle_p50_ms": p50,
-        "deadline_ms": Figure(_MILLI * bench.deadline, "ms"),
-    }
+@contextmanager
+def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint], Served | None]]:
+    """Ten clients of a server of our own, or one client ten times of the one that is given."""
+    if given:
+        yield [given] * _GUESTS, None
+        return
+    guests = invite(_GUESTS)
+    with serve("--model", model, config=toml(guests)) as server:
+        yield [Endpoint(server.address, guest.key) for guest in guests], server
 
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
     from benchmarks.loading.engine import Engine
 
-    count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + _CALLERS
+    count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
     documents = sorted(bench.corpus.documents(count), key=lambda document: -document.tokens)
     calls, engine = bench.in_turn(documents), Engine(folder)
     race = Race(
         {
-            "server": lambda: max(answer.ended for answer in bench.saturate(calls, _CALLERS).answers),
+            "server": lambda: max(answer.ended for answer in bench.saturate(calls, CALLERS).answers),
             "engine": timed(lambda: engine.embed([document.text for document in documents])),
         }
     )
@@ -179,7 +156,7 @@ def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
 
 def overload(bench: Bench, seconds: float) -> Figures:
     """Ten clients offer five times the capacity; what they get is counted once the queue is full, to the last call."""
-    answers = bench.offer(bench.arrivals(_OVERLOAD, seconds, range(_GUESTS))).answers
+    answers = bench.offer(bench.arrivals(_OVERLOAD, seconds, bench.everybody)).answers
     good = goodput(answers, min(bench.deadline, seconds / 2), seconds, bench.deadline)
     codes = {code: sum(answer.code == code for answer in answers) for code in {answer.code for answer in answers}}
     return {
@@ -204,6 +181,10 @@ def politeness(bench: Bench, seconds: float) -> Figures:
     return {
         **{f"polite_failed.{name}": _failed(answers, _POLITE) for name, answers in phases.items()},
         **{f"flood_failed.{name}": _failed(phases[name], [_FLOODING]) for name in ("flood", "warm_flood")},
+        **_distributions(
+            {f"polite_latency.{name}": of_callers(answers, _POLITE) for name, answers in phases.items()},
+            "Latency of nine polite clients, alone and beside a tenth who floods",
+        ),
         **attempt(["polite_p99"], lambda: _polite_p99(phases, "flood", "polite_p99")),
         **attempt(["polite_p99_warm_flood"], lambda: _polite_p99(phases, "warm_flood", "polite_p99_warm_flood")),
     }
@@ -239,15 +220,48 @@ def interactive(bench: Bench, seconds: float) -> Figures:
     return {
         "interactive_p99": Figure(p99["beside_bulk"].value / p99["alone"].value, "x", n=len(calls)),
         **{f"interactive_p99_ms.{name}": figure for name, figure in p99.items()},
+        **_distributions(
+            {"interactive_latency.alone": alone.answers, "interactive_latency.beside_bulk": beside.answers},
+            "Latency of one-segment calls, alone and beside a document of a million tokens",
+        ),
         "bulk_segments_per_second": Figure(beside.messages / seconds, "segments/s"),
     }
 
 
 def wasted(bench: Bench, trials: int) -> Figures:
     """Groups of calls that leave at a moment before they are answered."""
+    assert bench.server
     groups = [bench.corpus.documents(_GROUP) for _ in range(trials)]
     usual = _GROUP * MEAN_SEGMENTS * bench.corpus.segment_tokens / bench.capacity
     abandoned = asyncio.run(abandon(bench.server, groups, usual, bench.draw))
     return {
         "wasted_segments": Figure(abandoned.segments / abandoned.requests, "segments", n=abandoned.requests),
+    }
+
+
+def curve(bench: Bench, seconds: float) -> Figures:
+    """A few offered rates, in rising order: how long answers take, and how many tokens are answered in time."""
+    rates = tuple(share * bench.capacity for share in _CURVE)
+    p50, p99, good = [], [], []
+    for share in _CURVE:
+        answers = bench.offer(bench.arrivals(share, seconds, bench.everybody)).answers
+        taken = [_MILLI * answer.latency for answer in answers if answer.ok]
+        p50.append(percentile(taken, 50, "ms").value)
+        p99.append(percentile(taken, 99, "ms").value)
+        good.append(sum(answer.tokens for answer in answers if answer.in_time(bench.deadline)) / seconds)
+    line = partial(Curve, rates, x_label="offered / tokens/s")
+    latency = partial(line, y_label="latency / ms", title="How long answers take, by offered load", log="y")
+    return {
+        "latency_by_load.p50": latency(y=tuple(p50)),
+        "latency_by_load.p99": latency(y=tuple(p99)),
+        "answered_by_load.in_time": line(
+            y=tuple(good), y_label="answered in time / tokens/s", title="What is answered in time, by offered load"
+        ),
+    }
+
+
+def _distributions(groups: Mapping[str, Sequence[Answer]], title: str) -> Figures:
+    return {
+        name: histograms.distribution([answer.latency for answer in answers if answer.ok], title)
+        for name, answers in groups.items()
     }

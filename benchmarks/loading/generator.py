@@ -13,20 +13,13 @@ from typing import Any, Self
 
 import grpc
 
+from benchmarks.endpoint import Endpoint
 from benchmarks.loading.schedule import STREAM, Call
 from benchmarks.loading.tally import Answer
 
-__all__ = ["Caller", "Generator", "Sent", "messages"]
+__all__ = ["Generator", "Sent", "messages"]
 
 _START_SECONDS = 0.2  # between the process' being ready and the schedule's start
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls where; without a key it is anonymous. Each has a connection of its own, as clients do."""
-
-    address: str
-    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class Generator:
         self._process.shutdown(cancel_futures=True)
 
     def offer(
-        self, callers: Sequence[Caller], calls: Sequence[Call], deadline: float, background: Sequence[Call] = ()
+        self, callers: Sequence[Endpoint], calls: Sequence[Call], deadline: float, background: Sequence[Call] = ()
     ) -> "Future[Sent]":
         """Send each call at its time, whatever became of those before; each has until ``deadline`` after it.
 
@@ -70,7 +63,7 @@ class Generator:
         return self._process.submit(_run, _offer, callers, calls, deadline, background)
 
     def saturate(
-        self, callers: Sequence[Caller], calls: Sequence[Call], in_flight: int, seconds: float = float("inf")
+        self, callers: Sequence[Endpoint], calls: Sequence[Call], in_flight: int, seconds: float = float("inf")
     ) -> "Future[Sent]":
         """Send the calls one after another, always so many of them under way; none is begun after ``seconds``."""
         return self._process.submit(_run, _saturate, callers, calls, in_flight, seconds)
@@ -85,7 +78,9 @@ def _run(work: Callable[..., Coroutine[Any, Any, Sent]], *arguments: Any) -> Sen
         gc.unfreeze()
 
 
-async def _offer(callers: Sequence[Caller], calls: Sequence[Call], deadline: float, background: Sequence[Call]) -> Sent:
+async def _offer(
+    callers: Sequence[Endpoint], calls: Sequence[Call], deadline: float, background: Sequence[Call]
+) -> Sent:
     async with _lines(callers) as lines:
         streams = asyncio.create_task(lines.listen(background))
         if background:
@@ -105,7 +100,7 @@ async def _offer(callers: Sequence[Caller], calls: Sequence[Call], deadline: flo
         return sent
 
 
-async def _saturate(callers: Sequence[Caller], calls: Sequence[Call], in_flight: int, seconds: float) -> Sent:
+async def _saturate(callers: Sequence[Endpoint], calls: Sequence[Call], in_flight: int, seconds: float) -> Sent:
     async with _lines(callers) as lines:
         clock = _Clock()
         left = iter(calls)
@@ -137,9 +132,9 @@ class _Clock:
 class _Lines:
     """The callers' connections, and what came over them."""
 
-    def __init__(self, channels: Sequence[grpc.aio.Channel], callers: Sequence[Caller]) -> None:
+    def __init__(self, channels: Sequence[grpc.aio.Channel], callers: Sequence[Endpoint]) -> None:
         self._channels = channels
-        self._metadata = [(("authorization", f"Bearer {caller.key}"),) if caller.key else () for caller in callers]
+        self._metadata = [(("authorization", f"Bearer {caller.token}"),) if caller.token else () for caller in callers]
         self.answers: list[Answer] = []
         self.messages = 0
 
@@ -167,14 +162,19 @@ class _Lines:
 
 
 @asynccontextmanager
-async def _lines(callers: Sequence[Caller]) -> AsyncIterator[_Lines]:
-    """Connect all callers."""
+async def _lines(callers: Sequence[Endpoint]) -> AsyncIterator[_Lines]:
+    """Connect all callers, each by a connection of its own, as clients do."""
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_send_message_length", -1),
     ]
-    channels = [grpc.aio.insecure_channel(caller.address, options) for caller in callers]
+    channels = [
+        grpc.aio.secure_channel(caller.address, credentials, options)
+        if (credentials := caller.credentials())
+        else grpc.aio.insecure_channel(caller.address, options)
+        for caller in callers
+    ]
     try:
         await asyncio.gather(*(channel.channel_ready() for channel in channels))
         yield _Lines(channels, callers)

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks import redis_server
+from benchmarks.endpoint import Endpoint
 from benchmarks.figures import Figure, Figures
 from benchmarks.loading.corpus import Corpus
-from benchmarks.loading.generator import Caller, Generator
+from benchmarks.loading.generator import Generator
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.schedule import ANALYZE, STREAM, Call, poisson, request_of
 from benchmarks.loading.tally import Look, most_granted
@@ -100,7 +101,7 @@ def granted(corpus: Corpus, model: str, seconds: float, draw: random.Random) -> 
         watches = {name: stack.enter_context(Watch(servers)) for name, servers in groups.items()}
         under_way = []
         for servers in groups.values():
-            callers = [Caller(server.address, guest.key) for server in servers]
+            callers = [Endpoint(server.address, guest.key) for server in servers]
             generator = stack.enter_context(Generator())
             calls = _overload(corpus, seconds, len(servers), draw)
             under_way.append(generator.offer(callers, calls, _DEADLINE))

@@ -1,6 +1,7 @@
 """The load's arithmetic: schedules, percentiles from planned arrivals, goodput, shares, windows. No server."""
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,16 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import load
+from benchmarks.__main__ import main
+from benchmarks.endpoint import Endpoint
+from benchmarks.figures import Distribution, Figure
+from benchmarks.histograms import percentiles
+from benchmarks.loading import stall
+from benchmarks.loading.bench import Bench
 from benchmarks.loading.corpus import MEAN_SEGMENTS, MOST_SEGMENTS, Document, draw_segments, segment_weights
-from benchmarks.loading.generator import Caller, Generator
+from benchmarks.loading.generator import Generator
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
 from benchmarks.loading.tally import Answer, Look, deadline_share, goodput, latencies, most_granted, of_callers
@@ -123,7 +130,7 @@ def test_a_share_of_the_capacity_becomes_calls_of_that_many_tokens() -> None:
         def documents(self, count: int) -> list[Document]:
             return [Document("text", 2400)] * count
 
-    bench = load.Bench(None, None, [], Corpus(), random.Random(0), capacity=24_000.0)  # type: ignore[arg-type]
+    bench = Bench(None, [], Corpus(), random.Random(0), capacity=24_000.0)  # type: ignore[arg-type]
     calls = bench.arrivals(0.6, 500.0, range(9))
     assert sum(call.tokens for call in calls) / 500 == pytest.approx(0.6 * 24_000, rel=0.03)
     of_one = [call for call in calls if call.caller == 4]
@@ -179,7 +186,7 @@ def stalling() -> Iterator[str]:
 
 
 def test_a_stall_is_seen_by_every_call_that_was_planned_in_it(stalling: str) -> None:
-    callers = [Caller(stalling, "oct_key"), Caller(stalling)]
+    callers = [Endpoint(stalling, "oct_key"), Endpoint(stalling)]
     calls = [*calls_of([i / 50 for i in range(25)], 0, [Document("text", 7)] * 25), Call(0.9, 1, b"", 0)]
     with Generator() as generator:
         sent = generator.offer(callers, calls, deadline=2.0).result()
@@ -195,7 +202,7 @@ def test_a_stall_is_seen_by_every_call_that_was_planned_in_it(stalling: str) -> 
 def test_a_deadline_runs_from_the_planned_arrival(stalling: str) -> None:
     with Generator() as generator:
         calls = calls_of([0.0, 0.1], 0, [Document("text", 7)] * 2)
-        sent = generator.offer([Caller(stalling, "oct_key")], calls, deadline=0.3).result()
+        sent = generator.offer([Endpoint(stalling, "oct_key")], calls, deadline=0.3).result()
     assert [answer.code for answer in sent.answers] == ["DEADLINE_EXCEEDED"] * 2
     assert [answer.latency for answer in sent.answers] == pytest.approx([0.3, 0.3], abs=0.1)
 
@@ -203,8 +210,32 @@ def test_a_deadline_runs_from_the_planned_arrival(stalling: str) -> None:
 def test_a_closed_loop_keeps_so_many_calls_under_way_and_begins_none_too_late(stalling: str) -> None:
     with Generator() as generator:
         calls = calls_of([0.0] * 2000, 0, [Document("text", 7)] * 2000)
-        sent = generator.saturate([Caller(stalling, "oct_key")], calls, in_flight=4, seconds=0.8).result()
+        sent = generator.saturate([Endpoint(stalling, "oct_key")], calls, in_flight=4, seconds=0.8).result()
     sends = sorted(answer.sent for answer in sent.answers)
     assert sends[3] < 0.3 < sends[4], "the fifth waits for the stall's end"
     assert sends[-1] < 0.8
     assert 4 < len(sends) < 2000
+
+
+def test_a_double_that_stalls_is_seen_in_the_99th_percentile_and_not_by_who_waits() -> None:
+    figures = stall.stalled()
+    assert value(figures["stall_seen"]) == 1
+    assert value(figures["stall_p99_ms.by_schedule"]) > 900
+    assert value(figures["stall_p99_ms.one_by_one"]) < 100
+    drawn = figures["stall.by_schedule"]
+    assert isinstance(drawn, Distribution)
+    assert percentiles(drawn, 50)[0] < 0.1, "most calls come before it or after it"
+
+
+def test_what_is_left_out_is_missing_with_the_reason() -> None:
+    result = CliRunner().invoke(main, ["load", "--part", "polite", "--server", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    reasons = dict(re.findall(r"^(\S+) .*MISSING: (.*)$", result.stdout, re.MULTILINE))
+    assert reasons.pop("polite_p99") == reasons.pop("polite_p99_warm_flood") == "takes a server of its own"
+    assert set(reasons) >= {"server_over_engine", "granted_3", "stall_seen"}
+    assert reasons["stall_seen"] == "left out by --part"
+
+
+def value(outcome: object) -> float:
+    assert isinstance(outcome, Figure)
+    return outcome.value

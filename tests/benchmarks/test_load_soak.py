@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -80,6 +81,32 @@ async def test_documents_without_exactly_one_final_result_are_lost(user: User) -
     assert user.report.ends["it_document", LOST] == 2
     assert user.report.ends["it_document", "INTERNAL"] == 1
     assert user.report.ends["it_document", "OK"] == 19
+
+
+async def test_documents_of_a_stream_that_was_refused_are_sent_again(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sent = users._process, list[int]()
+
+    async def refusing(user: User, texts: Mapping[str, str], finals: Counter[str]) -> str:
+        """Answers 0, then refuses; afterwards answers all that comes."""
+        sent.append(len(texts))
+        if len(sent) == 1:
+            finals["0"] += 1
+            return "UNAVAILABLE"
+        if len(sent) == 2:
+            return "RESOURCE_EXHAUSTED"
+        finals.update(list(texts))
+        return "OK"
+
+    monkeypatch.setattr(users, "_process", refusing)
+    await users.bulk(user)
+    assert sent == [20, 19, 19]
+    assert user.report.count({LOST}) == 0
+    monkeypatch.setattr(users, "_process", whole)
+    monkeypatch.setattr(users, "_BULK_SECONDS", 0.0)
+    await users.bulk(user)
+    assert user.report.count({LOST}) == 21, "a stream that hangs, and its documents"
 
 
 async def test_a_stream_that_ends_without_its_summary_is_lost(user: User) -> None:
