@@ -105,24 +105,32 @@ class Scheduler:
             await self._run(batch, self._threads if alone else 1)
 
     async def _run(self, batch: list[_Waiting], threads: int) -> None:
-        loop = asyncio.get_running_loop()
+        """Run segments together; should that fail, one by one: a poisonous one fails alone."""
         self._busy += 1
         try:
-            works = [item.work for item in batch]
-            done = await loop.run_in_executor(self._executor, works[0].runner.compute, works, threads)
-            for item, computed in zip(batch, done, strict=True):
-                self._metrics.queue_wait.observe(computed.started - item.queued)
-                if not item.future.done():
-                    item.future.set_result(replace(computed, queued=item.queued))
-            self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to hear
+            await self._compute(batch, threads)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's to hear
             for item in batch:
-                if not item.future.done():
+                if item.is_dead():
+                    continue
+                if len(batch) > 1:
+                    await self._run([item], threads)
+                else:
                     item.future.set_exception(error)
         finally:
             self._busy -= 1
             for item in batch:
                 item.future.cancel()  # of those without an answer: the stream is being closed
+
+    async def _compute(self, batch: list[_Waiting], threads: int) -> None:
+        works = [item.work for item in batch]
+        run = works[0].runner.compute
+        done = await asyncio.get_running_loop().run_in_executor(self._executor, run, works, threads)
+        for item, computed in zip(batch, done, strict=True):
+            self._metrics.queue_wait.observe(computed.started - item.queued)
+            if not item.future.done():
+                item.future.set_result(replace(computed, queued=item.queued))
+        self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
 
     def _take(self) -> list[_Waiting]:
         """The next segments that may share a run: same model, window and layers, together within the token budget."""

@@ -264,19 +264,21 @@ async def test_a_caller_who_leaves_during_the_run_takes_nothing_from_its_mates(
         assert key_of(await mate) == b"mate"
 
 
-async def test_a_failure_reaches_exactly_its_batch(machine: Machine, metrics: Metrics) -> None:
+async def test_a_poisonous_segment_fails_alone(machine: Machine, metrics: Metrics) -> None:
     machine.poison = {b"poison"}
     async with scheduling(metrics) as scheduler:
         async with held(scheduler, machine):
-            sound = submitted(scheduler, machine, b"sound", tokens=100)
-            batch = [submitted(scheduler, machine, key, tokens=50) for key in (b"poison", b"mate")]
-            after = submitted(scheduler, machine, b"after", tokens=100)
-        assert [type(error) for error in await asyncio.gather(*batch, return_exceptions=True)] == [ArithmeticError] * 2
-        await asyncio.gather(sound, after)
-    assert machine.batches == [[b"sound"], [b"poison", b"mate"], [b"after"]]
+            before, poison, after = (
+                submitted(scheduler, machine, key, tokens=33) for key in (b"before", b"poison", b"after")
+            )
+        with pytest.raises(ArithmeticError):
+            await poison
+        assert [key_of(await mate) for mate in (before, after)] == [b"before", b"after"]
+        assert key_of(await submitted(scheduler, machine, b"next")) == b"next"
+    assert machine.batches == [[b"before", b"poison", b"after"], [b"before"], [b"poison"], [b"after"], [b"next"]]
 
 
-async def test_a_machine_that_loses_a_segment_fails_its_batch_and_does_not_hang_it(
+async def test_a_machine_that_loses_a_segment_fails_it_and_does_not_hang_it(
     machine: Machine, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = machine.compute
