@@ -170,7 +170,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             drain,
             deployment_secret,
             settings.server.max_connection_age_seconds,
-            Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics)),
+            Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics), drain),
         )
         credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         addresses = await listener.bind(settings.server.listen, credentials)

@@ -31,6 +31,11 @@ class Claim:
         self._open = 0  # promised or begun
         self._characters = 0  # of the texts that were foreseen
 
+    @property
+    def waiting(self) -> int:
+        """Tokens that all of the client's calls were promised and have not got yet."""
+        return self._backlog.waiting(self._client)
+
     def foresee(self, characters: int, deadline: float) -> None:
         """Refuse a call before its texts are read, if they will be refused when they were: by the client's last ones.
 
@@ -93,6 +98,10 @@ class Backlog:
             yield claim
         finally:
             claim.close()
+
+    def waiting(self, client: Client) -> int:
+        """Tokens that a client was promised and has not got yet."""
+        return sum(waiting[client.name] for waiting in self._tokens.values())
 
     def check(self, client: Client, priority: Priority, tokens: int, deadline: float) -> None:
         """Refuse a call that cannot be computed by its deadline.

@@ -166,7 +166,7 @@ class Pipeline:
         Raises:
             RateLimited, QueueFull: it could not be done by its deadline.
         """
-        await self._limiter.budget(call.client).check(self.price(uncached, cached), call.deadline)
+        await self._limiter.budget(call.client).check(self.price(uncached + claim.waiting, cached), call.deadline)
         claim.promise(uncached, call.deadline)
 
     def price(self, uncached: int, cached: int) -> float:

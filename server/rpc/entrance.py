@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import structlog
 
 from server.clients import ANONYMOUS, Client
+from server.drain import Drain
 from server.errors import DeadlineExceeded
 from server.identity import Caller, Doorman
 from server.limits import Admission, Slot
@@ -28,9 +29,10 @@ client_of_call: ContextVar[Client] = ContextVar("client_of_call", default=ANONYM
 class Entrance:
     """What every call but a health check passes before a byte of its request is parsed."""
 
-    def __init__(self, doorman: Doorman, admission: Admission) -> None:
+    def __init__(self, doorman: Doorman, admission: Admission, drain: Drain) -> None:
         self._doorman = doorman
         self._admission = admission
+        self._drain = drain
 
     @asynccontextmanager
     async def enter(self, method: str, context: Context, size: int) -> AsyncGenerator[Slot | None, None]:
@@ -42,11 +44,12 @@ class Entrance:
             size: bytes of its request, 0 for a stream of them.
 
         Raises:
-            Unauthenticated, RateLimited, QueueFull, DeadlineExceeded: it is not let in.
+            Draining, Unauthenticated, RateLimited, QueueFull, DeadlineExceeded: it is not let in.
         """
         if method.startswith(OPEN):
             yield None
             return
+        self._drain.check()
         client = self._doorman.identify(caller_of(context))
         client_of_call.set(client)  # both until the call's task ends, so that its last log line has the name too
         structlog.contextvars.bind_contextvars(client=client.name)

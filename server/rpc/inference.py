@@ -179,7 +179,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         envelope = requests.envelope(
             request_id.get(), client_of_call.get(), context.time_remaining(), limits, bulk=True
         )
-        self._drain.check()
         call = requests.call_of(
             start.options, tasks, "", self._catalogue, envelope, Priority.BULK, path="start.tasks[{}]."
         )
@@ -202,7 +201,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return Cursors(self._secret, (call.client.tenant.encode(), text, call.fingerprint.encode(), *tasks))
 
     def _envelope(self, context: Context, *, bulk: bool = False) -> Envelope:
-        self._drain.check()
         client, left = client_of_call.get(), context.time_remaining()
         return requests.envelope(request_id.get(), client, left, self._limits, bulk=bulk)
 

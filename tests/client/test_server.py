@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from octavo.client import AsyncClient, Client, Embed, ResourceExhausted, Retry, Unauthenticated
+from octavo.v1 import inference_pb2 as pb
 from server import app
 from server.identity_keys import KeptKey, Key, changing_keys
 from server.settings import ClientSettings, LimitSettings, PlanSettings, Settings
 from tests.client.test_identity import certificate as certificate  # noqa: PLC0414 - a fixture
 from tests.server.conftest import models as models  # noqa: PLC0414
 from tests.server.conftest import state_home as state_home  # noqa: PLC0414
-from tests.server.helpers import SOON, eventually, prose, serving, settings
+from tests.server.helpers import SOON, eventually, prose, refused, serving, settings
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -57,6 +58,19 @@ def test_a_limit_that_outlasts_the_timeout_is_told_at_once() -> None:
         assert time.monotonic() - began < 10
         assert caught.value.reason == "RATE_LIMITED"
         assert caught.value.metadata["quota"] == "tokens_per_minute"
+
+
+def test_a_limit_that_a_client_s_other_calls_wait_for_is_told_at_once() -> None:
+    with serving(limited(tokens_per_minute=3000)) as server:
+        request = pb.EmbedRequest(documents=[pb.Document(text=prose(2500))])
+        server.inference.Embed(request, timeout=SOON)
+        waits = server.inference.Embed.future(request, timeout=300)  # about a minute
+        eventually(lambda: server.sample("queue_depth_segments") > 0)
+        began = time.monotonic()
+        refusal = refused(lambda: server.inference.Embed(request, timeout=70))
+        assert time.monotonic() - began < 10
+        assert refusal.reason == "RATE_LIMITED"
+        waits.cancel()
 
 
 def test_a_full_server_is_asked_again_when_it_says() -> None:

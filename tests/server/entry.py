@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from server.drain import Drain
 from server.identity import Doorman
 from server.limits import Admission, Limiter
 from server.metrics import Metrics
@@ -60,7 +61,7 @@ async def entry(
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     limiter = Limiter(settings.limits, metrics)
-    entrance = Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics))
+    entrance = Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics), Drain(1.0))
     server = grpc.aio.server(interceptors=[Outermost(metrics, entrance)])
     made = Entry("", registry)
 

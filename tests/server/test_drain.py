@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octavo.v1 import inference_pb2 as pb
-from octavo.v1 import inference_pb2_grpc
+from octavo.v1 import inference_pb2_grpc, models_pb2, models_pb2_grpc
 from server import app
 from tests.server.helpers import SOON, prose, settings
 
@@ -39,6 +40,10 @@ async def test_a_server_that_drains_refuses_new_calls_and_finishes_the_others(mo
             trailers = dict(refused.value.trailing_metadata())
             assert int(trailers["grpc-retry-pushback-ms"]) >= 1000
             assert b"DRAINING" in trailers["grpc-status-details-bin"]
+
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest())
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
             health: Any = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest())
@@ -91,3 +96,26 @@ async def test_stopping_at_once_waits_for_nobody(models: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError):
                 async for _ in running:
                     pass
+
+
+async def test_a_connection_that_is_old_is_renewed_and_no_call_notices(models: Path) -> None:
+    async with app.running(settings(max_connection_age_seconds=0.3)) as server:
+        port = int(server.addresses[0].rpartition(":")[2])
+        async with grpc.aio.insecure_channel(server.addresses[0]) as channel:
+            stub = asynchronous(channel)
+            long = pb.StreamSegmentsRequest(document=pb.Document(text=prose(100_000)), tasks=[EMBED])
+            running = aiter(stub.StreamSegments(long))
+            await anext(running)
+            connections = set[int]()
+            async with asyncio.timeout(SOON):
+                while len(connections) < 3:
+                    await stub.Segment(pb.SegmentRequest(document=pb.Document(text="a sentence")))
+                    connections |= _local_ports(port)
+            events = [event.WhichOneof("event") async for event in running]
+    assert events[-1] == "summary"
+
+
+def _local_ports(remote_port: int) -> set[int]:
+    """Of this process' connections to a server's port."""
+    found = psutil.Process().net_connections("tcp")
+    return {each.laddr.port for each in found if each.raddr and each.raddr.port == remote_port}
