@@ -145,7 +145,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(limiter.close)
         scheduler = Scheduler(compute.streams or threads, threads, limiter, metrics)
         for model in catalogue:
-            scheduler.backlog.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
+            scheduler.backlog.speed.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
         library = Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results)

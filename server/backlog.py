@@ -4,7 +4,6 @@ A call that would miss its deadline in the queue is told so at once, with the ti
 anything: under overload the machine then works for calls that will be answered in time.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from server.demand import Demand
 from server.errors import QueueFull
 from server.habits import Habits
 from server.priority import BULK_SHARE, Priority
+from server.speed import Speed
 
-MEMORY_SECONDS = 5.0  # of computing, after which a run counts a third in the estimate of the machine's speed
 CAUTION = 1.15  # an estimate that is missed costs a whole document, one that is too careful a refusal
 
 
@@ -43,7 +42,13 @@ class Claim:
             QueueFull: they would not be done by the deadline.
         """
         self._characters = characters
-        self._backlog.foresee(self._client, self._priority, characters, deadline)
+        tokens = self._backlog.habits.least(self._client.name, characters)
+        try:
+            self._backlog.check(self._client, self._priority, tokens, deadline)
+        except QueueFull:
+            if not self._backlog.habits.read_anyway(self._client.name):
+                self._ask(tokens)
+                raise
 
     def promise(self, tokens: int, deadline: float) -> None:
         """Take on work that is known beforehand.
@@ -51,8 +56,8 @@ class Claim:
         Raises:
             QueueFull: it would not be done by the deadline.
         """
-        self._backlog.learn(self._client, self._characters, tokens)
-        self._backlog.ask(self._client, self._priority, tokens)
+        self._backlog.habits.learn(self._client.name, self._characters, tokens)
+        self._ask(tokens)
         self._backlog.check(self._client, self._priority, tokens, deadline)
         self._promised += tokens
         self._grow(tokens)
@@ -62,7 +67,7 @@ class Claim:
         if self._promised >= tokens:
             self._promised -= tokens
         else:
-            self._backlog.ask(self._client, self._priority, tokens)
+            self._ask(tokens)
             self._grow(tokens)
 
     def settle(self, tokens: int) -> None:
@@ -73,22 +78,30 @@ class Claim:
         """Nothing more will be computed for this call."""
         self._grow(-self._open)
 
+    def _ask(self, tokens: int) -> None:
+        """Count what the client would like, whether or not it can be promised."""
+        self._backlog.demand[self._priority].ask(self._client, tokens)
+
     def _grow(self, tokens: int) -> None:
         self._open += tokens
         self._backlog.change(self._client, self._priority, tokens)
 
 
 class Backlog:
-    """The sum of all claims, and the speed at which the machine works them off."""
+    """The sum of all claims, and when the machine will have worked them off.
+
+    Attributes:
+        speed: the machine's.
+        habits: what clients' texts come to.
+        demand: what clients ask for, in each class.
+    """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.speed = Speed(threads)
+        self.habits = Habits()
+        self.demand = {priority: Demand() for priority in Priority}
         self._tokens = {priority: Counter[str]() for priority in Priority}  # by client; no client without tokens
         self._weights: dict[str, float] = {}
-        self._demand = {priority: Demand() for priority in Priority}
-        self._habits = Habits()
-        self._done = 0.0  # tokens, and the thread seconds that they took; older ones fade
-        self._seconds = 0.0
 
     @contextmanager
     def claim(self, client: Client, priority: Priority) -> Iterator[Claim]:
@@ -124,10 +137,10 @@ class Backlog:
         not. Beside that, the client's work goes at the rate that the others leave, as they have asked of late; and not
         before what they have waiting now, of each at most as much as his own.
         """
-        if not self._seconds:
+        speed = self.speed.tokens_a_second
+        if not speed:
             return 0.0
-        speed = self._speed
-        outlook = self._demand[priority].outlook(client, speed)
+        outlook = self.demand[priority].outlook(client, speed)
         waiting, weight = self._tokens[priority], client.plan.weight
         own = waiting[client.name] + tokens
         others = sum(
@@ -143,40 +156,8 @@ class Backlog:
 
     def is_modest(self, client: Client, priority: Priority) -> bool:
         """Whether a client asks for no more than its share of the machine, if there is more than one."""
-        return not self._seconds or self._demand[priority].outlook(client, self._speed).modest
-
-    def foresee(self, client: Client, priority: Priority, characters: int, deadline: float) -> None:
-        """Refuse texts that nobody has read yet, if the client's last ones tell how that would end.
-
-        Raises:
-            QueueFull: they could not be computed by the deadline.
-        """
-        tokens = self._habits.least(client.name, characters)
-        try:
-            self.check(client, priority, tokens, deadline)
-        except QueueFull:
-            if not self._habits.read_anyway(client.name):
-                self.ask(client, priority, tokens)
-                raise
-
-    def learn(self, client: Client, characters: int, tokens: int) -> None:
-        """Remember what a client's texts came to."""
-        self._habits.learn(client.name, characters, tokens)
-
-    def ask(self, client: Client, priority: Priority, tokens: int) -> None:
-        """Count what a client would like, whether or not it can be promised."""
-        self._demand[priority].ask(client, tokens)
-
-    @property
-    def _speed(self) -> float:
-        """Tokens a second, of all threads."""
-        return self._done * self._threads / self._seconds
-
-    def observe(self, tokens: int, seconds: float, threads: int) -> None:
-        """Learn from a run how fast the machine is."""
-        fade = math.exp(-seconds * threads / MEMORY_SECONDS)
-        self._done = fade * self._done + tokens
-        self._seconds = fade * self._seconds + seconds * threads
+        speed = self.speed.tokens_a_second
+        return not speed or self.demand[priority].outlook(client, speed).modest
 
     def change(self, client: Client, priority: Priority, tokens: int) -> None:
         """Add to a client's share of the backlog, or take from it."""

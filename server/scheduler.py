@@ -130,7 +130,7 @@ class Scheduler:
             self._metrics.queue_wait.observe(computed.started - item.queued)
             if not item.future.done():
                 item.future.set_result(replace(computed, queued=item.queued))
-        self.backlog.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
+        self.backlog.speed.observe(sum(len(work.ids) for work in works), done[0].finished - done[0].started, threads)
 
     def _take(self) -> list[_Waiting]:
         """The next segments that may share a run: same model, window and layers, together within the token budget."""

@@ -20,7 +20,7 @@ def client(name: str, weight: float = 1.0) -> Client:
 def backlog(speed: float = 1000.0, threads: int = 2) -> Backlog:
     """Of a machine that does so many tokens a second and thread."""
     made = Backlog(threads)
-    made.observe(int(speed), 1.0, threads=1)
+    made.speed.observe(int(speed), 1.0, threads=1)
     return made
 
 
@@ -120,6 +120,6 @@ def test_a_client_whose_texts_the_cache_may_know_is_read_first() -> None:
 
 def test_a_run_that_took_no_time_tells_no_speed() -> None:
     made = Backlog(2)
-    made.observe(1000, 0.0, threads=1)
+    made.speed.observe(1000, 0.0, threads=1)
     assert made.seconds_until_done(client("a"), INTERACTIVE, 1000) == 0.0
     assert made.is_modest(client("a"), INTERACTIVE)

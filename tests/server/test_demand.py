@@ -117,7 +117,7 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
     queues: list[FairQueue[Call]] = [FairQueue(lambda call: call.deadline <= clock.now) for _ in range(2)]
     latencies: dict[str, list[float]] = {name: [] for name in shares}
     refusals = Counter[str]()
-    backlog.observe(int(SPEED / 2), 1.0, threads=1)
+    backlog.speed.observe(int(SPEED / 2), 1.0, threads=1)
     arrivals = schedule(clock.now, shares, seconds, draw)
     end, ends = clock.now + seconds, Counter[str]()
     taken: list[Call] = []

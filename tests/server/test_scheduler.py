@@ -137,20 +137,21 @@ async def test_who_asks_for_little_comes_before_who_asks_for_much_and_nobody_ove
     machine.batch_tokens = 1
     flood, polite = Client("flood", "flood"), Client("polite", "polite")
     async with scheduling(metrics) as scheduler:
-        scheduler.backlog.observe(1000, 1.0, threads=1)
+        scheduler.backlog.speed.observe(1000, 1.0, threads=1)
+        demand = scheduler.backlog.demand[Priority.INTERACTIVE]
         async with held(scheduler, machine):
-            scheduler.backlog.ask(flood, Priority.INTERACTIVE, 100_000)
+            demand.ask(flood, 100_000)
             tasks = [submitted(scheduler, machine, b"f%d" % i, client=flood) for i in range(5)]
             await asyncio.sleep(0)
             for i in range(5):
-                scheduler.backlog.ask(polite, Priority.INTERACTIVE, 10)
+                demand.ask(polite, 10)
                 tasks.append(submitted(scheduler, machine, b"p%d" % i, client=polite))
             await asyncio.sleep(0)
             # It wants more now: what comes after is behind, in turns with the flood.
-            scheduler.backlog.ask(polite, Priority.INTERACTIVE, 100_000)
+            demand.ask(polite, 100_000)
             tasks += [submitted(scheduler, machine, b"p%d" % i, client=polite) for i in range(5, 8)]
             await asyncio.sleep(0)
-            scheduler.backlog._demand[Priority.INTERACTIVE]._asked.clear()  # long ago
+            demand._asked.clear()  # long ago
             tasks.append(submitted(scheduler, machine, b"f5", client=flood))
         await asyncio.gather(*tasks)
     assert machine.computed[:5] == [b"p0", b"p1", b"p2", b"p3", b"p4"]
