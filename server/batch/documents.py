@@ -1,0 +1,162 @@
+"""Rows to documents: an id, a text, what is kept; and what is wrong with a row that gives none."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from server.batch.rows import INVALID, Problem, Reading, Row, read
+from server.batch.sources import Source
+
+TEXT_COLUMN, ID_COLUMN = "text", "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns are read; an id column of None is "id" where there is one, else ids are made up."""
+
+    text: str = TEXT_COLUMN
+    id: str | None = None
+    kept: tuple[str, ...] = ()
+
+    def reading(self, encoding: str, most_bytes: int) -> Reading:
+        """What that means for the readers of files."""
+        named = (self.text, *([self.id] if self.id else []), *self.kept)
+        return Reading(named, () if self.id else (ID_COLUMN,), encoding, most_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A row of the input as the job sees it; with a problem there is nothing to compute."""
+
+    id: str
+    text: str
+    kept: tuple[Any, ...]
+    problem: Problem | None = None
+
+
+def documents(sources: Iterable[Source], columns: Columns, reading: Reading) -> Iterator[Document]:
+    """All rows of all files in order. Of rows with one id the first is good, the others have a problem.
+
+    Raises:
+        InputError: a file cannot be read to its end.
+    """
+    with _Ids() as ids:
+        for source in sources:
+            for row in read(source, reading):
+                document = _document(row, columns, source, reading)
+                if document.problem is None and not ids.add(document.id):
+                    document = Document(
+                        document.id, "", document.kept, Problem("DUPLICATE_ID", "an earlier row has the same id")
+                    )
+                yield document
+
+
+def _document(row: Row, columns: Columns, source: Source, reading: Reading) -> Document:
+    made_up = row.source if source.format == "text" else f"{row.source}:{row.number}"
+    kept = tuple(row.values.get(name) for name in columns.kept)
+    if row.problem:
+        return Document(made_up, "", kept, row.problem)
+    name = _id(row.values, columns, made_up, source)
+    if isinstance(name, Problem):
+        return Document(made_up, "", kept, name)
+    text = _text(row.values, columns.text, reading.most_bytes)
+    return Document(name, "", kept, text) if isinstance(text, Problem) else Document(name, text, kept)
+
+
+def _id(values: Mapping[str, Any], columns: Columns, made_up: str, source: Source) -> str | Problem:
+    column = columns.id or ID_COLUMN
+    value = values.get(column)
+    if value is None or value == "":
+        missing = columns.id and source.format != "text"
+        return Problem("MISSING_ID", f"the column {column!r} is empty") if missing else made_up
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        return Problem("WRONG_TYPE", f"the column {column!r} is neither a string nor a whole number")
+    return whole_characters(str(value))
+
+
+def _text(values: Mapping[str, Any], column: str, most_bytes: int) -> str | Problem:
+    value = values.get(column)
+    if value is None:
+        return Problem("MISSING_TEXT", f"the column {column!r} is empty or not there")
+    try:
+        # Parquet has strings as bytes where their writer did not say what they are.
+        text = value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return INVALID
+    if not isinstance(text, str):
+        return Problem("WRONG_TYPE", f"the column {column!r} is no string")
+    return _problem(text, most_bytes) or text
+
+
+def _problem(text: str, most_bytes: int) -> Problem | None:
+    """What a server would refuse, found before it is sent."""
+    if not text.strip():
+        return Problem("EMPTY_DOCUMENT", "the text has no token")
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as fault:
+        return Problem("INVALID_UTF8", f"half a surrogate pair at character {fault.start:,}")
+    return (
+        Problem("DOCUMENT_TOO_LARGE", f"it has {size:,} bytes of text, over {most_bytes:,}")
+        if size > most_bytes
+        else None
+    )
+
+
+def whole_characters(text: str) -> str:
+    """The string with half a surrogate pair, which no file can hold, as a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class _Ids:
+    """Which ids have been seen, in bounded memory: SQLite keeps what is over a few megabytes in a nameless file."""
+
+    def __init__(self) -> None:
+        self._seen = sqlite3.connect("", isolation_level=None)
+        self._seen.execute("PRAGMA journal_mode = OFF")
+        self._seen.execute("PRAGMA cache_size = -4096")  # KiB
+        self._seen.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._seen.execute("BEGIN")
+
+    def add(self, name: str) -> bool:
+        """False where it has been added before."""
+        return self._seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", (name.encode(),)).rowcount == 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._seen.close()
+
+
+# What a kept column holds. One file's readers know, the others' values have to be looked at.
+
+BOOLEAN, INTEGER, NUMBER, STRING, JSON = "bool", "int64", "double", "string", "json"
+_WIDER = {(INTEGER, NUMBER): NUMBER, (NUMBER, INTEGER): NUMBER}
+
+
+def kind_of(value: Any, known: str | None) -> str | None:
+    """What holds both the value and all that was seen before; None while all was null."""
+    if value is None:
+        return known
+    kind = next((kind for kind, types in _KINDS if isinstance(value, types)), JSON)
+    if kind == INTEGER and not -(2**63) <= value < 2**63:
+        kind = JSON
+    return kind if known in {None, kind} else _WIDER.get((str(known), kind), JSON)
+
+
+_KINDS: Sequence[tuple[str, type]] = ((BOOLEAN, bool), (INTEGER, int), (NUMBER, float), (STRING, str))
+
+
+def kept_value(value: Any, kind: str) -> Any:
+    """The value as its column holds it; what is no plain value as JSON."""
+    if value is None:
+        return None
+    if kind == JSON:
+        return whole_characters(json.dumps(value, ensure_ascii=False, default=str))
+    return whole_characters(value) if kind == STRING else float(value) if kind == NUMBER else value

@@ -1,0 +1,188 @@
+"""Each server in a thread of its own, which asks it for what the pool has and tells what came of it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+from octavo.client import Analysis, Client, Embed, OctavoError, Retry
+from octavo.client.arguments import CallArguments
+from octavo.client.retry import Attempts
+from server.batch.manifest import Vectors
+from server.batch.pool import Hold, Pool, Task
+from server.batch.records import Made
+from server.batch.rows import Problem
+
+TASK = "embed"
+IN_FLIGHT = 256  # documents a stream
+_WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after a first, second … failure to reach a server
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What every document is asked for."""
+
+    task: Embed
+    arguments: CallArguments
+
+    @property
+    def afresh(self) -> CallArguments:
+        """The arguments of a call beside the job, which the cache shall not answer."""
+        arguments = self.arguments.copy()
+        arguments["cache_mode"], arguments["priority"] = "bypass", "bulk"
+        return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A server has taken a document: there is room for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What has become of a document."""
+
+    task: Task
+    outcome: Made | Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A server does not answer for now, and why."""
+
+    address: str
+    error: OctavoError
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A server will not answer any more, and why."""
+
+    address: str
+    error: BaseException
+
+
+Event = Taken | Answered | Paused | Gone
+
+
+@dataclass(slots=True)
+class Driver:
+    """One server's thread.
+
+    Attributes:
+        client: of the server; it never tries again, for what it was given may go to another server meanwhile.
+        ask: of every document.
+        pool: of all servers.
+        inbox: where events go.
+        patience: seconds for which the server is sought.
+    """
+
+    client: Client
+    ask: Ask
+    pool: Pool
+    inbox: "SimpleQueue[Event]"
+    patience: float
+    _failures: int = 0
+    _failing_since: float | None = field(default=None)
+
+    def start(self) -> None:
+        """Work until the pool is closed."""
+        threading.Thread(target=self._run, name=f"octavo-{self.client.address}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            while (error := self._converse()) is not None:
+                wait = self._wait(error)
+                if wait is None:
+                    self.inbox.put(Gone(self.client.address, error))
+                    return
+                if self._failures == 1:
+                    self.inbox.put(Paused(self.client.address, error))
+                if self.pool.wait_closed(wait):
+                    return
+        except BaseException as fault:  # noqa: BLE001 - the thread's; the main one raises it
+            self.inbox.put(Gone(self.client.address, fault))
+
+    def _converse(self) -> OctavoError | None:
+        """One stream, until all is done, or it breaks: tells why, and what is not answered goes back to the pool."""
+        hold = Hold()
+        answers = self.client.process(
+            self._texts(hold),
+            {TASK: self.ask.task},
+            segments=self.ask.task.segment_vectors,
+            in_flight=IN_FLIGHT,
+            return_exceptions=True,
+            **self.ask.arguments,
+        )
+        try:
+            for task, answer in answers:
+                self._failures, self._failing_since = 0, None
+                if isinstance(answer, OctavoError) and answer.transient:
+                    self.pool.put_back(hold, task, answer.retry_after or 1.0)
+                else:
+                    self.pool.done(hold, task)
+                    self.inbox.put(Answered(task, _outcome(answer)))
+        except OctavoError as error:
+            return error
+        finally:
+            self.pool.give_back(hold)
+        return None
+
+    def _texts(self, hold: Hold) -> Iterator[tuple[Task, str]]:
+        while (task := self.pool.take(hold)) is not None:
+            self.inbox.put(Taken())
+            yield task, task.document.text
+
+    def _wait(self, error: OctavoError) -> float | None:
+        """Seconds until the next stream; None where there is to be none."""
+        if not error.transient:
+            return None
+        if error.retry_after is not None:
+            return error.retry_after
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        self._failures += 1
+        if now - self._failing_since > self.patience:
+            return None
+        return _WAITS[min(self._failures, len(_WAITS)) - 1]
+
+
+def _outcome(answer: Analysis | OctavoError) -> Made | Problem:
+    if isinstance(answer, OctavoError):
+        return Problem(answer.reason or (answer.code.name if answer.code else type(answer).__name__), str(answer))
+    made = answer.results[TASK]
+    if made.vector is None:
+        return Problem("NO_VECTOR", "the server sent no vector")
+    if made.segment_vectors is None:
+        return Made(made.vector, answer.usage)
+    pairs = zip(answer.segments, made.segment_vectors, strict=True)
+    return Made(made.vector, answer.usage, tuple(replace(segment, vector=vector) for segment, vector in pairs))
+
+
+def probe(client: Client, ask: Ask, patience: float) -> Vectors:
+    """Ask a server for one word: what it makes is known before the work.
+
+    Raises:
+        OctavoError: it does not answer for so many seconds, or refuses the options.
+    """
+    task, attempts = ask.task, Attempts(Retry(attempts=5, patience=patience), None)
+    while True:
+        try:
+            result = client.embed(
+                "octavo",
+                pooling=task.pooling,
+                normalize=task.normalize,
+                dimensions=task.dimensions,
+                data_type=task.data_type,
+                **ask.afresh,
+            )
+            break
+        except OctavoError as error:
+            wait = attempts.next_wait(error)
+            if wait is None:
+                raise
+        time.sleep(wait)
+    bits = 8 if task.data_type == "binary" else 1
+    dimensions = task.dimensions or bits * result.vector.size
+    return Vectors(str(result.model), result.fingerprint, dimensions, task.data_type or "float32")

@@ -1,0 +1,164 @@
+"""The output's folder: files that are there whole or not at all."""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from server.batch.errors import OutputError
+from server.batch.records import Layout, Record
+from server.batch.sources import file_system, first_line
+from server.batch.summary import Tally
+
+FORMATS = ("parquet", "jsonl")
+MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
+_TEMPORARY = re.compile(r"\.(part-\d+\.\w+|_\w+(\.json)?)\.[0-9a-f]{32}")
+
+
+class Output:
+    """A folder in any file system. What is written appears by a rename, which replaces what was there."""
+
+    def __init__(self, uri: str, form: str) -> None:
+        try:
+            self._files, self._path = file_system(uri)
+        except ValueError as fault:
+            raise OutputError(str(fault)) from None
+        self.uri = uri
+        self._form = form
+        self._part = re.compile(rf"part-(\d{{5,}})\.{form}")
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OutputError: it cannot be made, or holds what is of no job.
+        """
+        with self._faults():
+            self._files.create_dir(self._path, recursive=True)
+        names = [name for name in self._names() if not name.startswith(".")]
+        if names and MANIFEST not in names:
+            raise OutputError(f"{self.uri} holds other files and no {MANIFEST}: name an empty folder")
+
+    def holds(self, path: str) -> bool:
+        """Whether a path of this file system lies in the folder, or the folder in it."""
+        ours, theirs = self._path.rstrip("/") + "/", path.rstrip("/") + "/"
+        return ours.startswith(theirs) or theirs.startswith(ours)
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's bytes; None where it is not there."""
+        if name not in self._names():
+            return None
+        with self._faults(), self._files.open_input_stream(self._at(name), compression=None) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        self._write(name, [data])
+
+    def parts(self) -> set[int]:
+        """The numbers of the parts that are done."""
+        return {int(match[1]) for match in map(self._part.fullmatch, self._names()) if match}
+
+    def write_part(self, number: int, records: Sequence[Record], layout: Layout) -> None:
+        """Write a part; it is done when this returns."""
+        if self._form == "jsonl":
+            self._write(self._name(number), layout.lines(records))
+            return
+        from pyarrow import parquet  # noqa: PLC0415 - loaded by jobs alone
+
+        table = layout.table(records)
+        self._create(
+            self._name(number),
+            lambda path: parquet.write_table(
+                table, path, filesystem=self._files, compression="zstd", use_dictionary=["error.reason"]
+            ),
+        )
+
+    def tally(self, number: int) -> Tally:
+        """Count what a part holds.
+
+        Raises:
+            OutputError: it is damaged, which no end of this program brings about.
+        """
+        found = Tally()
+        try:
+            for row in self._json_rows(number) if self._form == "jsonl" else self._parquet_rows(number):
+                if row.get("segment") is None:
+                    found.add(row["usage"], row["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            name = self._name(number)
+            raise OutputError(f"{name} in {self.uri} cannot be read: remove it, and it is made again") from None
+        return found
+
+    def finish(self, summary: bytes) -> None:
+        """Tell that all is done, and remove what interrupted runs have left."""
+        for name in self._names():
+            if _TEMPORARY.fullmatch(name):
+                with self._faults():
+                    self._files.delete_file(self._at(name))
+        self.write(SUCCESS, summary)
+
+    def _json_rows(self, number: int) -> Iterator[dict[str, Any]]:
+        with self._files.open_input_stream(self._at(self._name(number)), compression=None) as stream:
+            for line in stream.read().splitlines():
+                yield json.loads(line)
+
+    def _parquet_rows(self, number: int) -> Iterator[dict[str, Any]]:
+        from pyarrow import parquet  # noqa: PLC0415
+
+        with (
+            self._files.open_input_file(self._at(self._name(number))) as raw,
+            parquet.ParquetFile(raw) as file,
+        ):
+            wanted = [name for name in ("segment", "usage", "error") if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=wanted):
+                yield from batch.to_pylist()
+
+    def _write(self, name: str, chunks: Iterable[bytes]) -> None:
+        def fill(path: str) -> None:
+            with self._files.open_output_stream(path, compression=None) as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+
+        self._create(name, fill)
+
+    def _create(self, name: str, fill: Callable[[str], None]) -> None:
+        """Fill a file of another name, let the disk have it, and rename it."""
+        temporary = self._at(f".{name}.{uuid.uuid4().hex}")
+        with self._faults():
+            fill(temporary)
+            if self._files.type_name == "local":
+                _sync(Path(temporary))
+            self._files.move(temporary, self._at(name))
+
+    def _name(self, number: int) -> str:
+        return f"part-{number:05d}.{self._form}"
+
+    def _at(self, name: str) -> str:
+        return f"{self._path.rstrip('/')}/{name}"
+
+    def _names(self) -> list[str]:
+        from pyarrow.fs import FileSelector  # noqa: PLC0415
+
+        with self._faults():
+            found = self._files.get_file_info(FileSelector(self._path, allow_not_found=True))
+        return [info.base_name for info in found]
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            raise OutputError(f"{self.uri}: {first_line(fault)}") from fault
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""What a job would be: documents, tokens, time and disk, without computing any of it."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from octavo.client import Client, OctavoError, SegmentationResult
+from server.batch.documents import Document
+from server.batch.errors import Unserved
+from server.batch.job import Job
+from server.batch.survey import survey
+
+AT_ONCE = 8  # documents being cut, a server
+_ROW_BYTES = 60  # of id, usage and file, beside vector and kept columns
+_PROBE_WORDS, _PROBES = 4_000, 3  # about 5,000 tokens
+_TYPE_BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
+
+
+@dataclass(slots=True)
+class _Counted:
+    documents: int = 0
+    failed: int = 0
+    segments: int = 0
+    tokens: int = 0
+    processed_tokens: int = 0
+    uncached_tokens: int = 0
+    would_charge_tokens: int = 0
+    kept_bytes: int = 0
+
+    def add(self, document: Document, result: SegmentationResult | None) -> None:
+        self.documents += 1
+        self.kept_bytes += sum(len(str(value)) for value in document.kept)
+        if result is None:
+            self.failed += 1
+            return
+        self.segments += len(result.segments)
+        self.tokens += result.usage.tokens
+        self.processed_tokens += result.usage.processed_tokens
+        self.uncached_tokens += result.uncached_tokens
+        self.would_charge_tokens += result.would_charge_tokens
+
+
+def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
+    """Read all rows, let the servers cut the documents, and measure how fast they compute words of no meaning.
+
+    With a sample, what holds for all documents is estimated from it.
+
+    Raises:
+        InputError: the input cannot be read.
+        Unserved: no server answers.
+    """
+    sources = job.sources()
+    rows = survey([each for files in sources for each in files], job.options.columns, job.reading).rows
+    counted = _Counted()
+    try:
+        for document, result in _cut(job, job.documents(sources, rows), clients):
+            counted.add(document, result)
+        speed = sum(_speed(client, job) for client in clients)
+        dimensions = job.ask.task.dimensions or clients[0].model(job.ask.arguments.get("model") or "").dimensions
+    except OctavoError as error:
+        raise Unserved(str(error)) from None
+    scale = rows / counted.documents if counted.documents else 1.0
+    vector = dimensions * _TYPE_BYTES[job.ask.task.data_type or "float32"]
+    vectors = counted.documents + (counted.segments if job.ask.task.segment_vectors else 0)
+    return {
+        "plan": True,
+        "documents": rows,
+        "looked_at": counted.documents,
+        "failing": round(counted.failed * scale),
+        "segments": round(counted.segments * scale),
+        "tokens": round(counted.tokens * scale),
+        "processed_tokens": round(counted.processed_tokens * scale),
+        "uncached_tokens": round(counted.uncached_tokens * scale),
+        "would_charge_tokens": round(counted.would_charge_tokens * scale),
+        "tokens_per_second": round(speed),
+        "seconds": round(counted.uncached_tokens * scale / speed, 1),
+        "bytes": round((vectors * (vector + _ROW_BYTES) + counted.kept_bytes) * scale),
+    }
+
+
+def _cut(job: Job, documents: Any, clients: Sequence[Client]) -> Iterator[tuple[Document, SegmentationResult | None]]:
+    """Each document as a server would cut it, None where it would fail; a few at a time."""
+    under_way: deque[tuple[Document, Future[SegmentationResult] | None]] = deque()
+    most = AT_ONCE * len(clients)
+    with ThreadPoolExecutor(most) as threads:
+        for number, document in enumerate(documents):
+            client = clients[number % len(clients)]
+            future = None if document.problem else threads.submit(client.segment, document.text, **job.ask.arguments)
+            under_way.append((document, future))
+            if len(under_way) == most:
+                yield _result(*under_way.popleft())
+        while under_way:
+            yield _result(*under_way.popleft())
+
+
+def _result(
+    document: Document, future: Future[SegmentationResult] | None
+) -> tuple[Document, SegmentationResult | None]:
+    try:
+        return document, future.result() if future else None
+    except ValueError:  # InvalidArgument: the document's fault
+        return document, None
+
+
+def _speed(client: Client, job: Job) -> float:
+    """Processed tokens a second of a text that is long enough for all cores: the best of a few."""
+    best = 0.0
+    for seed in range(_PROBES):
+        draw = random.Random(seed)  # noqa: S311
+        text = " ".join("".join(draw.choices("aeinrst", k=draw.randint(2, 4))) for _ in range(_PROBE_WORDS))
+        start = time.perf_counter()
+        result = client.embed(text, **job.ask.afresh)
+        best = max(best, result.usage.processed_tokens / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,223 @@
+"""The rows of a file, one by one in bounded memory. A row that is not one says why, and the next one comes.
+
+Lines are read by Python and not by pyarrow's readers, which give up a block of rows, or the file, for one bad line.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.batch.errors import InputError
+from server.batch.sources import TEXT, Source, first_line
+
+LINE_BYTES = 64 << 20  # of a line; JSON may take six bytes for one
+_BUFFER_BYTES = 1 << 20
+_PARQUET_ROWS = 64  # decoded at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row has no vector: a reason for programs, a message for people. Neither has any part of the text."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it lies in its file; a bad one has a problem and no values. Numbers count from 1."""
+
+    source: str
+    number: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read of each row.
+
+    Attributes:
+        columns: names of those that have to be there where a file has a list of its columns.
+        optional: names of those that are read where they are there.
+        encoding: of text files.
+        most_bytes: of a document.
+    """
+
+    columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    most_bytes: int = 16_000_000
+
+
+INVALID = Problem("INVALID_UTF8", "it is not UTF-8")
+
+
+def read(source: Source, reading: Reading) -> Iterator[Row]:
+    """The rows of a file.
+
+    Raises:
+        InputError: the rest of it cannot be read, or it has no such column.
+    """
+    try:
+        if source.format == "parquet":
+            yield from _parquet(source, reading)
+            return
+        with _opened(source) as stream:
+            if source.format == TEXT:
+                yield _text(source, stream, reading)
+            elif source.format == "jsonl":
+                yield from _json(source, stream)
+            else:
+                yield from _csv(source, stream, reading)
+    except (OSError, ValueError, csv.Error) as fault:  # pyarrow's exceptions are of the first two
+        raise InputError(f"{source.name}: {first_line(fault)}") from fault
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[io.BufferedReader]:
+    with (
+        source.files.open_input_stream(source.path, compression=source.compression) as raw,
+        io.BufferedReader(raw, _BUFFER_BYTES) as stream,
+    ):
+        yield stream
+
+
+def _text(source: Source, stream: io.BufferedReader, reading: Reading) -> Row:
+    """A file that is a document. Its only column is called as the text's is."""
+    data = stream.read(reading.most_bytes + 1)
+    if len(data) > reading.most_bytes:
+        return Row(source.name, 1, problem=too_large(reading.most_bytes))
+    try:
+        text = data.decode(reading.encoding)
+    except UnicodeDecodeError as fault:
+        message = f"byte {fault.start:,} is not {reading.encoding}"
+        return Row(source.name, 1, problem=Problem("INVALID_UTF8", message))
+    return Row(source.name, 1, {reading.columns[0]: text})
+
+
+def too_large(most: int) -> Problem:
+    """What is wrong with a document of more bytes than that."""
+    return Problem("DOCUMENT_TOO_LARGE", f"it has more than {most:,} bytes of text")
+
+
+def _lines(stream: io.BufferedReader) -> Iterator[bytes | None]:
+    """Lines with their ends; None for one that is too long."""
+    while line := stream.readline(LINE_BYTES):
+        if len(line) < LINE_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := stream.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+def _json(source: Source, stream: io.BufferedReader) -> Iterator[Row]:
+    for number, line in enumerate(_lines(stream), 1):
+        if line is None or line.strip():
+            value = Problem("ROW_TOO_LARGE", f"the line has over {LINE_BYTES:,} bytes") if line is None else _of(line)
+            if isinstance(value, Problem):
+                yield Row(source.name, number, problem=value)
+            else:
+                yield Row(source.name, number, value)
+
+
+def _of(line: bytes) -> Mapping[str, Any] | Problem:
+    """The object of a line of JSON."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return INVALID
+    except json.JSONDecodeError as fault:
+        return Problem("MALFORMED_ROW", f"the line is no JSON: {fault.msg} at character {fault.colno:,}")
+    except (ValueError, RecursionError):
+        return Problem("MALFORMED_ROW", "the line is JSON of numbers too long or too deep a nesting")
+    return value if isinstance(value, dict) else Problem("MALFORMED_ROW", "the line is no JSON object")
+
+
+def _csv(source: Source, stream: io.BufferedReader, reading: Reading) -> Iterator[Row]:
+    csv.field_size_limit(reading.most_bytes)
+    long = False
+
+    def lines() -> Iterator[str]:
+        nonlocal long
+        for line in _lines(stream):
+            long = long or line is None
+            yield "\n" if line is None else line.decode("utf-8", "surrogateescape")
+
+    records = csv.reader(lines(), delimiter="\t" if source.format == "tsv" else ",")
+    header = [name.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") for name in next(records, [])]
+    _check_columns(source, header, reading)
+    number = 0
+    while True:
+        problem, cells = None, []
+        try:
+            cells = next(records)
+        except StopIteration:
+            return
+        except csv.Error as fault:
+            problem = Problem("MALFORMED_ROW", f"the row is no CSV: {fault}")
+        if long:
+            problem, long = Problem("ROW_TOO_LARGE", f"a line has over {LINE_BYTES:,} bytes"), False
+        if not (cells or problem):
+            continue
+        number += 1
+        if problem is None and len(cells) != len(header):
+            problem = Problem("MALFORMED_ROW", f"the row has {len(cells)} cells, the header {len(header)}")
+        if problem is None and not all(map(_is_clean, cells)):
+            problem = INVALID
+        yield Row(source.name, number, {} if problem else dict(zip(header, cells, strict=True)), problem)
+
+
+def _is_clean(cell: str) -> bool:
+    """Whether decoding left no byte behind."""
+    return cell.isascii() or not any("\udc80" <= each <= "\udcff" for each in cell)
+
+
+def _parquet(source: Source, reading: Reading) -> Iterator[Row]:
+    from pyarrow import parquet  # noqa: PLC0415
+
+    with (
+        source.files.open_input_file(source.path) as raw,
+        parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file,
+    ):
+        there = file.schema_arrow.names
+        _check_columns(source, there, reading)
+        wanted = [name for name in there if name in {*reading.columns, *reading.optional}]
+        number = 0
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+            columns = [_values(column) for column in batch.columns]
+            for cells in zip(*columns, strict=True):
+                number += 1
+                bad = any(cell is INVALID for cell in cells)
+                values = {} if bad else dict(zip(wanted, cells, strict=True))
+                yield Row(source.name, number, values, INVALID if bad else None)
+
+
+def _values(column: Any) -> Iterable[Any]:
+    """A column's values; INVALID in place of a string that is none."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_value(each) for each in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return INVALID
+
+
+def _check_columns(source: Source, there: Iterable[str], reading: Reading) -> None:
+    names = list(there)
+    for name in reading.columns:
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise InputError(f"{source.name}: it has no column {name!r}; its columns are {known}")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{source.name}: it has two columns {twice!r}")

@@ -1,0 +1,108 @@
+"""Which files the inputs are, and what each of them holds."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from server.batch.errors import InputError
+
+TEXT = "text"
+FORMATS = (TEXT, "jsonl", "csv", "tsv", "parquet")
+_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+_HIDDEN = (".", "_")  # as Hadoop and its heirs have it
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of the input.
+
+    Attributes:
+        name: what its rows are called by, unique among the input's files.
+        path: where it is in its file system.
+        files: a pyarrow.fs.FileSystem.
+        format: one of FORMATS.
+        compression: pyarrow's name of it, None for none.
+        size: in bytes, as stored.
+    """
+
+    name: str
+    path: str
+    files: Any
+    format: str
+    compression: str | None
+    size: int
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """The file system and the path in it of a local path or of any URI that pyarrow.fs knows.
+
+    Raises:
+        ValueError: it knows no such one.
+    """
+    from pyarrow import ArrowException  # noqa: PLC0415 - pyarrow is loaded by jobs alone
+    from pyarrow.fs import FileSystem, LocalFileSystem  # noqa: PLC0415
+
+    if "://" not in uri:
+        return LocalFileSystem(), str(Path(uri).resolve())
+    try:
+        files, path = FileSystem.from_uri(uri)
+    except (ArrowException, OSError, ValueError) as fault:
+        raise ValueError(f"{uri}: {first_line(fault)}") from None
+    return files, path
+
+
+def first_line(fault: BaseException) -> str:
+    """What a library says of a fault, as far as it belongs in one line."""
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].partition(" Detail: ")[0]
+
+
+def find(inputs: Sequence[str], form: str | None) -> list[list[Source]]:
+    """The files of each input in the order of their paths; a folder stands for what is below it.
+
+    Args:
+        inputs: paths and URIs.
+        form: what all files hold; None goes by their names: whatever is no table is a text.
+
+    Raises:
+        InputError: an input does not exist, or has no files.
+    """
+    found = [list(_files(each, form)) for each in inputs]
+    for given, files in zip(inputs, found, strict=True):
+        if not files:
+            raise InputError(f"{given}: there is nothing in it")
+    names = Counter(source.name for files in found for source in files)
+    if max(names.values(), default=0) > 1:  # two inputs have files of one name: tell them by their inputs
+        found = [[replace(s, name=f"{given}:{s.name}") for s in f] for given, f in zip(inputs, found, strict=True)]
+    return found
+
+
+def _files(given: str, form: str | None) -> Iterator[Source]:
+    from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415
+
+    try:
+        files, path = file_system(given)
+        info = files.get_file_info(path)
+        if info.type is FileType.Directory:
+            below = [each for each in files.get_file_info(FileSelector(path, recursive=True)) if each.is_file]
+        else:
+            below = [info]
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{given}: {first_line(fault)}") from None
+    if info.type is FileType.NotFound:
+        raise InputError(f"{given}: there is no such file or folder")
+    root = path.rstrip("/") + "/"
+    for each in sorted(below, key=lambda each: str(each.path)):
+        name = each.path.removeprefix(root) if each is not info else each.base_name
+        if each is info or not any(part.startswith(_HIDDEN) for part in name.split("/")):
+            yield _source(name, each, files, form)
+
+
+def _source(name: str, info: Any, files: Any, form: str | None) -> Source:
+    plain = PurePosixPath(name.lower())
+    compression = _COMPRESSED.get(plain.suffix)
+    if compression:
+        plain = plain.with_suffix("")
+    return Source(name, info.path, files, form or _BY_SUFFIX.get(plain.suffix, TEXT), compression, info.size)

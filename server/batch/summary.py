@@ -1,0 +1,63 @@
+"""What has become of how many documents, of how many tokens."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.batch.records import Record
+from server.batch.rows import Problem
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of documents: of a part, of a run, of a whole output."""
+
+    documents: int = 0
+    errors: Counter[str] = field(default_factory=Counter)  # by reason
+    tokens: Counter[str] = field(default_factory=Counter)  # by usage's names
+
+    def add(self, usage: Mapping[str, int] | None, error: Mapping[str, str] | None) -> None:
+        """Count a document's row."""
+        self.documents += 1
+        if error:
+            self.errors[error["reason"]] += 1
+        elif usage:
+            self.tokens.update(usage)
+
+    def add_record(self, record: Record) -> None:
+        """Count a document."""
+        if isinstance(record.outcome, Problem):
+            self.add(None, {"reason": record.outcome.reason})
+            return
+        usage = record.outcome.usage
+        self.add({name: getattr(usage, name) for name in usage.__slots__}, None)
+
+    def merge(self, others: Iterable["Tally"]) -> None:
+        """Add what others have counted."""
+        for other in others:
+            self.documents += other.documents
+            self.errors.update(other.errors)
+            self.tokens.update(other.tokens)
+
+    @property
+    def failed(self) -> int:
+        """Documents that have an error for a vector."""
+        return self.errors.total()
+
+    @property
+    def hits(self) -> float:
+        """Share of tokens that were known."""
+        return self.tokens["cached_tokens"] / (self.tokens["processed_tokens"] or 1)
+
+    def values(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "documents": self.documents,
+            "succeeded": self.documents - self.failed,
+            "failed": self.failed,
+            "errors": dict(sorted(self.errors.items())),
+            **{name: self.tokens[name] for name in ("tokens", "processed_tokens", "computed_tokens", "cached_tokens")},
+            "charged_tokens": self.tokens["charged_tokens"],
+            "hits": round(self.hits, 4),
+        }

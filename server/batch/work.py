@@ -1,0 +1,143 @@
+"""The work itself: one loop that reads the input, takes in what servers answer, and writes parts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from octavo.client import Client
+from server.batch.documents import Document
+from server.batch.drivers import Answered, Ask, Driver, Event, Gone, Paused
+from server.batch.errors import TooManyErrors, Unserved
+from server.batch.output import Output
+from server.batch.parts import OpenPart, Place, Share
+from server.batch.pool import Pool, Task
+from server.batch.progress import Progress
+from server.batch.records import Layout, Made, Record
+from server.batch.rows import Problem
+from server.batch.summary import Tally
+
+OPEN_PARTS = 16  # nothing more is read while so many wait for a row
+_TICK = 1.0  # seconds between looks at the clock while nothing happens
+
+
+@dataclass(slots=True)
+class Work:
+    """A run of a job.
+
+    Attributes:
+        output: where parts go.
+        layout: how they look.
+        share: which parts are ours.
+        max_errors: how many rows may fail, None for any number.
+        progress: who is told.
+        run: what this run has done.
+        before: what earlier runs have done of our share.
+        parts: how many the whole job has, as far as the input was read.
+    """
+
+    output: Output
+    layout: Layout
+    share: Share
+    max_errors: int | None
+    progress: Progress
+    run: Tally = field(default_factory=Tally)
+    before: Tally = field(default_factory=Tally)
+    parts: int = 0
+    others: set[int] = field(default_factory=set)  # parts of other machines
+    _open: dict[int, OpenPart[Record]] = field(default_factory=dict)
+    _pool: Pool = field(default_factory=Pool)
+    _inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
+
+    def do(
+        self, documents: Iterator[tuple[Place, Document]], clients: Sequence[Client], ask: Ask, patience: float
+    ) -> None:
+        """Do all that is not done.
+
+        Raises:
+            InputError, OutputError: the one cannot be read, the other not be written.
+            TooManyErrors: more rows have failed than may.
+            Unserved: no server is left.
+        """
+        todo = self._todo(documents)
+        servers = len(clients)
+        for client in clients:
+            Driver(client, ask, self._pool, self._inbox, patience).start()
+        try:
+            while self._fill(todo) or self._open:
+                try:
+                    event = self._inbox.get(timeout=_TICK)
+                except Empty:
+                    self.progress.advance(self.run)
+                    continue
+                match event:
+                    case Answered(task, outcome):
+                        self._put(task.place, task.document, outcome)
+                    case Paused(address, error):
+                        self.progress.say(f"{address} does not answer for now: {error}")
+                    case Gone(address, error):
+                        servers -= 1
+                        self._lose(address, error, servers)
+        finally:
+            self._pool.close()
+
+    def _lose(self, address: str, error: BaseException, left: int) -> None:
+        if not isinstance(error, Exception) or not hasattr(error, "transient"):
+            raise error
+        if not left:
+            raise Unserved(f"{address}: {error}")
+        self.progress.say(f"goes on without {address}: {error}")
+
+    def _todo(self, documents: Iterator[tuple[Place, Document]]) -> Iterator[tuple[Place, Document]]:
+        """The documents of our parts that are not done yet."""
+        done = self.output.parts()
+        for place, document in documents:
+            if place.last:
+                self.parts = place.part + 1
+            if not self.share.has(place.part):
+                self._pass_over(place)
+            elif place.part not in done:
+                yield place, document
+            elif place.last:
+                self._count(place)
+
+    def _pass_over(self, place: Place) -> None:
+        if place.last:
+            self.others.add(place.part)
+            self.progress.done_before(place.row + 1)
+
+    def _count(self, place: Place) -> None:
+        """A part of ours that was done before."""
+        found = self.output.tally(place.part)
+        self.before.merge([found])
+        self.progress.done_before(found.documents)
+        self._check_errors()
+
+    def _fill(self, todo: Iterator[tuple[Place, Document]]) -> bool:
+        """Read on while there is room; False after the last document."""
+        while self._pool.has_room and len(self._open) < OPEN_PARTS:
+            found = next(todo, None)
+            if found is None:
+                return False
+            place, document = found
+            self._open.setdefault(place.part, OpenPart()).expect(place)
+            if document.problem:
+                self._put(place, document, document.problem)
+            else:
+                self._pool.put(Task(place, document))
+        return True
+
+    def _put(self, place: Place, document: Document, outcome: Made | Problem) -> None:
+        record = Record(document.id, document.kept, outcome)
+        part = self._open[place.part]
+        part.put(place.row, record)
+        self.run.add_record(record)
+        if part.complete:
+            self.output.write_part(place.part, part.records(), self.layout)
+            del self._open[place.part]
+        self.progress.advance(self.run)
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        failed = self.run.failed + self.before.failed
+        if self.max_errors is not None and failed > self.max_errors:
+            raise TooManyErrors(f"{failed:,} rows have failed, over --max-errors {self.max_errors:,}")

@@ -1,0 +1,196 @@
+"""`octavo batch`."""
+
+import contextlib
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from octavo.cli.connection import client_of
+from octavo.cli.local import local_server
+from octavo.cli.options import call_arguments, embed_task, job_options, refuse_server_with_local, vector_options
+from octavo.client import Client, Retry
+from server.batch.documents import TEXT_COLUMN, Columns
+from server.batch.drivers import Ask
+from server.batch.errors import BatchError, OtherJob, TooManyErrors
+from server.batch.job import Job, run
+from server.batch.manifest import Options
+from server.batch.output import FORMATS as OUTPUT_FORMATS
+from server.batch.parts import Share, Size
+from server.batch.records import OWN_COLUMNS
+from server.batch.sources import FORMATS as INPUT_FORMATS
+from server.commands.options import fail
+
+SOME_FAILED, TOO_MANY = 3, 4
+STOPPED, REFUSED = 1, 2
+NO_RETRY = Retry(attempts=1, patience=0)  # a document may go to another server meanwhile
+LOCAL_PATIENCE = 5.0  # seconds: a server of our own that has ended does not come back
+# What decides the output, by the names of the options; beside the columns.
+DECIDING = (
+    "task", "format", "segments", "pooling", "normalize", "dimensions", "data_type", "window", "input_type",
+    "policy", "max_tokens", "min_tokens", "encoding", "input_format", "sample", "part_rows", "part_characters",
+    "max_document_bytes",
+)  # fmt: skip
+
+
+def _share(_: click.Context, __: click.Parameter, text: str) -> Share:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter("write I/N, from 1/N to N/N")
+    return Share(int(match[1]) - 1, int(match[2]))
+
+
+def _kept(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    if taken := next((name for name in names if name in OWN_COLUMNS), None):
+        raise click.BadParameter(f"the output has a column {taken!r} of its own")
+    return tuple(dict.fromkeys(names))
+
+
+_NUMBER = click.IntRange(min=1)
+
+
+@click.command()
+@click.option("--input", "-i", "inputs", multiple=True, required=True, metavar="PATH...", help="Files, folders, URIs.")
+@click.argument("more", nargs=-1, metavar="")
+@click.option("--output", "-o", required=True, metavar="PATH", help="The folder to write to, or its URI.")
+@click.option("--task", type=click.Choice(["embed"]), default="embed", show_default=True, help="What to make.")
+@click.option(
+    "--server",
+    metavar="ADDR",
+    envvar="OCTAVO_SERVER",
+    multiple=True,
+    default=("127.0.0.1:50051",),
+    show_default=True,
+    help="A server: HOST:PORT, [IPV6]:PORT or unix:PATH. Repeatable: they share the work. Also OCTAVO_SERVER.",
+)
+@click.option("--text-column", default=TEXT_COLUMN, show_default=True, metavar="NAME", help="Where a row's text is.")
+@click.option("--id-column", metavar="NAME", help='Where its id is. [default: "id" where there is one, else FILE:ROW]')
+@click.option("--keep", multiple=True, metavar="NAME", callback=_kept, help="A column to copy. Repeatable.")
+@click.option(
+    "--format", type=click.Choice(OUTPUT_FORMATS), default="parquet", show_default=True, help="What to write."
+)
+@click.option("--input-format", type=click.Choice(INPUT_FORMATS), help="What all files hold. [default: by their names]")
+@click.option("--segments", is_flag=True, help="A row for each segment too, with its place and its vector.")
+@click.option("--plan", is_flag=True, help="Count documents and tokens and estimate time and disk; compute nothing.")
+@click.option(
+    "--sample", type=_NUMBER, metavar="N", help="Take N documents of all, at random, the same ones each time."
+)
+@click.option("--shard", callback=_share, default="1/1", metavar="I/N", help="Do the I-th of N shares of the parts.")
+@click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="Stop when more rows have failed.")
+@click.option("--part-rows", type=_NUMBER, default=1000, show_default=True, metavar="N", help="Documents of a part.")
+@click.option(
+    "--part-characters", type=_NUMBER, default=8_000_000, show_default=True, metavar="N", help="Of a part's texts."
+)
+@click.option(
+    "--max-document-bytes", type=_NUMBER, default=16_000_000, show_default=True, metavar="N", help="Of UTF-8."
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to seek a server that does not answer.",
+)
+@vector_options
+@job_options
+@click.pass_context
+def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...], plan: bool, **options: Any) -> None:
+    r"""Vectors of many documents, from files to files.
+
+    Reads JSON Lines, CSV, Parquet and text files, compressed or not, from any file system that pyarrow knows. Writes
+    Parquet or JSON Lines in parts, each of which appears whole; killed at any moment, the same command goes on with
+    the parts that are missing. Bad rows get an error in place of a vector. The last line of standard output is the
+    summary, as JSON.
+
+    \b
+    octavo batch --input docs.jsonl --output vectors                     by the server on 127.0.0.1:50051
+    octavo batch --input mails/ --output vectors --local                 by one that is started for it
+    octavo batch --input *.parquet --output vectors --keep title --segments
+    octavo batch --input s3://bucket/docs --output s3://bucket/vectors --server a:50051 --server b:50051
+    octavo batch --input docs.csv --output vectors --plan --sample 200
+
+    Exit codes: 0 all rows have vectors, 3 some failed, 4 more than --max-errors failed, 1 it stopped and can go on,
+    2 wrong usage or options other than the output was begun with, 130 interrupted, 143 terminated.
+    """
+    refuse_server_with_local(ctx)
+    job = _job((*inputs, *more), options)
+    try:
+        with _terminated():
+            summary = _plan(job, options) if plan else run(job, _connected(options))
+    except OtherJob as fault:
+        fail(REFUSED, str(fault))
+    except TooManyErrors as fault:
+        fail(TOO_MANY, f"{fault}; what is done stays, and the same command goes on with a higher bound")
+    except BatchError as fault:
+        fail(STOPPED, str(fault))
+    click.echo(json.dumps(summary, ensure_ascii=False))
+    if not plan and summary["failed"]:
+        ctx.exit(SOME_FAILED)
+
+
+def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
+    columns = Columns(options["text_column"], options["id_column"], options["keep"])
+    deciding = {name.replace("_", "-"): options[name] for name in DECIDING}
+    return Job(
+        inputs=inputs,
+        output=options["output"],
+        options=Options(columns, deciding),
+        ask=Ask(embed_task(options), call_arguments(options)),
+        reading=columns.reading(options["encoding"], options["max_document_bytes"]),
+        size=Size(options["part_rows"], options["part_characters"]),
+        sample=options["sample"],
+        input_format=options["input_format"],
+        output_format=options["format"],
+        share=options["shard"],
+        max_errors=options["max_errors"],
+        patience=LOCAL_PATIENCE if options["local"] else options["patience"],
+    )
+
+
+@contextlib.contextmanager
+def _connected(options: dict[str, Any], retry: Retry = NO_RETRY) -> Iterator[Sequence[Client]]:
+    """A client of each server, or of the one that is started for the job."""
+    most = options["max_document_bytes"]
+    with contextlib.ExitStack() as stack:
+        if options["local"]:
+            limit = ("--set", f"server.max_document_bytes={most}")
+            address = stack.enter_context(local_server(options["model"], arguments=limit))
+            yield [stack.enter_context(Client(address, retry=retry, max_document_bytes=most))]
+        else:
+            clients = [client_of({**options, "server": each}, retry) for each in dict.fromkeys(options["server"])]
+            yield [stack.enter_context(client) for client in clients]
+
+
+def _plan(job: Job, options: dict[str, Any]) -> dict[str, Any]:
+    from server.batch.plan import plan  # noqa: PLC0415 - it is asked for seldom
+    from server.batch.progress import clock  # noqa: PLC0415
+
+    with _connected(options, Retry()) as clients:
+        found = plan(job, clients)
+    click.echo(
+        f"octavo: {found['documents']:,} documents, {found['tokens']:,} tokens in {found['segments']:,} segments, "
+        f"{found['uncached_tokens']:,} to compute: {clock(found['seconds'])} at {found['tokens_per_second']:,} "
+        f"tokens/s, {found['bytes'] / 1e6:,.1f} MB; {found['failing']:,} would fail",
+        err=True,
+    )
+    return found
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does: through every `finally`."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
