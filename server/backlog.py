@@ -28,6 +28,7 @@ class Claim:
         self._priority = priority
         self._promised = 0  # of segments that were not begun
         self._open = 0  # promised or begun
+        self._due: float | None = None  # the promise's deadline, until the turn of its first segment
         self._characters = 0  # of the texts that were foreseen
 
     @property
@@ -60,6 +61,7 @@ class Claim:
         self._ask(tokens)
         self._backlog.check(self._client, self._priority, tokens, deadline)
         self._promised += tokens
+        self._due = deadline
         self._grow(tokens)
 
     def begin(self, tokens: int) -> None:
@@ -69,6 +71,19 @@ class Claim:
         else:
             self._ask(tokens)
             self._grow(tokens)
+
+    def reconsider(self) -> None:
+        """Refuse the call after all, now that its first segment's turn has come, if that is too late for the rest.
+
+        Others who come and ask for their share break promises. One that cannot be kept any more is told before
+        anything is computed for it, and leaves the machine to those that can.
+
+        Raises:
+            QueueFull: the promise would not be kept.
+        """
+        if self._due is not None:
+            self._backlog.check_turn(self._client, self._priority, self._open, self._due)
+            self._due = None
 
     def settle(self, tokens: int) -> None:
         """A segment that was begun is computed, or will not be."""
@@ -117,21 +132,30 @@ class Backlog:
         return sum(waiting[client.name] for waiting in self._tokens.values())
 
     def check(self, client: Client, priority: Priority, tokens: int, deadline: float) -> None:
-        """Refuse a call that cannot be computed by its deadline.
+        """Refuse a call that cannot be computed by its deadline, after what its client has waiting already.
 
         Raises:
             QueueFull: it would have to wait too long; says when the queue will be short enough.
         """
+        if tokens:
+            self.check_turn(client, priority, self._tokens[priority][client.name] + tokens, deadline)
+
+    def check_turn(self, client: Client, priority: Priority, tokens: int, deadline: float) -> None:
+        """Refuse a call whose turn has come, but too late.
+
+        Raises:
+            QueueFull: its tokens would not be computed by its deadline.
+        """
         left = deadline - time.monotonic()
         seconds = self.seconds_until_done(client, priority, tokens)
-        if tokens and seconds > left:
+        if seconds > left:
             raise QueueFull(
-                f"the queue holds about {seconds:.1f} s of work before this call, which has {left:.1f} s left",
+                f"the machine has about {seconds:.1f} s of work until this call is done, which has {left:.1f} s left",
                 retry_after=max(0.05, seconds - left),
             )
 
-    def seconds_until_done(self, client: Client, priority: Priority, tokens: int) -> float:
-        """About how long until so many more tokens of a client would be computed.
+    def seconds_until_done(self, client: Client, priority: Priority, own: int) -> float:
+        """About how long until so many tokens of a client will be computed.
 
         Bulk waits for what is interactive, but for its share, and whoever wants more than his share for those who do
         not. Beside that, the client's work goes at the rate that the others leave, as they have asked of late; and not
@@ -142,7 +166,6 @@ class Backlog:
             return 0.0
         outlook = self.demand[priority].outlook(client, speed)
         waiting, weight = self._tokens[priority], client.plan.weight
-        own = waiting[client.name] + tokens
         others = sum(
             min(theirs, own * self._weights[name] / weight)
             for name, theirs in waiting.items()

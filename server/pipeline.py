@@ -27,7 +27,7 @@ from chunking import Segment
 from server.audit import Auditor
 from server.backlog import Claim
 from server.calls import Call, Timings
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, QueueFull
 from server.flight import Flights
 from server.gate import FairGate
 from server.limits import Limiter
@@ -242,7 +242,7 @@ class Pipeline:
         call, runner, tokens = document.call, document.call.model.runner, prepared.segment.processed_tokens
         document.claim.begin(tokens)
         try:
-            computed, started = await self._fly(call, prepared)
+            computed, started = await self._fly(call, prepared, document.claim)
         finally:
             document.claim.settle(tokens)
         if started:
@@ -262,7 +262,7 @@ class Pipeline:
         """
         await asyncio.wrap_future(self._keeper.submit(int))
 
-    async def _fly(self, call: Call, prepared: Prepared) -> tuple[Computed, bool]:
+    async def _fly(self, call: Call, prepared: Prepared, claim: Claim) -> tuple[Computed, bool]:
         """The segment's states, computed for this call or awaited from another's computing."""
         model = call.model
         # Computing is one client's, in one class: nobody waits in another's queue, or for another's tokens. And who
@@ -275,9 +275,11 @@ class Pipeline:
         while True:
             try:
                 return await self._flights.join(
-                    key, lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline)
+                    key,
+                    lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline, claim.reconsider),
                 )
-            except DeadlineExceeded:  # perhaps that of whoever started it, while this caller has time left
+            except (DeadlineExceeded, QueueFull):  # perhaps of whoever started it, while this caller has time left
+                claim.reconsider()
                 if time.monotonic() >= call.deadline:
                     raise
 

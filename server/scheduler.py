@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from server.backlog import Backlog
 from server.clients import Client
-from server.errors import DeadlineExceeded
+from server.errors import CallError, DeadlineExceeded
 from server.limits import Limiter
 from server.metrics import Metrics
 from server.priority import Priority
@@ -21,6 +22,7 @@ class _Waiting:
     client: Client
     priority: Priority
     queued: float
+    reconsider: Callable[[], None]
     future: asyncio.Future[Computed]
     expiry: asyncio.TimerHandle
 
@@ -65,7 +67,14 @@ class Scheduler:
             item.future.cancel()
         self._executor.shutdown(wait=True)
 
-    async def submit(self, work: Work, client: Client, priority: Priority, deadline: float) -> Computed:
+    async def submit(
+        self,
+        work: Work,
+        client: Client,
+        priority: Priority,
+        deadline: float,
+        reconsider: Callable[[], None] = lambda: None,
+    ) -> Computed:
         """Compute one segment.
 
         Args:
@@ -73,14 +82,16 @@ class Scheduler:
             client: on whose account.
             priority: the class it waits in.
             deadline: of the monotonic clock, in seconds; past it the segment is not computed any more.
+            reconsider: asked when its turn has come; raises a CallError if it is not to be computed after all.
 
         Raises:
             DeadlineExceeded: it was still waiting at its deadline.
+            CallError: that of `reconsider`.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Computed] = loop.create_future()
         expiry = loop.call_at(deadline, _expire, future)
-        item = _Waiting(work, client, priority, time.monotonic(), future, expiry)
+        item = _Waiting(work, client, priority, time.monotonic(), reconsider, future, expiry)
         self._enqueue(item)
         try:
             return await future
@@ -141,6 +152,11 @@ class Scheduler:
             if batch and (not _same_run(batch[0].work, item.work) or len(item.work.ids) > room):
                 break
             self._waiting.pop()
+            try:
+                item.reconsider()
+            except CallError as refusal:
+                item.future.set_exception(refusal)
+                continue
             if seconds := self._limiter.budget(item.client).charge(len(item.work.ids)):
                 self._set_aside(item, seconds)
                 continue

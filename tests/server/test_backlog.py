@@ -50,7 +50,7 @@ def test_a_polite_client_is_not_refused_for_anothers_flood() -> None:
         assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(CAUTION * 0.5)
         with made.claim(client("second flood"), INTERACTIVE) as second:
             second.promise(100_000, time.monotonic() + 6000)
-            assert made.seconds_until_done(client("second flood"), INTERACTIVE, 0) == pytest.approx(CAUTION * 100)
+            assert made.seconds_until_done(client("second flood"), INTERACTIVE, 100_000) == pytest.approx(CAUTION * 100)
 
 
 def test_bulk_waits_for_interactive_and_the_other_way_round_but_a_little() -> None:
@@ -59,7 +59,7 @@ def test_bulk_waits_for_interactive_and_the_other_way_round_but_a_little() -> No
         bulk.promise(100_000, time.monotonic() + 6000)
         assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(CAUTION * (1 + BULK_SHARE))
         interactive.promise(50_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("a"), BULK, 0) == pytest.approx(CAUTION * 75)
+        assert made.seconds_until_done(client("a"), BULK, 100_000) == pytest.approx(CAUTION * 75)
 
 
 def test_a_little_bulk_does_not_wait_for_all_that_is_interactive() -> None:
@@ -76,11 +76,29 @@ def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:
         claim.begin(400)
         claim.settle(400)
         assert made.seconds_until_done(client("b"), INTERACTIVE, 0) == pytest.approx(0)
-        assert made.seconds_until_done(client("a"), INTERACTIVE, 0) == pytest.approx(CAUTION * 0.3)
+        assert made.seconds_until_done(client("a"), INTERACTIVE, 600) == pytest.approx(CAUTION * 0.3)
+        assert made.waiting(client("a")) == 600
         claim.begin(900)  # more than is left of the promise: a stream's
         assert made._tokens[INTERACTIVE]["a"] == 1500
     assert not made._tokens[INTERACTIVE]
     assert not made._weights
+
+
+def test_a_promise_that_others_break_is_told_before_anything_is_computed_and_not_later() -> None:
+    made = backlog()
+    with made.claim(client("a"), INTERACTIVE) as claim, made.claim(client("a"), INTERACTIVE) as begun:
+        for each in (claim, begun):
+            each.promise(1000, time.monotonic() + 2)
+        begun.reconsider()
+        for name in "bcd":
+            made.demand[INTERACTIVE].ask(client(name), 100_000)
+        begun.reconsider()
+        with pytest.raises(QueueFull) as refused:
+            claim.reconsider()
+    assert refused.value.retry_after
+    with made.claim(client("a"), INTERACTIVE) as stream:
+        stream.begin(10_000)
+        stream.reconsider()  # nothing was promised: it gets what there is
 
 
 def read(made: Backlog, name: str, characters: int, tokens: int) -> None:

@@ -114,7 +114,7 @@ class Outcome:
 def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: float = 30.0) -> Outcome:
     """Offer shares of a machine's speed in documents of 1 to 15 segments, served as a scheduler does."""
     draw, backlog = random.Random(0), Backlog(2)
-    queues: list[FairQueue[Call]] = [FairQueue(lambda call: call.deadline <= clock.now) for _ in range(2)]
+    queues: list[FairQueue[Call]] = [FairQueue(lambda call: call not in taken) for _ in range(2)]
     latencies: dict[str, list[float]] = {name: [] for name in shares}
     refusals = Counter[str]()
     backlog.speed.observe(int(SPEED / 2), 1.0, threads=1)
@@ -131,6 +131,13 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
             if current is None:
                 clock.now = at
                 break
+            try:
+                current.claim.reconsider()
+            except QueueFull:
+                taken.remove(current)
+                current.claim.close()
+                refusals[current.client.name] += 1
+                continue
             current.claim.begin(SEGMENT)
             clock.now += SEGMENT / SPEED
             current.claim.settle(SEGMENT)
@@ -159,8 +166,8 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
 @pytest.mark.parametrize("deadline", [1.0, 2.0])
 def test_promises_are_kept_when_all_ask_for_five_times_what_there_is(clock: Clock, deadline: float) -> None:
     result = outcome(clock, {f"client-{i}": 0.5 for i in range(10)}, deadline)
-    assert result.kept > 0.98
-    assert result.goodput > 0.93
+    assert result.kept > 0.998
+    assert result.goodput > 0.97
 
 
 def test_nobody_is_refused_while_there_is_enough(clock: Clock) -> None:
@@ -176,7 +183,8 @@ def test_nine_polite_clients_do_not_notice_a_tenth_who_floods(clock: Clock) -> N
     answered = sum(len(beside.latencies[name]) for name in polite)
     assert sum(beside.refusals[name] for name in polite) < 0.01 * answered
     assert p99(beside, polite) < 1.4 * p99(alone, polite)
-    assert beside.goodput > 0.93, "the flood gets all that is left"
+    assert beside.kept > 0.9, "the flood has most of its promises, though the polite come as they like"
+    assert beside.goodput > 0.97, "the flood gets all that is left"
 
 
 def p99(result: Outcome, names: Iterable[str]) -> float:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.clients import ANONYMOUS, Client
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, QueueFull
 from server.limits import Limiter
 from server.metrics import Metrics
 from server.priority import Priority
@@ -217,6 +217,23 @@ async def test_what_expires_in_the_middle_of_the_queue_says_so_at_once(machine: 
         with pytest.raises(DeadlineExceeded):
             await asyncio.wait_for(submitted(scheduler, machine, b"late", seconds=0.02), SOON)
     assert b"late" not in machine.computed
+
+
+async def test_what_is_not_worth_computing_when_its_turn_comes_is_not_computed(
+    machine: Machine, metrics: Metrics
+) -> None:
+    def refuse() -> None:
+        raise QueueFull("too late", 1.0)
+
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            work = Work(b"late", cast("Runner", machine), np.zeros(10, np.int32), 0, 0, None, (1,), ())
+            submitting = scheduler.submit(work, ANONYMOUS, Priority.INTERACTIVE, time.monotonic() + 60, refuse)
+            late, mate = asyncio.create_task(submitting), submitted(scheduler, machine, b"mate")
+        with pytest.raises(QueueFull):
+            await late
+        await mate
+    assert machine.computed == [b"mate"]
 
 
 async def test_bulk_goes_on_slowly_while_there_is_always_something_interactive(
