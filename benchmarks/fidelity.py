@@ -29,7 +29,7 @@ from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from server.settings import ModelSettings, cache_home
 
-__all__ = ["cosines", "decisions", "document_vectors", "kept", "overlaps", "run"]
+__all__ = ["Embed", "cosines", "decisions", "document_vectors", "embedder", "kept", "overlaps", "run"]
 
 Embed = Callable[[Sequence[Ids]], Vectors]
 
@@ -67,7 +67,7 @@ def run(model: str, segments: int, documents: int, quick: bool) -> Figures:
     folder = ModelSettings(path=model).folder
     if quick:
         segments, documents = 300, 60
-    embedders = Embedders(_fp32(folder), _embedder(folder, "auto", 0), _embedder(folder, "auto", _WINDOW))
+    embedders = Embedders(_fp32(folder), embedder(folder, "auto", 0), embedder(folder, "auto", _WINDOW))
     pool = workloads.content_segments(folder, count=segments)
     corpora = _corpora(folder, documents)
     figures = attempt(["cos_mean", "cos_min", "top10_overlap", "window_64_cos"], lambda: _vectors(pool, embedders))
@@ -166,7 +166,7 @@ def _corpora(folder: Path, most: int) -> list[Corpus]:
     return found
 
 
-def _embedder(folder: Path, scheme: str, window: int) -> Embed:
+def embedder(folder: Path, scheme: str, window: int) -> Embed:
     """Make an encoder run as the server runs it; it is loaded when first used."""
     from benchmarks.peers.worker_octavo import Octavo
 
@@ -187,7 +187,7 @@ def _fp32(folder: Path) -> Embed:
 
     reference = encoder.load(folder, scheme="fp32", device="cpu")
     deciding = f"{reference.digest} {reference.numerics(reference.layers)}".encode()
-    return kept(_embedder(folder, "fp32", 0), deciding)
+    return kept(embedder(folder, "fp32", 0), deciding)
 
 
 def kept(compute: Embed, deciding: bytes) -> Embed:

@@ -15,10 +15,14 @@ __all__ = ["Scenario", "scenarios"]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A module with a ``run``, not imported until it is asked for its ``command`` or run."""
+    """A module with a ``run``, not imported until it is asked for its ``command`` or run.
+
+    A scenario whose parts fill a package is the package's module ``scenario``, and goes by the package's name.
+    """
 
     name: str
     description: str
+    package: bool = False
 
     @property
     def summary(self) -> str:
@@ -27,19 +31,22 @@ class Scenario:
 
     def load(self) -> tuple[Callable[..., Figures], Sequence[click.Parameter]]:
         """Import the module: its ``run``, and the options declared on it in their order."""
-        run = importlib.import_module(f"benchmarks.{self.name}").run
+        module = f"benchmarks.{self.name}.scenario" if self.package else f"benchmarks.{self.name}"
+        run = importlib.import_module(module).run
         # Where click.option keeps what decorates a function that is not a command itself (last decorator first).
         return run, tuple(reversed(getattr(run, "__click_params__", ())))
 
 
 def scenarios(folder: Path = Path(__file__).parent) -> dict[str, Scenario]:
     """Find all scenarios by name, sorted."""
-    found = (_read(path) for path in sorted(folder.glob("[!_]*.py")))
-    return {scenario.name: scenario for scenario in found if scenario}
+    paths = [*folder.glob("[!_]*.py"), *folder.glob("[!_]*/scenario.py")]
+    found = filter(None, map(_read, paths))
+    return {scenario.name: scenario for scenario in sorted(found, key=lambda scenario: scenario.name)}
 
 
 def _read(path: Path) -> Scenario | None:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
         return None
-    return Scenario(path.stem, ast.get_docstring(tree) or "")
+    package = path.stem == "scenario"
+    return Scenario(path.parent.name if package else path.stem, ast.get_docstring(tree) or "", package)

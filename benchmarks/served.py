@@ -18,7 +18,7 @@ from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Served", "ServerError", "serve"]
+__all__ = ["Served", "ServerError", "forget_peak", "free_port", "peak_memory", "serve"]
 
 _READY = "ready "
 _MIB = 1 << 20
@@ -51,14 +51,24 @@ class Served:
         return sum(values)
 
     def forget_peak(self) -> None:
-        """Let the peak of resident memory begin anew (Linux, proc(5): clear_refs)."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="ascii")
+        """Let the peak of resident memory begin anew."""
+        forget_peak(self.pid)
 
     def peak_memory(self) -> float:
         """Read the peak of resident memory since it was forgotten, in MiB."""
-        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / _MIB
+        return peak_memory(self.pid)
+
+
+def forget_peak(pid: int) -> None:
+    """Let a process' peak of resident memory begin anew (Linux, proc(5): clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(pid: int) -> float:
+    """Read a process' peak of resident memory since it was forgotten, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / _MIB
 
 
 @contextmanager
@@ -69,7 +79,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
         ServerError: it was not ready ``within`` seconds.
 
     """
-    metrics_address = f"127.0.0.1:{_free_port()}"
+    metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:
         file, log = Path(scratch) / "octavo.toml", Path(scratch) / "log"
         if config:
@@ -129,7 +139,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from chunking import Cutting, Tokenizer, budget, load_tokenizer, read
 
 __all__ = [
     "DEFAULT_MODEL",
+    "consecutive",
     "content_segments",
     "document_segments",
     "documents",
@@ -27,6 +28,7 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _POSITIONS = 512
 _SEED = 8**3
 _MOST_CHARACTERS = 12  # a token, on average over any stretch of English
+_USUAL_CHARACTERS = 5.13  # a token, on average over all addresses
 
 
 class _Piece(NamedTuple):
@@ -94,6 +96,26 @@ def text_of(tokens: int, folder: Path, *, backwards: bool = False) -> str:
         if missing <= 0:
             break
     return "\n\n".join(parts)
+
+
+def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
+    """Take texts of about so many tokens, one behind the other from a share ``start`` (0 to 1) of all addresses on.
+
+    Behind the last address comes the first. No two texts share a stretch, so that nothing known of one helps another.
+
+    Raises:
+        ValueError: the addresses have not so many tokens.
+
+    """
+    whole = "\n\n".join(_addresses())
+    begin = whole.index(" ", int(start * len(whole))) + 1 if start else 0
+    whole = whole[begin:] + "\n\n" + whole[:begin]
+    ends = np.cumsum([int(size * _USUAL_CHARACTERS) for size in sizes])
+    if len(ends) and ends[-1] > len(whole):
+        raise ValueError(
+            f"the addresses have about {len(whole) / _USUAL_CHARACTERS:,.0f} tokens, {sum(sizes):,} needed"
+        )
+    return [whole[end - int(size * _USUAL_CHARACTERS) : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def documents(sizes: Iterable[int], count: int, folder: Path) -> dict[int, list[str]]:

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from benchmarks.peers.environment import interpreter
+from benchmarks.peers.protocol import Vectors
 
 __all__ = ["Team", "Worker", "WorkerError"]
 
@@ -36,6 +39,11 @@ class Worker:
                 cwd=ROOT,
                 env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
             )
+
+    @property
+    def pid(self) -> int:
+        """The process' id."""
+        return self._process.pid
 
     def send(self, **request: Any) -> None:
         """Ask, without waiting for the reply."""
@@ -115,6 +123,16 @@ class Team:
     def vectors(self, model: str, workload: str, path: Path, threads: int) -> None:
         """Save what the contender makes of a workload."""
         self._ask_all(first=True, op="run", model=model, workload=workload, batch=4, threads=threads, vectors=str(path))
+
+    def read(self, model: str, texts: Sequence[str], batch: int, threads: int) -> tuple[Vectors, float]:
+        """Let the first process read texts; their vectors, and its seconds."""
+        reply = self._ask_all(first=True, op="read", model=model, texts=list(texts), batch=batch, threads=threads)
+        return np.asarray(reply["vectors"], np.float32), reply["seconds"]
+
+    @property
+    def pid(self) -> int:
+        """The first process, for who looks at its memory."""
+        return self._workers[0].pid
 
     def _ask_all(self, *, first: bool = False, **request: Any) -> dict[str, Any]:
         asked = self._workers[:1] if first else self._workers

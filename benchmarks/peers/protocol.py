@@ -4,10 +4,13 @@
     {"op": "load", "model", "folder", "options": {…}}  loads a model under a name; replies what the engine tells of it
     {"op": "run", "model", "workload", "batch", "threads", "share": [i, of], "repeats", "vectors"}
                                                        → {"seconds": [one a repeat]}
+    {"op": "read", "model", "texts", "batch", "threads"}
+                                                       → {"seconds", "vectors": [[…] a text]}
 
-The worker times itself: from token ids to pooled vectors, nothing of the pipe is in it. ``share`` deals the segments
-out to several processes. ``vectors`` is a path where the vectors are to be saved, so that a contender that computes
-something else is found out. A request that fails is answered {"error": reason} and the worker lives on.
+The worker times itself: from token ids (or texts) to pooled vectors, nothing of the pipe is in it. ``share`` deals
+the segments out to several processes. ``vectors`` is a path where the vectors are to be saved, so that a contender
+that computes something else is found out. An engine without a ``read`` of its own reads texts as
+`reading.ByFixedCuts` does. A request that fails is answered {"error": reason} and the worker lives on.
 """
 
 import json
@@ -16,12 +19,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Ids", "Vectors", "in_padded_batches", "read_workload", "save_workload", "serve"]
+__all__ = ["Engine", "Ids", "Reader", "Vectors", "in_padded_batches", "read_workload", "save_workload", "serve"]
 
 Ids: TypeAlias = NDArray[np.int32]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -35,6 +38,14 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Tell what a reader of the record should know of it."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What makes vectors of texts."""
+
+    def read(self, texts: Sequence[str], batch: int, threads: int) -> Vectors:
+        """Texts → their vectors, float32 (texts, hidden), in order."""
 
 
 Load: TypeAlias = Callable[..., Engine]
@@ -90,6 +101,7 @@ class _Worker:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._engines: dict[str, Engine] = {}
+        self._folders: dict[str, str] = {}
         self._workloads: dict[str, list[Ids]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +113,12 @@ class _Worker:
             case "load":
                 engine = self._load(request["folder"], **request["options"])
                 self._engines[request["model"]] = engine
+                self._folders[request["model"]] = request["folder"]
                 return engine.describe()
             case "run":
                 return self._run(**request)
+            case "read":
+                return self._read(**request)
             case other:
                 raise ValueError(f"unknown op {other!r}")
 
@@ -128,3 +143,17 @@ class _Worker:
         if vectors:
             np.save(vectors, made)
         return {"seconds": seconds}
+
+    def _read(self, model: str, texts: Sequence[str], batch: int, threads: int) -> dict[str, Any]:
+        reader = _reader(self._engines[model], self._folders[model])
+        start = time.perf_counter()
+        vectors = reader.read(texts, batch, threads)
+        return {"seconds": time.perf_counter() - start, "vectors": vectors.tolist()}
+
+
+def _reader(engine: Engine | Reader, folder: str) -> Reader:
+    if isinstance(engine, Reader):
+        return engine
+    from benchmarks.peers.reading import ByFixedCuts  # which needs tokenizers, and this module
+
+    return ByFixedCuts(engine, folder)

@@ -1,0 +1,240 @@
+"""Naive reading and ours, lever by lever: cold, with one sentence edited, and the same document again.
+
+`naive` is transformers as it loads by default (fp32, sdpa), in an environment of its own, with one document at a
+time: it reads **all** of the text, tokenised whole, cut after every 510 tokens, one piece of 512 after the other on
+all cores, and takes the mean; a user's wall time from text to vector, without a network. It has no cache, so an
+edited document and a document that comes again cost it what a new one does.
+
+The other rows are servers of ours, timed by a client through gRPC. `server` pulls no lever: fp32, cut after every 510
+tokens, no window, no cache. `segments`, `window`, `int8` and `cache` pull one each: cuts by content; attention
+limited to a window; 8 bits with short segments laid end to end; the cache. `all` is the default configuration, which
+has all but the window, `all_window` has it too. Rows without a cache are timed cold alone: that is their time in
+every state.
+
+All read the same documents, stretches of addresses that have nothing in common, in turns. `ablation_flips` holds all
+levers against fp32 on the same cuts, as `fidelity` does; what cutting elsewhere changes beside is told by
+`ablation.<row>.flips`, which holds every row against naive reading.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import click
+import numpy as np
+
+from benchmarks import workloads
+from benchmarks.cache import edited_copies
+from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt, reason_of
+from benchmarks.histograms import distribution
+from benchmarks.levers import Levers, accuracy, rows
+from benchmarks.peers.driver import Team
+from benchmarks.served import forget_peak, peak_memory, serve
+from benchmarks.statistics import percentile, ratio, summarise
+from chunking import load_tokenizer
+from encoder.threads import usable_cores
+from octavo.client import Client
+from server.settings import ModelSettings
+
+__all__ = ["run"]
+
+_NAIVE = "naive"
+_STATES = ("cold", "edited", "again")
+_RANKS = (50, 95, 99)
+_WARM_UP_TOKENS = 3_000
+_MILLI = 1e3
+_TIMEOUT = 600.0
+_RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_again_x": "again"}
+
+
+class Reader(Protocol):
+    """Who reads a document; what that took."""
+
+    @property
+    def pid(self) -> int:
+        """Whose memory is looked at."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether it remembers what it has read."""
+
+    def read(self, text: str) -> float:
+        """Read all of a text; the seconds that its caller waited."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Of one row: seconds by state, a list a document; MiB at the peak of each cold document."""
+
+    seconds: dict[str, list[list[float]]] = field(default_factory=lambda: {state: [] for state in _STATES})
+    peaks: list[float] = field(default_factory=list)
+
+    def flat(self, state: str) -> list[float]:
+        """All seconds of a state."""
+        return [each for document in self.seconds[state] for each in document]
+
+    def typical(self, state: str) -> list[float]:
+        """The median of each document."""
+        return [float(np.median(document)) for document in self.seconds[state]]
+
+
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+@click.option("--tokens", default=32_000, show_default=True, help="About how long the timed documents are.")
+@click.option("--documents", default=8, show_default=True, help="Documents that are timed.")
+@click.option("--edits", default=5, show_default=True, help="Edited copies of each, and how often each comes again.")
+@click.option("--window", default=64, show_default=True, help="Half width of the window, in tokens.")
+@click.option("--judged", default=260, show_default=True, help="Most documents of each labelled corpus.")
+@click.option("--install/--no-install", default=True, show_default=True, help="Make transformers' environment.")
+def run(model: str, tokens: int, documents: int, edits: int, window: int, judged: int, install: bool) -> Figures:
+    """Time all rows side by side; then see what each changes."""
+    folder, ways = ModelSettings(path=model).folder, rows(window)
+    figures = attempt(_RATIOS, lambda: _times(folder, ways, tokens, documents, edits, install))
+    figures |= attempt(["ablation_flips"], lambda: _changes(folder, ways, judged))
+    return figures
+
+
+def _times(folder: Path, ways: Mapping[str, Levers], tokens: int, count: int, edits: int, install: bool) -> Figures:
+    warm_up, *texts = workloads.consecutive([_WARM_UP_TOKENS, *[tokens] * count])
+    missing: dict[str, Missing] = {}
+    with ExitStack() as stack:
+        readers: dict[str, Reader] = {}
+        for row in (_NAIVE, *ways):
+            click.echo(f"starting {row} …", err=True)
+            try:
+                opened = _naive(folder, install) if row == _NAIVE else _ours(folder, ways[row])
+                readers[row] = stack.enter_context(opened)
+            except Exception as error:  # noqa: BLE001  one row that cannot start is missing; the others are measured
+                missing[row] = Missing(reason_of(error))
+        for reader in readers.values():
+            reader.read(warm_up)
+        samples: dict[str, Samples] = {row: Samples() for row in readers}
+        for number, text in enumerate(texts):
+            click.echo(f"document {number + 1} of {count} …", err=True)
+            _round(_turned(readers, number), samples, text, list(edited_copies(text, edits, number)))
+    tokens_of = [len(encoded) for encoded in load_tokenizer(folder).encode(texts)]
+    return {**_ratios(samples, missing), **_table(samples, missing, tokens_of), **_drawings(samples)}
+
+
+def _round(readers: Mapping[str, Reader], samples: Mapping[str, Samples], text: str, copies: list[str]) -> None:
+    """Let all read one document: cold, its edited copies, and it again, row after row within each state."""
+    for row, reader in readers.items():
+        forget_peak(reader.pid)
+        seconds = [reader.read(text)]
+        samples[row].peaks.append(peak_memory(reader.pid))
+        for state in _STATES if not reader.cached else _STATES[:1]:
+            samples[row].seconds[state].append(seconds)
+    cached = {row: reader for row, reader in readers.items() if reader.cached}
+    for state, each in (("edited", copies), ("again", [text] * len(copies))):
+        for row, reader in cached.items():
+            samples[row].seconds[state].append([reader.read(one) for one in each])
+
+
+def _ratios(samples: Mapping[str, Samples], missing: Mapping[str, Missing]) -> Figures:
+    """How many times longer naive reading takes than all levers, document by document."""
+    for needed in (_NAIVE, "all"):
+        if needed in missing:
+            return dict.fromkeys(_RATIOS, missing[needed])
+    naive = samples[_NAIVE].typical("cold")
+    return {name: ratio(naive, samples["all"].typical(state)) for name, state in _RATIOS.items()}
+
+
+def _table(samples: Mapping[str, Samples], missing: Mapping[str, Missing], tokens: list[int]) -> Figures:
+    figures: dict[str, Outcome] = {f"ablation.{row}.cold.p50_ms": gone for row, gone in missing.items()}
+    for row, mine in samples.items():
+        for state in _STATES:
+            name, seconds = f"ablation.{row}.{state}", mine.flat(state)
+            for rank in _RANKS:
+                figures[f"{name}.p{rank}_ms"] = percentile([_MILLI * each for each in seconds], rank, "ms")
+            speeds = [count / each for count, each in zip(tokens, mine.typical(state), strict=True)]
+            figures[f"{name}.speed"] = summarise(speeds, "tokens/s")
+        figures[f"ablation.{row}.peak_mib"] = summarise(mine.peaks, "MiB")
+    return figures
+
+
+def _drawings(samples: Mapping[str, Samples]) -> Figures:
+    """Draw a set of bars a state, and how each row's edits are spread."""
+    names = tuple(samples)
+    made: dict[str, Outcome] = {}
+    for state in _STATES:
+        points = [summarise([_MILLI * each for each in mine.flat(state)], "ms") for mine in samples.values()]
+        made[f"ablation.{state}"] = Bars(
+            names,
+            tuple(point.value for point in points),
+            "time / ms",
+            "What a caller waits for a document, lever by lever (median)",
+            log=True,
+            lo=tuple(point.value if point.lo is None else point.lo for point in points),
+            hi=tuple(point.value if point.hi is None else point.hi for point in points),
+        )
+        made |= {
+            f"ablation_{state}.{row}": distribution(mine.flat(state), f"What a caller waits for a document: {state}")
+            for row, mine in samples.items()
+        }
+    return made
+
+
+def _changes(folder: Path, ways: Mapping[str, Levers], judged: int) -> Figures:
+    found = accuracy(folder, ways, judged)
+    kept, naive = found["ablation.all.accuracy"], found["ablation.server.accuracy"]
+    assert isinstance(kept, Figure)
+    assert isinstance(naive, Figure)
+    return {
+        "ablation_flips": found["ablation.all.flips_same_cuts"],
+        "ablation_accuracy_kept": Figure(100 * kept.value / naive.value, "%", n=kept.n),
+        **found,
+    }
+
+
+def _turned(readers: Mapping[str, Reader], by: int) -> dict[str, Reader]:
+    """Begin with another row each time: whoever follows one that writes to disk is not always the same."""
+    names = list(readers)
+    by %= len(names)
+    return {name: readers[name] for name in names[by:] + names[:by]}
+
+
+@dataclass(frozen=True, slots=True)
+class Naive:
+    """Transformers in a process of its own."""
+
+    team: Team
+    pid: int
+    cached: bool = False
+
+    def read(self, text: str) -> float:
+        """Read all of a text, one piece of 512 tokens after the other."""
+        return self.team.read(_NAIVE, [text], 1, usable_cores())[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A server of ours."""
+
+    client: Client
+    pid: int
+    cached: bool
+
+    def read(self, text: str) -> float:
+        """Ask for a document's vector."""
+        start = time.perf_counter()
+        self.client.embed(text, timeout=_TIMEOUT)
+        return time.perf_counter() - start
+
+
+@contextmanager
+def _naive(folder: Path, install: bool) -> Iterator[Reader]:
+    with (
+        tempfile.TemporaryDirectory(prefix="octavo-ablation-") as scratch,
+        Team("transformers", 1, Path(scratch), install=install) as team,
+    ):
+        team.load(_NAIVE, folder)
+        yield Naive(team, team.pid)
+
+
+@contextmanager
+def _ours(folder: Path, levers: Levers) -> Iterator[Reader]:
+    with serve(config=levers.config(folder)) as server, Client(server.address) as client:
+        yield Ours(client, server.pid, levers.cache)

@@ -1,0 +1,136 @@
+"""The levers of the `ablation` scenario, and what each costs in accuracy.
+
+Labelled documents of 512 to 4,096 tokens are read in each way by the encoder that the servers run. The reference is
+naive reading: fp32, cut after every 510 tokens; our fp32 is held to transformers' output by its tests. A classifier
+that is trained on the reference's document vectors judges them all, as in the `fidelity` scenario.
+
+Where a text is cut changes a vector far more than 8 bits do, so decisions are told twice: changed of naive reading's,
+and, to see numbers apart from cuts, changed of those that fp32 makes on the same cuts.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import encoder
+from benchmarks import texts
+from benchmarks.fidelity import Embed, cosines, decisions, document_vectors, embedder, kept
+from benchmarks.figures import Figure, Outcome
+from benchmarks.peers.protocol import Ids, Vectors
+from benchmarks.statistics import summarise
+from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
+
+__all__ = ["NONE", "Levers", "accuracy", "rows"]
+
+_POSITIONS = 512
+_MOST_TOKENS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Levers:
+    """How a server of ours is set."""
+
+    scheme: str = "fp32"
+    policy: Policy = "fixed"
+    window: int = 0
+    cache: bool = False
+
+    def config(self, folder: Path) -> str:
+        """Write the server's TOML file."""
+        return (
+            f'[cache]\nenabled = {str(self.cache).lower()}\n[[models]]\npath = "{folder}"\nscheme = "{self.scheme}"\n'
+            f'window = {self.window}\nsegmentation.policy = "{self.policy}"\n'
+        )
+
+    @property
+    def reading(self) -> "Levers":
+        """What decides vectors: all but the cache, which never changes an answer."""
+        return replace(self, cache=False)
+
+
+NONE = Levers()
+
+
+def rows(window: int) -> dict[str, Levers]:
+    """List our rows by name: no lever, each alone, all together as the server is by default, and all with a window."""
+    every = Levers(scheme="auto", policy="content", cache=True)
+    return {
+        "server": NONE,
+        "segments": replace(NONE, policy="content"),
+        "window": replace(NONE, window=window),
+        "int8": replace(NONE, scheme="auto"),
+        "cache": replace(NONE, cache=True),
+        "all": every,
+        "all_window": replace(every, window=window),
+    }
+
+
+def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[str, Outcome]:
+    """Compare each way of reading with naive reading, and with fp32 on the same cuts, over both corpora."""
+    tokenizer = load_tokenizer(folder)
+    needed = {levers.reading for levers in ways.values()}
+    needed |= {NONE} | {replace(NONE, policy=levers.policy) for levers in needed}
+    embedders = {levers: _embedder(folder, levers) for levers in needed}
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
+        sample = _sample(corpus, documents, tokenizer)
+        click.echo(f"{len(sample)} documents of {name} …", err=True)
+        vectors = {levers: _vectors(embed, levers.policy, sample, tokenizer) for levers, embed in embedders.items()}
+        true = np.array([document.label for document in sample])
+        for row, levers in ways.items():
+            plain = replace(NONE, policy=levers.policy)
+            mine = vectors[levers.reading]
+            naive, own = decisions(vectors[NONE], [mine], true.tolist())
+            same, own_same = decisions(vectors[plain], [mine], true.tolist())
+            for figure, values in {
+                "accuracy": 100.0 * (own == true),
+                "flips": 100.0 * (own != naive),
+                "flips_same_cuts": 100.0 * (own_same != same),
+                "cosine": cosines(mine, vectors[NONE]),
+                "cosine_same_cuts": cosines(mine, vectors[plain]),
+            }.items():
+                found.setdefault(f"ablation.{row}.{figure}", []).append(values)
+    return {name: _mean(np.concatenate(values), name) for name, values in found.items()}
+
+
+def _mean(values: NDArray[np.float64], name: str) -> Figure:
+    return summarise(values, "" if "cosine" in name else "%", np.mean)
+
+
+def _sample(corpus: Sequence[texts.Document], most: int, tokenizer: Tokenizer) -> list[texts.Document]:
+    """Draw documents by seed, those that are long enough to be cut and not so long that one outweighs a hundred."""
+    taken: list[texts.Document] = []
+    for document in random.Random(0).sample(corpus, len(corpus)):
+        # A token has a character at least, a byte at most: the longest mails need not be tokenised to be left out.
+        if _POSITIONS < len(document.text) < 16 * _MOST_TOKENS:
+            (tokens,) = tokenizer.encode([document.text])
+            if _POSITIONS < len(tokens) <= _MOST_TOKENS:
+                taken.append(document)
+        if len(taken) == most:
+            break
+    return taken
+
+
+def _vectors(embed: Embed, policy: Policy, documents: Sequence[texts.Document], tokenizer: Tokenizer) -> Vectors:
+    segments: list[Ids] = []
+    counts = []
+    for document in documents:
+        steps = read(document.text, tokenizer, Cutting(policy, budget(tokenizer, _POSITIONS)))
+        own = [segment.ids for step in steps for segment in step]
+        segments += own
+        counts.append(len(own))
+    return document_vectors(embed(segments), segments, counts, len(tokenizer.frame()))
+
+
+def _embedder(folder: Path, levers: Levers) -> Embed:
+    """Make the encoder of a way of reading; what it makes in fp32, which takes a minute, is kept on disk."""
+    embed = embedder(folder, levers.scheme, levers.window)
+    if levers.scheme != "fp32":
+        return embed
+    model = encoder.load(folder, scheme="fp32", device="cpu")
+    return kept(embed, f"{model.digest} {model.numerics(model.layers)} {levers.window}".encode())

@@ -1,0 +1,96 @@
+"""The `ablation` scenario: what each row is, and how its times become figures."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation, levers, texts
+from benchmarks.ablation import Samples
+from benchmarks.figures import Bars, Figure
+from benchmarks.levers import NONE, Levers
+from server.settings import Settings
+
+
+def test_all_levers_are_the_default_configuration() -> None:
+    settings = Settings()
+    every, model = levers.rows(64)["all"], settings.models[0]
+    assert every == Levers(model.scheme, model.segmentation.policy, model.window, settings.cache.enabled)
+
+
+def test_each_row_pulls_one_lever() -> None:
+    ways = levers.rows(64)
+    assert ways["server"] == NONE
+    for row in ("segments", "window", "int8", "cache"):
+        changed = [name for name in Levers.__slots__ if getattr(ways[row], name) != getattr(NONE, name)]
+        assert len(changed) == 1, row
+    for row in ways.values():
+        config = tomllib.loads(row.config(Path("/models/m")))
+        (model,) = config["models"]
+        assert (
+            Levers(model["scheme"], model["segmentation"]["policy"], model["window"], config["cache"]["enabled"]) == row
+        )
+        Settings.model_validate(config)
+
+
+class Toy:
+    """Reads a text in a time of its own; remembers, if it is ``cached``."""
+
+    pid = os.getpid()
+
+    def __init__(self, seconds: float, *, cached: bool) -> None:
+        self.cached, self._seconds = cached, seconds
+        self.seen: list[str] = []
+
+    def read(self, text: str) -> float:
+        known = self.cached and text in self.seen
+        self.seen.append(text)
+        return self._seconds / (100 if known else 1)
+
+
+def test_a_row_without_a_cache_is_timed_once_a_document_and_stands_for_every_state() -> None:
+    readers = {"naive": Toy(8.0, cached=False), "all": Toy(1.0, cached=True)}
+    samples = {row: Samples() for row in readers}
+    ablation._round(readers, samples, "text", ["copy", "other"])
+    assert readers["naive"].seen == ["text"]
+    assert readers["all"].seen == ["text", "copy", "other", "text", "text"]
+    assert samples["naive"].seconds == {"cold": [[8.0]], "edited": [[8.0]], "again": [[8.0]]}
+    assert samples["all"].seconds == {"cold": [[1.0]], "edited": [[1.0, 1.0]], "again": [[0.01, 0.01]]}
+    ratios = ablation._ratios(samples, {})
+    found = {name: figure.value for name, figure in ratios.items() if isinstance(figure, Figure)}
+    assert found == {"ablation_cold_x": 8.0, "ablation_edit_x": 8.0, "ablation_again_x": pytest.approx(800.0)}
+    table = ablation._table(samples, {}, [1_000])
+    speed, p99 = table["ablation.all.again.speed"], table["ablation.naive.edited.p99_ms"]
+    assert isinstance(speed, Figure)
+    assert isinstance(p99, Figure)
+    assert speed.value == pytest.approx(100_000)
+    assert p99.value == pytest.approx(8_000)
+    bars = ablation._drawings(samples)["ablation.cold"]
+    assert isinstance(bars, Bars)
+    assert bars.names == ("naive", "all")
+
+
+def test_decisions_are_held_against_naive_reading_and_against_the_same_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ["a", "b"] * 10
+    monkeypatch.setattr(
+        texts, "book_excerpts", lambda: [texts.Document(str(i), each, "") for i, each in enumerate(labels)]
+    )
+    monkeypatch.setattr(texts, "spam_assassin", texts.book_excerpts)
+    monkeypatch.setattr(levers, "load_tokenizer", lambda folder: folder)
+    monkeypatch.setattr(levers, "_sample", lambda corpus, *_: corpus)
+    monkeypatch.setattr(levers, "_embedder", lambda _, way: way)
+    clear = np.array([[1.0, 0.1], [-1.0, 0.1]] * 10, np.float32)
+    one_wrong = clear.copy()
+    one_wrong[0] *= -1
+    # Cutting by content turns one document round; 8 bits on top of it change nothing more.
+    monkeypatch.setattr(levers, "_vectors", lambda way, policy, *_: one_wrong if policy == "content" else clear)
+    figures = levers.accuracy(Path(), levers.rows(64), documents=20)
+    found = {name: figure.value for name, figure in figures.items() if isinstance(figure, Figure)}
+    assert found["ablation.server.flips"] == found["ablation.int8.flips"] == 0
+    assert found["ablation.all.flips"] == found["ablation.segments.flips"] == pytest.approx(5)
+    assert found["ablation.all.flips_same_cuts"] == 0
+    assert found["ablation.all.accuracy"] == pytest.approx(95)
+    assert found["ablation.all.cosine"] < 1
+    assert found["ablation.all.cosine_same_cuts"] == pytest.approx(1)
