@@ -26,10 +26,10 @@ from benchmarks.figures import Figure, Figures, Outcome, attempt
 from cache import (
     CacheSettings,
     Fault,
+    HeadFields,
     Key,
     KeyMaker,
     Kind,
-    ResultFields,
     RunFields,
     SegmentFields,
     Store,
@@ -106,9 +106,7 @@ def leaks(folder: Path, trials: int, seed: int) -> dict[str, Figure]:
         for trial in range(trials):
             record = _random_fields(chance)
             store.put(_key(makers[0], record), _array(trial), _tag(0))
-            field = chance.choice(fields(record[0]))
-            changed = replace(record[0], **{field.name: _change(getattr(record[0], field.name), chance)})
-            wrong_keys = [_key(makers[0], (changed, *record[1:])), _key(makers[1], record)]
+            wrong_keys = [_key(makers[0], _changed(record, chance)), _key(makers[1], record)]
             leaked += sum(array is not None for array in store.get_many(wrong_keys))
     return {"leaks": Figure(leaked, "", n=trials)}
 
@@ -310,7 +308,7 @@ def _tag(number: int) -> Tag:
 
 # Keys.
 
-_Record = tuple[RunFields, SegmentFields] | tuple[ResultFields] | tuple[TokensFields]
+_Record = tuple[RunFields, SegmentFields] | tuple[HeadFields, Key] | tuple[TokensFields]
 
 
 def _random_fields(chance: random.Random) -> _Record:
@@ -321,22 +319,30 @@ def _random_fields(chance: random.Random) -> _Record:
     )  # fmt: skip
     ids = np.array([chance.randrange(30_000) for _ in range(tokens)], np.int32)
     segment = SegmentFields(ids, np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
-    head = ResultFields(run.tenant, Key(Kind.STATE, chance.randbytes(32)), chance.randbytes(32), '{"pooling":"mean"}')
-    region = TokensFields(run.tenant, chance.randbytes(32), chance.randbytes(40))
-    records: tuple[_Record, ...] = ((run, segment), (head,), (region,))
+    head = HeadFields(run.tenant, chance.randbytes(32), '{"pooling":"mean"}')
+    region = TokensFields(run.tenant, chance.randbytes(32), 1, chance.randbytes(8), chance.randbytes(40))
+    records: tuple[_Record, ...] = ((run, segment), (head, Key(Kind.STATE, chance.randbytes(32))), (region,))
     return chance.choice(records)
 
 
 def _key(maker: KeyMaker, record: tuple[Any, ...]) -> Key:
     if isinstance(record[0], RunFields):
         return maker.state(*record)
-    return maker.result(record[0]) if isinstance(record[0], ResultFields) else maker.tokens(record[0])
+    return maker.result(*record) if isinstance(record[0], HeadFields) else maker.tokens(record[0])
+
+
+def _changed(record: tuple[Any, ...], chance: random.Random) -> tuple[Any, ...]:
+    """Return the record with one field changed, any."""
+    at = chance.randrange(len(record))
+    field = chance.choice(fields(record[at]))
+    part = replace(record[at], **{field.name: _change(getattr(record[at], field.name), chance)})
+    return (*record[:at], part, *record[at + 1 :])
 
 
 def _change(value: Any, chance: random.Random) -> Any:
     """Return the nearest other value of a field."""
-    if isinstance(value, Key):
-        return Key(value.kind, _change(value.digest, chance))
+    if isinstance(value, Kind):
+        return Kind.TOKENS if value is Kind.STATE else Kind.STATE
     if isinstance(value, bytes):
         at = chance.randrange(len(value))
         return value[:at] + bytes([value[at] ^ 1 << chance.randrange(8)]) + value[at + 1 :]

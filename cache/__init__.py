@@ -12,7 +12,7 @@ from cache.errors import (
     SecretError,
     SettingsConflictError,
 )
-from cache.key import Key, KeyMaker, Kind, ResultFields, RunFields, SegmentFields, TokensFields
+from cache.key import Encoded, HeadFields, Key, KeyMaker, Kind, RunFields, SegmentFields, TokensFields, encode
 from cache.secret import default_secret_path, load_secret
 from cache.settings import CacheSettings
 from cache.store import Purged, Report, Store
@@ -21,9 +21,11 @@ from cache.tag import Tag
 __all__ = [
     "CacheError",
     "CacheSettings",
+    "Encoded",
     "Event",
     "Fault",
     "ForeignFolderError",
+    "HeadFields",
     "InvalidSettingError",
     "Key",
     "KeyMaker",
@@ -31,7 +33,6 @@ __all__ = [
     "PurgeIncompleteError",
     "Purged",
     "Report",
-    "ResultFields",
     "RunFields",
     "SecretError",
     "SegmentFields",
@@ -42,5 +43,6 @@ __all__ = [
     "TokensFields",
     "Usage",
     "default_secret_path",
+    "encode",
     "load_secret",
 ]

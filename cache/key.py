@@ -23,7 +23,7 @@ DIGEST_BYTES = 32
 DOCUMENT_BYTES = 16
 MIN_SECRET_BYTES = 32
 
-Value: TypeAlias = "bool | int | str | bytes | tuple[Value, ...] | NDArray[np.integer] | None"
+Value: TypeAlias = "bool | int | str | bytes | tuple[Value, ...] | NDArray[np.integer] | Encoded | None"
 
 
 class Kind(Enum):
@@ -78,31 +78,36 @@ class SegmentFields:
     """What the model reads of one segment, specials and prefix included."""
 
     token_ids: NDArray[np.integer]  # (tokens,)
-    token_types: NDArray[np.integer]  # (tokens,)
-    positions: NDArray[np.integer]  # (tokens,)
+    token_types: "NDArray[np.integer] | Encoded"  # (tokens,)
+    positions: "NDArray[np.integer] | Encoded"  # (tokens,)
     global_tokens: tuple[int, ...]  # indices of the tokens that see, and are seen by, all others
 
 
 @dataclass(frozen=True, slots=True)
-class ResultFields:
-    """What decides a head's result: the state that it read, the head, and its options."""
+class HeadFields:
+    """What decides a head's result, apart from the state that it read."""
 
     tenant: str
-    state: Key
     head: bytes  # digest of the head's tensors and code version
     options: str  # canonical, e.g. sorted JSON
 
 
 @dataclass(frozen=True, slots=True)
 class TokensFields:
-    """What decides a region's tokens."""
+    """What decides a region's tokens, and how good a place to cut lies before each."""
 
     tenant: str
     tokenizer: bytes  # digest of the tokenizer's files, of its library's version and settings
+    cutting: int  # version of the rules that tell boundaries
+    before: bytes  # as much of the text before the region as they look at, UTF-8
     region: bytes  # the region's UTF-8
 
 
 _INT32 = np.dtype("<i4")
+
+
+class Encoded(bytes):
+    """A value that was encoded already: what hundreds of records have in common is encoded once."""
 
 
 def encode(value: Value) -> bytes:
@@ -114,6 +119,8 @@ def encode(value: Value) -> bytes:
         TypeError: for a type that has no canonical form here (a float, a dict, an array of anything but integers).
     """
     match value:
+        case Encoded():
+            encoded = bytes(value)
         case None | True | False:
             encoded = {None: b"N", True: b"T", False: b"F"}[value]
         case int():
@@ -147,14 +154,13 @@ def _encode_integers(array: NDArray[np.integer]) -> bytes:
     raise TypeError("an integer beyond 63 bits cannot be part of a key")
 
 
-def encode_fields(record: RunFields | SegmentFields | ResultFields | TokensFields) -> bytes:
+def encode_fields(record: RunFields | SegmentFields | HeadFields | TokensFields) -> bytes:
     """Encode a record's fields by name, in the order of their definition."""
     kind: Any = type(record)  # hashable, which mypy does not see of a type
     head, names = _names(kind)
     parts = [head]
     for name, encoded in names:
-        value = getattr(record, name)
-        parts += (encoded, encode(bytes(value) if isinstance(value, Key) else value))
+        parts += (encoded, encode(getattr(record, name)))
     return b"".join(parts)
 
 
@@ -172,31 +178,31 @@ class KeyMaker:
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes, not {len(secret)}")
         # BLAKE2b takes keys of up to 64 bytes: a longer secret is digested first.
         self._secret = secret if len(secret) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(secret).digest()
-        self._run_hasher = lru_cache(maxsize=256)(self._start_run)
+        self._started = lru_cache(maxsize=256)(self._start)
 
     def state(self, run: RunFields, segment: SegmentFields) -> Key:
         """Name the state of a segment after `run.cut` layers."""
-        hasher = self._run_hasher(run).copy()
+        hasher = self._started(Kind.STATE, run).copy()
         hasher.update(encode_fields(segment))
         return Key(Kind.STATE, hasher.digest())
 
-    def result(self, fields: ResultFields) -> Key:
+    def result(self, head: HeadFields, state: Key) -> Key:
         """Name what a head made of a state."""
-        return Key(Kind.RESULT, self._digest(Kind.RESULT, encode_fields(fields)))
+        hasher = self._started(Kind.RESULT, head).copy()
+        hasher.update(encode(bytes(state)))
+        return Key(Kind.RESULT, hasher.digest())
 
     def tokens(self, fields: TokensFields) -> Key:
         """Name the tokens of a region."""
-        return Key(Kind.TOKENS, self._digest(Kind.TOKENS, encode_fields(fields)))
+        return Key(Kind.TOKENS, self._hasher(Kind.TOKENS.label, encode_fields(fields)).digest())
 
     def document(self, tenant: str, text: bytes) -> bytes:
         """Return the 16-byte digest by which a tag names the document that wrote an entry."""
         return self._hasher("document", encode(tenant) + encode(text), DOCUMENT_BYTES).digest()
 
-    def _start_run(self, run: RunFields) -> "hashlib.blake2b":
-        return self._hasher(Kind.STATE.label, encode_fields(run))
-
-    def _digest(self, kind: Kind, content: bytes) -> bytes:
-        return self._hasher(kind.label, content).digest()
+    def _start(self, kind: Kind, fields: RunFields | HeadFields) -> "hashlib.blake2b":
+        """Start the digests of what many entries have in common."""
+        return self._hasher(kind.label, encode_fields(fields))
 
     def _hasher(self, purpose: str, content: bytes, size: int = DIGEST_BYTES) -> "hashlib.blake2b":
         """Start a digest; `purpose` keeps digests of one secret for different ends apart."""

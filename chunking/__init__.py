@@ -9,7 +9,7 @@ from chunking.errors import ChunkingError, CuttingError, OffsetError, TextError,
 from chunking.loading import load_tokenizer
 from chunking.offsets import Ruler, Unit
 from chunking.regions import Region, regions
-from chunking.segments import Segment, read
+from chunking.segments import Memory, RegionTokens, Segment, read
 from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer, Tokens, budget
 
 FORMAT_VERSION = 1
@@ -22,10 +22,12 @@ __all__ = [
     "CuttingError",
     "Frame",
     "Ids",
+    "Memory",
     "OffsetError",
     "Offsets",
     "Policy",
     "Region",
+    "RegionTokens",
     "Ruler",
     "Segment",
     "TextError",

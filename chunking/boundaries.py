@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from chunking.regions import code_points
 from chunking.tokenizer import Offsets
 
-CONTEXT: Final = 64  # code points of the text before that may decide
-
 
 class Boundary(IntEnum):
     """What ends before a token, best place to cut first."""
@@ -29,7 +27,7 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
     has other uses too, as a full stop has, whitespace must follow.
 
     Args:
-        before: the end of what precedes the text (``CONTEXT`` code points are enough).
+        before: the end of what precedes the text (``regions.CONTEXT`` code points are enough).
         text: the text that the offsets refer to.
         starts: int64 (n,), the tokens' first code points.
         ends: int64 (n,), the code points after them.

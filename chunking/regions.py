@@ -19,6 +19,7 @@ from chunking.hashing import least, window_hashes
 SMALLEST: Final = 8 * 1024  # bytes
 LARGEST: Final = 16 * 1024
 HASHED: Final = 64
+CONTEXT: Final = 64  # code points before a region, which may decide how good a place to cut its beginning is
 
 # Space, tab, CR, LF and Unicode's Zs.
 _WHITESPACE = np.array([0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000])
@@ -27,9 +28,15 @@ _LF = 0x0A
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A stretch of a document; ``start`` is its first code point's position in the document."""
+    """A stretch of a document.
+
+    Attributes:
+        start: its first code point's position in the document.
+        before: what precedes it, ``CONTEXT`` code points or all that there are.
+    """
 
     start: int
+    before: str
     text: str
 
 
@@ -44,23 +51,29 @@ def regions(text: str) -> Iterator[Region]:
         # A code point takes at least a byte, so that this holds a whole region and one code point more.
         window = text[start : start + LARGEST + 1]
         length = _length(window, start)
-        yield Region(start, window[:length])
+        yield Region(start, text[max(0, start - CONTEXT) : start], window[:length])
         start += length
 
 
 def _length(window: str, start: int) -> int:
     """Code points of the region that begins a window."""
-    points = code_points(window, start)
-    ends = np.concatenate([[0], np.cumsum(utf8_widths(points))])  # bytes that so many code points take
-    if ends[-1] <= LARGEST:
-        return len(points)
-    candidates = np.arange(np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right"))
-    good = points[candidates - 1] == _LF
-    if not good.any():
-        good = np.isin(points[candidates], _WHITESPACE)  # slow, and most texts have lines
-    if good.any():
-        candidates = candidates[good]
-    utf8 = np.frombuffer(window[: candidates[-1]].encode(), np.uint8)
+    if window.isascii():  # a byte each
+        if len(window) <= LARGEST:
+            return len(window)
+        points = utf8 = np.frombuffer(window.encode(), np.uint8)
+        ends = np.arange(len(window) + 1)
+    else:
+        points = code_points(window, start)
+        ends = np.concatenate([[0], np.cumsum(utf8_widths(points))])  # bytes that so many code points take
+        if ends[-1] <= LARGEST:
+            return len(points)
+        utf8 = np.frombuffer(window.encode(), np.uint8)
+    first, last = np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right")
+    candidates = first + np.flatnonzero(points[first - 1 : last - 1] == _LF)
+    if not len(candidates):
+        candidates = first + np.flatnonzero(np.isin(points[first:last], _WHITESPACE))  # slow, and most texts have lines
+    if not len(candidates):
+        candidates = np.arange(first, last)
     return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates]))])
 
 

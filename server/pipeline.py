@@ -181,7 +181,7 @@ class Pipeline:
     def _steps(self, document: Document) -> Iterator[list[Prepared]]:
         """The part of `read` that blocks; a step is a region, or as many as a moment is enough for."""
         call, shelf = document.call, document.shelf
-        regions = chunking.read(document.text, shelf.tokenizer, call.cutting, call.prefix)
+        regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.prefix, shelf)
         more = True
         while more:
             began = time.monotonic()
@@ -210,7 +210,7 @@ class Pipeline:
     def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         began = time.monotonic()
         missing = [prepared for prepared in group if not prepared.complete]
-        states = document.shelf.states([prepared.segment for prepared in missing])
+        states = document.shelf.states([(prepared.segment, prepared.key) for prepared in missing])
         resumed = iter([self._resumed(document, *each) for each in zip(missing, states, strict=True)])
         document.timings.cache.stay(began, time.monotonic())
         return [prepared if prepared.complete else next(resumed) for prepared in group]
@@ -248,7 +248,9 @@ class Pipeline:
         if started:
             document.timings.computed(computed)
             # Not awaited: the answer does not wait for the cache.
-            keeping = self._keeper.submit(document.shelf.keep, prepared.segment, computed.states, computed.parts)
+            keeping = self._keeper.submit(
+                document.shelf.keep_computed, prepared.segment, computed.states, computed.parts
+            )
             keeping.add_done_callback(_report)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:

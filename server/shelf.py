@@ -9,15 +9,15 @@ Methods of `Shelf` block on the disk: they are called in worker threads.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import Key, KeyMaker, ResultFields, RunFields, SegmentFields, Store, Tag, TokensFields
-from chunking import Frame, Segment, Tokenizer, Tokens
+from cache import Encoded, HeadFields, Key, KeyMaker, RunFields, SegmentFields, Store, Tag, TokensFields, encode
+from chunking import FORMAT_VERSION, Region, RegionTokens, Segment, Tokens
 from server.calls import Call
 from server.priority import Priority
 from server.work import Head, Pool, StateArray
@@ -79,12 +79,6 @@ class Shelf:
         self._model = call.model
         self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, which remembers regions."""
-        plain = self._model.tokenizer
-        return plain if self._source is None and self._target is None else _RememberingTokenizer(plain, self)
-
     def key(self, segment: Segment, cut: int | None = None) -> Key:
         """Names a segment's state after `cut` layers; after the last by default."""
         run = self._runs[self._model.cuts[-1] if cut is None else cut]
@@ -102,14 +96,16 @@ class Shelf:
                 found[i][head] = part
         return found
 
-    def states(self, segments: Sequence[Segment]) -> list[tuple[int, StateArray] | None]:
-        """For each segment the deepest cut whose state is known, and that state."""
-        best: list[tuple[int, StateArray] | None] = [None] * len(segments)
+    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> list[tuple[int, StateArray] | None]:
+        """For each segment, with the key of its last state, the deepest cut whose state is known, and that state."""
+        best: list[tuple[int, StateArray] | None] = [None] * len(wanted)
         if self._source is None:
             return best
+        last = self._model.cuts[-1]
         for cut in reversed(self._model.cuts):
             missing = [i for i, found in enumerate(best) if found is None]
-            states = self._look_up([self.key(segments[i], cut) for i in missing])
+            keys = [wanted[i][1] if cut == last else self.key(wanted[i][0], cut) for i in missing]
+            states = self._look_up(keys)
             for i, state in zip(missing, states, strict=True):
                 if state is not None:
                     best[i] = cut, state
@@ -119,7 +115,7 @@ class Shelf:
         """Whether each state is known, without reading it."""
         return [False] * len(keys) if self._source is None else self._source.contains_many(keys)
 
-    def keep(self, segment: Segment, states: Mapping[int, StateArray], parts: Parts) -> None:
+    def keep_computed(self, segment: Segment, states: Mapping[int, StateArray], parts: Parts) -> None:
         """Leave what was computed; the store copies, queues and never waits."""
         if self._target is None:
             return
@@ -145,47 +141,31 @@ class Shelf:
         self._target.put(key, array, self._tag, modest=self._seen is not None)
 
     def _result_key(self, state: Key, head: Pool) -> Key:
-        return self._keys.result(ResultFields(self._tenant, state, head=b"pool 1", options=head.pooling))
+        return self._keys.result(HeadFields(self._tenant, head=b"pool 1", options=head.pooling), state)
 
-    def known_tokens(self, texts: Sequence[str]) -> list[Tokens | None]:
-        """Tokens of regions that were tokenised earlier."""
+    def known(self, regions: Sequence[Region]) -> Sequence[RegionTokens | None]:
+        """Tokens of regions that were read earlier."""
         if self._source is None:
-            return [None] * len(texts)
-        found = self._look_up([self._tokens_key(text) for text in texts])
-        return [None if rows is None else Tokens(rows[0], *rows[1:].astype(np.int64)) for rows in found]
+            return [None] * len(regions)
+        found = self._look_up([self._tokens_key(region) for region in regions])
+        return [None if rows is None else _region_tokens(rows) for rows in found]
 
-    def keep_tokens(self, text: str, tokens: Tokens) -> None:
-        """Leave a region's tokens: int32 (3, n), ids, starts and ends within the region."""
+    def keep(self, region: Region, tokens: RegionTokens) -> None:
+        """Leave a region's tokens: int32 (4, n), ids, starts and ends within the region, kinds of boundary."""
         if self._target is not None:
-            rows = np.stack([tokens.ids, tokens.starts, tokens.ends]).astype(np.int32)
-            self._leave(self._tokens_key(text), rows)
+            read = tokens.tokens
+            rows = np.stack([read.ids, read.starts, read.ends, tokens.kinds]).astype(np.int32)
+            self._leave(self._tokens_key(region), rows)
 
-    def _tokens_key(self, text: str) -> Key:
-        return self._keys.tokens(TokensFields(self._tenant, bytes.fromhex(self._model.tokenizer.digest), text.encode()))
+    def _tokens_key(self, region: Region) -> Key:
+        digest = bytes.fromhex(self._model.tokenizer.digest)
+        fields = TokensFields(self._tenant, digest, FORMAT_VERSION, region.before.encode(), region.text.encode())
+        return self._keys.tokens(fields)
 
 
-@dataclass(frozen=True, slots=True)
-class _RememberingTokenizer:
-    """A tokenizer that asks a shelf first."""
-
-    plain: Tokenizer
-    shelf: Shelf
-
-    @property
-    def digest(self) -> str:
-        return self.plain.digest
-
-    def frame(self, prefix: str = "") -> Frame:
-        return self.plain.frame(prefix)
-
-    def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        known = self.shelf.known_tokens(texts)
-        new = [text for text, tokens in zip(texts, known, strict=True) if tokens is None]
-        made = self.plain.encode(new) if new else []
-        for text, tokens in zip(new, made, strict=True):
-            self.shelf.keep_tokens(text, tokens)
-        rest = iter(made)
-        return [next(rest) if tokens is None else tokens for tokens in known]
+def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:
+    ids, starts, ends, kinds = rows
+    return RegionTokens(Tokens(ids, starts.astype(np.int64), ends.astype(np.int64)), kinds.astype(np.uint8))
 
 
 def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunFields:
@@ -203,18 +183,15 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
     )
 
 
-_TYPES = np.zeros(512, np.int32)
-_POSITIONS = np.arange(512, dtype=np.int32)
-
-
 def segment_fields(ids: NDArray[np.int32]) -> SegmentFields:
     """What the model reads of a segment: one token type, positions from the first, first and last tokens global."""
-    return SegmentFields(
-        token_ids=ids,
-        token_types=_TYPES[: len(ids)],
-        positions=_POSITIONS[: len(ids)],
-        global_tokens=(0, len(ids) - 1),
-    )
+    types, positions = _layout(len(ids))
+    return SegmentFields(ids, types, positions, global_tokens=(0, len(ids) - 1))
+
+
+@lru_cache(maxsize=512)
+def _layout(tokens: int) -> tuple[Encoded, Encoded]:
+    return Encoded(encode(np.zeros(tokens, np.int32))), Encoded(encode(np.arange(tokens, dtype=np.int32)))
 
 
 def shared_cuts(model: "ServedModel", others: Iterable["ServedModel"]) -> set[int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache import Key, KeyMaker, Kind, ResultFields, RunFields, SegmentFields, TokensFields
+from cache import Encoded, HeadFields, Key, KeyMaker, Kind, RunFields, SegmentFields, TokensFields
 from cache import key as key_module
 from cache.key import encode, encode_fields
 
@@ -29,8 +29,9 @@ SEGMENT = SegmentFields(
     positions=np.array([0, 1, 2], np.int32),
     global_tokens=(0, 2),
 )
-RESULT = ResultFields(tenant="acme", state=MAKER.state(RUN, SEGMENT), head=b"\3" * 32, options='{"pooling":"mean"}')
-TOKENS = TokensFields(tenant="acme", tokenizer=b"\4" * 32, region="Grüße".encode())
+STATE = MAKER.state(RUN, SEGMENT)
+HEAD = HeadFields(tenant="acme", head=b"\3" * 32, options='{"pooling":"mean"}')
+TOKENS = TokensFields(tenant="acme", tokenizer=b"\4" * 32, cutting=1, before=b"Vor.", region="Grüße".encode())
 
 CHANGES: dict[type, dict[str, list[Any]]] = {
     RunFields: {
@@ -49,36 +50,51 @@ CHANGES: dict[type, dict[str, list[Any]]] = {
         "positions": [np.array([1, 2, 3])],
         "global_tokens": [(), (0,), (0, 1)],
     },
-    ResultFields: {
+    HeadFields: {
         "tenant": ["other"],
-        "state": [replace(RESULT.state, digest=b"\0" * 32), replace(RESULT.state, kind=Kind.TOKENS)],
         "head": [b"\3" * 31 + b"\4"],
         "options": ['{"pooling":"cls"}'],
     },
-    TokensFields: {"tenant": ["other"], "tokenizer": [b"\5" * 32], "region": [b"Gruesse", b""]},
+    TokensFields: {
+        "tenant": ["other"],
+        "tokenizer": [b"\5" * 32],
+        "cutting": [2],
+        "before": [b"Vor", b""],
+        "region": [b"Gruesse", b""],
+    },
 }
 
 
-def make(record: RunFields | SegmentFields | ResultFields | TokensFields, maker: KeyMaker = MAKER) -> Key:
+def make(record: RunFields | SegmentFields | HeadFields | TokensFields, maker: KeyMaker = MAKER) -> Key:
     match record:
         case RunFields():
             return maker.state(record, SEGMENT)
         case SegmentFields():
             return maker.state(RUN, record)
-        case ResultFields():
-            return maker.result(record)
+        case HeadFields():
+            return maker.result(record, STATE)
         case TokensFields():
             return maker.tokens(record)
 
 
 @pytest.mark.parametrize(
     ("record", "field"),
-    [(record, field.name) for record in (RUN, SEGMENT, RESULT, TOKENS) for field in fields(record)],
+    [(record, field.name) for record in (RUN, SEGMENT, HEAD, TOKENS) for field in fields(record)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_changing_a_field_misses(record: Any, field: str) -> None:
     others = [make(replace(record, **{field: change})) for change in CHANGES[type(record)][field]]
     assert len({make(record), *others}) == 1 + len(others)
+
+
+def test_another_state_gives_another_result() -> None:
+    others = (replace(STATE, digest=b"\0" * 32), replace(STATE, kind=Kind.TOKENS))
+    assert len({MAKER.result(HEAD, state) for state in (STATE, *others)}) == 3
+
+
+def test_what_was_encoded_before_gives_the_same_key() -> None:
+    types, positions = (Encoded(encode(array)) for array in (SEGMENT.token_types, SEGMENT.positions))
+    assert make(replace(SEGMENT, token_types=types, positions=positions)) == STATE
 
 
 def test_the_same_fields_give_the_same_key_whatever_the_integers_width() -> None:
@@ -103,7 +119,7 @@ def test_a_float_hidden_in_a_field_is_refused() -> None:
 
 def test_another_secret_names_everything_otherwise() -> None:
     other = KeyMaker(b"t" * 32)
-    assert all(make(record) != make(record, other) for record in (RUN, RESULT, TOKENS))
+    assert all(make(record) != make(record, other) for record in (RUN, HEAD, TOKENS))
     assert MAKER.document("acme", b"text") != other.document("acme", b"text")
 
 
@@ -114,9 +130,9 @@ def test_a_secret_longer_than_a_blake2b_key_counts_whole_and_a_short_one_is_refu
 
 
 def test_a_new_key_format_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [make(record, KeyMaker(b"s" * 32)) for record in (RUN, RESULT, TOKENS)]
+    before = [make(record, KeyMaker(b"s" * 32)) for record in (RUN, HEAD, TOKENS)]
     monkeypatch.setattr(key_module, "KEY_FORMAT", key_module.KEY_FORMAT + 1)
-    after = [make(record, KeyMaker(b"s" * 32)) for record in (RUN, RESULT, TOKENS)]
+    after = [make(record, KeyMaker(b"s" * 32)) for record in (RUN, HEAD, TOKENS)]
     assert not set(before) & set(after)
 
 

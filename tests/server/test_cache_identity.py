@@ -185,6 +185,6 @@ def test_each_field_of_a_segment_changes_the_key(field: str) -> None:
     from cache import KeyMaker
 
     run, segment = RunFields("t", "a", b"l", 2, "int8", (), b"n", None), segment_fields(np.arange(9, dtype=np.int32))
-    other: Any = (0,) if field == "global_tokens" else getattr(segment, field) + 1
+    other: Any = (0,) if field == "global_tokens" else np.arange(1, 10, dtype=np.int32)
     keys = KeyMaker(bytes(32))
     assert keys.state(run, segment) != keys.state(run, replace(segment, **{field: other}))
