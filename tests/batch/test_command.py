@@ -1,0 +1,319 @@
+"""`octavo batch` from end to end, with real files, sockets and processes, and a double for a server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import parquet
+
+from octavo.cli.root import octavo
+from octavo.v1 import inference_pb2 as pb
+from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, serving, vector_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    with serving(Double()) as served:
+        yield served
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    path = tmp_path / "docs.jsonl"
+    rows = [{"id": f"d{i}", "text": f"Document number {i}.", "year": 1790 + i} for i in range(25)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def batch(double: Double, docs: Path, *arguments: str, server: bool = True) -> Result:
+    flags = ["--server", double.address] if server else []
+    output = ["--output", str(docs.parent / "out")]
+    return CliRunner().invoke(octavo, ["batch", "--input", str(docs), *output, *flags, "--part-rows", "10", *arguments])
+
+
+def summary(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
+
+
+def sent(double: Double) -> int:
+    return sum(not part.more for part in double.parts)
+
+
+def test_every_document_has_its_row_in_the_input_s_order(double: Double, docs: Path, tmp_path: Path) -> None:
+    double.batch = 5  # answered in another order; a divisor, for the stream ends when all are answered
+    done = batch(double, docs, "--keep", "year")
+    assert done.exit_code == 0, done.output
+    found = rows(tmp_path / "out")
+    assert [row["id"] for row in found] == [f"d{i}" for i in range(25)]
+    assert [row["year"] for row in found] == list(range(1790, 1815))
+    for i, row in enumerate(found):
+        assert np.array_equal(np.array(row["vector"], np.float32), vector_of(f"Document number {i}."))
+        assert row["error"] is None
+        assert row["usage"]["tokens"] > 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "_SUCCESS", "_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet",
+    ]  # fmt: skip
+    told = summary(done)
+    assert (told["documents"], told["failed"], told["complete"], told["parts"]) == (25, 0, True, 3)
+    assert json.loads((tmp_path / "out" / "_SUCCESS").read_text()) == told
+
+
+def test_the_schema_is_the_documented_one_and_tells_the_model(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs, "--keep", "year").exit_code == 0
+    schema = parquet.read_schema(tmp_path / "out" / "part-00000.parquet")
+    assert schema.names == ["id", "year", "vector", "usage", "error"]
+    assert str(schema.field("vector").type) == f"fixed_size_list<element: float>[{DIMENSIONS}]"
+    told = json.loads(schema.metadata[b"octavo"])
+    assert told["fingerprint"] == FINGERPRINT
+    assert told["options"]["keep"] == ["year"]
+    document = (ROOT / "docs" / "batch.md").read_text()
+    for name in ("id", "segment", "char_start", "char_end", "vector", "usage", "error"):
+        assert f"| `{name}` |" in document
+
+
+def test_lines_of_json_hold_the_same(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs, "--format", "jsonl").exit_code == 0
+    lines = (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert list(first) == ["id", "vector", "usage", "error"]
+    assert np.array_equal(np.array(first["vector"], np.float32), vector_of("Document number 0."))
+    assert len(lines) == 10
+
+
+def test_segments_have_rows_after_their_document_s(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs, "--segments").exit_code == 0
+    found = [row for row in rows(tmp_path / "out") if row["id"] == "d0"]
+    text = "Document number 0."
+    assert [row["segment"] for row in found] == [None, 0, 1]
+    assert [(row["char_start"], row["char_end"]) for row in found[1:]] == [(0, 10), (10, len(text))]
+    assert np.array_equal(np.array(found[1]["vector"], np.float32), vector_of(text[:10]))
+    assert summary(batch(double, docs, "--segments"))["documents"] == 25  # segments are none
+
+
+def test_bad_rows_have_errors_and_the_exit_code_tells(double: Double, docs: Path, tmp_path: Path) -> None:
+    docs.write_text(docs.read_text() + '{"id": "d0", "text": "again"}\nno JSON\n')
+    done = batch(double, docs)
+    assert done.exit_code == 3
+    assert summary(done)["errors"] == {"DUPLICATE_ID": 1, "MALFORMED_ROW": 1}
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    last = rows(tmp_path / "out")[-1]
+    assert last["id"] == "docs.jsonl:27"
+    assert last["vector"] is None
+    assert last["error"]["reason"] == "MALFORMED_ROW"
+
+
+def test_too_many_errors_stop_the_job_which_goes_on_with_a_higher_bound(double: Double, docs: Path) -> None:
+    docs.write_text("no JSON\n" * 3 + docs.read_text())
+    assert batch(double, docs, "--max-errors", "2").exit_code == 4
+    assert not (docs.parent / "out" / "_SUCCESS").exists()
+    done = batch(double, docs, "--max-errors", "3")
+    assert done.exit_code == 3
+    assert summary(done)["documents"] == 28
+
+
+def test_a_job_goes_on_with_the_parts_that_are_missing(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs).exit_code == 0
+    before = rows(tmp_path / "out")
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    double.parts.clear()
+    done = batch(double, docs)
+    assert sent(double) == 10
+    assert rows(tmp_path / "out") == before
+    assert summary(done)["documents"] == 25
+    assert summary(done)["run"]["documents"] == 10
+
+
+def test_other_options_and_inputs_are_refused_by_name(double: Double, docs: Path) -> None:
+    assert batch(double, docs).exit_code == 0
+    double.parts.clear()
+    done = batch(double, docs, "--pooling", "cls", "--keep", "year")
+    assert done.exit_code == 2
+    assert "--keep unset, not year" in done.stderr
+    assert "--pooling unset, not cls" in done.stderr
+    docs.write_text(docs.read_text().replace("number 7", "number 8"))
+    done = batch(double, docs)
+    assert done.exit_code == 2
+    assert "--input docs.jsonl is not what it was" in done.stderr
+    assert not double.parts
+
+
+def test_a_folder_of_other_files_is_not_written_to(double: Double, docs: Path) -> None:
+    (docs.parent / "out").mkdir()
+    (docs.parent / "out" / "thesis.txt").write_text("mine")
+    done = batch(double, docs)
+    assert done.exit_code == 1
+    assert "_manifest.json" in done.stderr
+    assert batch(double, docs.parent).exit_code == 1  # the output lies in the input
+
+
+def test_a_damaged_part_is_named(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs).exit_code == 0
+    (tmp_path / "out" / "part-00001.parquet").write_bytes(b"damaged")
+    done = batch(double, docs)
+    assert done.exit_code == 1
+    assert "part-00001.parquet" in done.stderr
+
+
+def test_shards_share_the_parts_and_the_last_says_that_all_is_done(double: Double, docs: Path, tmp_path: Path) -> None:
+    first = batch(double, docs, "--shard", "1/2")
+    assert summary(first)["documents"] == 15
+    assert not summary(first)["complete"]
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    second = batch(double, docs, "--shard", "2/2")
+    assert summary(second)["complete"]
+    assert summary(second)["documents"] == 25
+    assert [row["id"] for row in rows(tmp_path / "out")] == [f"d{i}" for i in range(25)]
+    assert sent(double) == 25
+
+
+def test_a_sample_is_taken_of_all(double: Double, docs: Path, tmp_path: Path) -> None:
+    done = batch(double, docs, "--sample", "5")
+    assert summary(done)["documents"] == 5
+    ids = [int(row["id"][1:]) for row in rows(tmp_path / "out")]
+    assert ids == sorted(ids)
+    assert max(ids) > 5
+
+
+def test_a_plan_counts_and_writes_nothing(double: Double, docs: Path, tmp_path: Path) -> None:
+    done = batch(double, docs, "--plan")
+    assert done.exit_code == 0, done.output
+    told = summary(done)
+    assert told["documents"] == 25
+    assert told["uncached_tokens"] == 25 * 7
+    assert told["seconds"] > 0
+    assert told["bytes"] > 25 * DIMENSIONS * 4
+    assert not double.parts
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_breaks_or_drains_loses_nothing(double: Double, docs: Path, tmp_path: Path) -> None:
+    double.ends.extend([(3, Fault(grpc.StatusCode.UNAVAILABLE)), (0, "draining"), (5, "silently")])
+    done = batch(double, docs)
+    assert done.exit_code == 0, done.output
+    assert [row["id"] for row in rows(tmp_path / "out")] == [f"d{i}" for i in range(25)]
+
+
+def test_several_servers_share_the_work_and_one_takes_over_for_another(docs: Path, tmp_path: Path) -> None:
+    with serving(Double()) as one, serving(Double()) as other:
+        one.delay = other.delay = lambda text: 0.002
+        other.ends.append((4, Fault(grpc.StatusCode.PERMISSION_DENIED)))
+        done = batch(one, docs, "--server", one.address, "--server", other.address, server=False)
+        assert done.exit_code == 0, done.output
+        assert f"goes on without {other.address}" in done.stderr
+        assert sent(one) > 0
+        assert sent(other) > 0
+    assert [row["id"] for row in rows(tmp_path / "out")] == [f"d{i}" for i in range(25)]
+
+
+def test_no_server_at_all_is_told_and_the_job_can_go_on(double: Double, docs: Path) -> None:
+    double.ends.append((3, Fault(grpc.StatusCode.UNAUTHENTICATED, "who are you")))
+    done = batch(double, docs)
+    assert done.exit_code == 1
+    assert "who are you" in done.stderr
+    assert batch(double, docs).exit_code == 0
+
+
+class Strict(Double):
+    """Refuses each document once, for a while, as a limit does."""
+
+    refused: Counter[str]
+
+    def ProcessDocuments(self, requests: Any, context: grpc.ServicerContext) -> Iterator[pb.ProcessDocumentsResponse]:  # noqa: N802
+        limit = Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "later", "RATE_LIMITED", retry_delay=0.3).status()
+        for response in super().ProcessDocuments(requests, context):
+            text = next((part.text for part in self.parts if part.id == response.result.id), "")
+            self.refused[text] += bool(text)
+            if text and self.refused[text] == 1:
+                self.times.append(time.monotonic())
+                yield pb.ProcessDocumentsResponse(result=pb.DocumentResult(id=response.result.id, error=limit))
+            else:
+                yield response
+
+
+def test_hints_are_obeyed(docs: Path, tmp_path: Path) -> None:
+    strict = Strict()
+    strict.refused = Counter()
+    with serving(strict):
+        start = time.monotonic()
+        done = batch(strict, docs)
+    assert done.exit_code == 0, done.output
+    assert time.monotonic() - start >= 0.3
+    assert set(strict.refused.values()) == {2}
+    assert [row["id"] for row in rows(tmp_path / "out")] == [f"d{i}" for i in range(25)]
+
+
+def test_the_fingerprint_of_the_first_run_is_demanded_of_all(double: Double, docs: Path, tmp_path: Path) -> None:
+    assert batch(double, docs).exit_code == 0
+    (tmp_path / "out" / "part-00002.parquet").unlink()
+    manifest = tmp_path / "out" / "_manifest.json"
+    manifest.write_text(manifest.read_text().replace(FINGERPRINT, "00" * 16))
+    done = batch(double, docs)
+    assert done.exit_code == 2
+    assert "makes other vectors" in done.stderr
+
+
+def process(double: Double, docs: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "octavo.cli", "batch", "--input", str(docs), "--output", str(docs.parent / "out")]
+    command += ["--server", double.address, "--part-rows", "2", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ), cwd=ROOT)
+
+
+def until_a_part_is_there(docs: Path) -> None:
+    while not list((docs.parent / "out").glob("part-*")):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_whatever_ends_it_it_goes_on(double: Double, docs: Path, number: signal.Signals, code: int) -> None:
+    double.delay = lambda text: 0.05
+    with process(double, docs) as running:
+        until_a_part_is_there(docs)
+        running.send_signal(number)
+        assert running.wait(30) == code
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert b"Traceback" not in said
+    assert (b"the same command goes on" in said) == (number != signal.SIGKILL)
+    assert not (docs.parent / "out" / "_SUCCESS").exists()
+    double.delay = lambda text: 0.0
+    double.parts.clear()
+    with process(double, docs) as running:
+        assert running.wait(30) == 0
+    assert 0 < sent(double) < 25
+    assert [row["id"] for row in rows(docs.parent / "out")] == [f"d{i}" for i in range(25)]
+
+
+def test_what_a_killed_run_has_left_is_removed_in_the_end(double: Double, docs: Path) -> None:
+    assert batch(double, docs).exit_code == 0
+    folder = docs.parent / "out"
+    (folder / "part-00001.parquet").unlink()
+    (folder / f".part-00001.parquet.{'0' * 32}").write_text("half a part")
+    assert batch(double, docs).exit_code == 0
+    assert not list(folder.glob(".*"))
+
+
+def test_help_and_serving_do_not_load_pyarrow() -> None:
+    code = (
+        "import sys; from octavo.cli.root import run; run(['--help']); run(['batch', '--help']);"
+        "import server.app; assert 'pyarrow' not in sys.modules, 'loaded'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
