@@ -10,6 +10,8 @@ Weights are those of LLM.int8() (Dettmers et al., 2022) as bitsandbytes keeps th
 - Rows of an activation are nearly all positive (GELU is never below −0.17), so their zero point is low: half the step.
 - The bias takes up the mean of each output's rounding error over the text (Nagel et al., 2019). 0.99965; 0.99955.
 - Weights are rounded one after another, and later ones make up for the errors of earlier ones (GPTQ). 0.9998; 0.9997.
+- Inputs that are large are scaled down and their weights up, a little (SmoothQuant, Xiao et al., 2023): an eighth less
+  squared error for nothing, since a factor for each input is multiplied by anyway.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,6 +32,9 @@ SIGNED = 128
 """Zero point of rows of either sign."""
 POSITIVE = 28
 """Zero point of an activation's rows."""
+_SMOOTHING = 0.25
+"""Power of an input's size that goes over to its weights. Measured: nothing changes by much from 0.15 to 0.35; 0.5, as
+SmoothQuant has it, makes rows of weights so uneven that results get worse than without."""
 _BLOCK = 32
 """Inputs rounded before what they lost is carried to all that follow."""
 
@@ -48,17 +53,17 @@ class QuantisedLinear:
     """(outliers,) int32."""
     outlier_weight: Tensor
     """(outliers, outputs) bfloat16."""
+    factor: Tensor
+    """(inputs,) float32 that inputs are multiplied by before rounding, and `weight` was divided by; 0 at outliers."""
 
     def pack(self, operations: Operations, zero: int) -> Linear8:
         """Arrange for products with rows whose zero point is `zero`."""
-        factor = torch.ones(self.weight.shape[1], device=self.weight.device)
-        factor[self.columns] = 0
         return Linear8(
             packed=operations.pack(self.weight, zero),
             scale=self.scale,
             bias=self.bias,
             outlier_weight=self.outlier_weight,
-            input=Quantiser(self.columns, factor, zero),
+            input=Quantiser(self.columns, self.factor, zero),
         )
 
 
@@ -150,14 +155,25 @@ def quantise_linear(linear: Linear, x: Tensor) -> QuantisedLinear:
     """A linear map that read x, (tokens, inputs), over the calibration text."""
     columns = x.abs().amax(0).topk(min(OUTLIERS, x.shape[1])).indices.sort().values
     outliers = linear.weight[:, columns].bfloat16()
-    kept = linear.weight.clone()
-    kept[:, columns] = 0
+    factor = _smoothing(x, columns)
+    kept = linear.weight / torch.where(factor > 0, factor, torch.inf)
     scale = kept.abs().amax(1) / 127
-    weight = _round(kept, scale, x, columns)
-    error = kept - weight * scale[:, None]
+    weight = _round(kept, scale, x * factor, columns)
+    error = linear.weight - weight * scale[:, None] * factor
     error[:, columns] = linear.weight[:, columns] - outliers.float()
     bias = linear.bias + error @ x.mean(0)
-    return QuantisedLinear(weight, scale, bias, columns.int(), outliers.t().contiguous())
+    return QuantisedLinear(weight, scale, bias, columns.int(), outliers.t().contiguous(), factor)
+
+
+def _smoothing(x: Tensor, columns: Tensor) -> Tensor:
+    """(inputs,) factors that bring columns of x, (tokens, inputs), a little closer in size; 0 at outlier columns."""
+    size = x.square().mean(0).sqrt()
+    size = size.clamp_min(size.max() * 1e-3).clamp_min(1e-12)
+    smooth = torch.ones(x.shape[1], dtype=torch.bool)
+    smooth[columns] = False
+    factor = torch.zeros_like(size)
+    factor[smooth] = (size[smooth] / size[smooth].log().mean().exp()) ** -_SMOOTHING
+    return factor
 
 
 def _round(weight: Tensor, scale: Tensor, x: Tensor, columns: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """An 8-bit model as a folder of its own: written once, and loaded without its original.
 
-Its one file of weights is safetensors: for each linear map int8 `weight`, float32 `scale` and `bias`, int32
+Its one file of weights is safetensors: for each linear map int8 `weight`, float32 `scale`, `bias` and `factor`, int32
 `columns` and bfloat16 `outlier_weight`, named as the fields of `encoder.quantise` are. All else is copied
 from the original's folder.
 """
@@ -28,7 +28,7 @@ from encoder.quantise import OUTLIERS, QuantisedEmbeddings, QuantisedLayer, Quan
 from encoder.tensors import named
 from encoder.weights import Checkpoint
 
-_FORMAT = {"format": "octavo-int8", "version": "1"}
+_FORMAT = {"format": "octavo-int8", "version": "2"}
 _COPIED = ("*.json", "*/config.json", "*.model", "*.txt", "LICEN[CS]E*", "NOTICE*", "README.md")
 
 
@@ -151,12 +151,18 @@ class _Reader:
         steps = columns.diff()
         if columns[0] < 0 or columns[-1] >= inputs or bool((steps <= 0).any()):
             raise DamagedFileError(f"{self._where}: {name}.columns are not ascending within 0 to {inputs - 1}")
+        factor = self.get(f"{name}.factor", torch.float32, (inputs,))
+        smooth = torch.ones(inputs, dtype=torch.bool)
+        smooth[columns] = False
+        if not torch.equal(factor > 0, smooth) or not bool(factor.isfinite().all()):
+            raise DamagedFileError(f"{self._where}: {name}.factor is not 0 at outlier columns and positive elsewhere")
         return QuantisedLinear(
             weight=self.get(f"{name}.weight", torch.int8, (outputs, inputs)),
             scale=self.get(f"{name}.scale", torch.float32, (outputs,)),
             bias=self.get(f"{name}.bias", torch.float32, (outputs,)),
             columns=columns,
             outlier_weight=self.get(f"{name}.outlier_weight", torch.bfloat16, (outliers, outputs)),
+            factor=factor,
         )
 
 

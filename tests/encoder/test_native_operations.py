@@ -39,7 +39,7 @@ class Draw:
         return torch.randperm(inputs, generator=self._generator)[:outliers].sort().values.int()
 
     def quantiser(self, inputs: int, outliers: int, zero: int) -> Quantiser:
-        """With factors other than one, as smoothing would have them."""
+        """With factors other than one, as smoothing has them."""
         columns = self.columns(outliers, inputs)
         factor = 0.5 + torch.rand(inputs, generator=self._generator)
         factor[columns] = 0
@@ -47,11 +47,11 @@ class Draw:
 
     def linear(self, outputs: int, inputs: int, outliers: int) -> QuantisedLinear:
         weight = torch.randint(-127, 128, (outputs, inputs), generator=self._generator).to(torch.int8)
-        columns = self.columns(outliers, inputs)
-        weight[:, columns] = 0
+        to = self.quantiser(inputs, outliers, SIGNED)
+        weight[:, to.columns] = 0
         scale = (0.5 + torch.rand(outputs, generator=self._generator)) / 127 / inputs**0.5
         outlier_weight = (self.normal(outliers, outputs) / inputs**0.5).bfloat16()
-        return QuantisedLinear(weight, scale, self.normal(outputs) / 10, columns, outlier_weight)
+        return QuantisedLinear(weight, scale, self.normal(outputs) / 10, to.columns, outlier_weight, to.factor)
 
     def norm(self, size: int) -> Norm:
         return Norm(1 + self.normal(size) / 10, self.normal(size) / 10, 1e-12)
