@@ -3,10 +3,11 @@
 The documents are all addresses on the state of the union and all mails of spam-assassin; the kills' are short stretches
 of them. `octavo batch` runs as a command of its own, as a user runs it, and what it wrote is read from its files.
 
-batch_complete, batch_same: a job through a server and one in process (`--local`); the share of documents that have one
-row in both, with a vector or with the error that a text without a word has to have, and of those whose vectors are equal.
+batch_complete, batch_same: a job through a server and one in process (`--local`); the share of documents that have
+one row in both, with a vector or with the error that a text without a word has to have, and of those whose vectors
+are equal.
 
-batch_kills_wrong: jobs killed by SIGKILL at random moments and begun again until they are done, some of them in process.
+batch_kills_wrong: jobs killed by SIGKILL at random moments and begun again until they are done, some in process.
 Rows lost, doubled, or other than in a job that nobody disturbed; of a row's usage, what was computed and what was known
 depends on the cache and is left out.
 

@@ -115,7 +115,8 @@ class _Ids:
     """Which ids have been seen, in bounded memory: SQLite keeps what is over a few megabytes in a nameless file."""
 
     def __init__(self) -> None:
-        self._seen = sqlite3.connect("", isolation_level=None)
+        # Whichever thread collects a generator that was left halfway closes it.
+        self._seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._seen.execute("PRAGMA journal_mode = OFF")
         self._seen.execute("PRAGMA cache_size = -4096")  # KiB
         self._seen.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")

@@ -15,7 +15,8 @@ from server.batch.records import Made
 from server.batch.rows import Problem
 
 TASK = "embed"
-IN_FLIGHT = 256  # documents a stream
+IN_FLIGHT = 256  # documents of the only server
+IN_FLIGHT_OF_SEVERAL = 64  # of each: what one holds at the end the others cannot take
 _WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after a first, second … failure to reach a server
 
 
@@ -76,6 +77,7 @@ class Driver:
         pool: of all servers.
         inbox: where events go.
         patience: seconds for which the server is sought.
+        in_flight: documents that it holds at most.
     """
 
     client: Client
@@ -83,6 +85,7 @@ class Driver:
     pool: Pool
     inbox: "SimpleQueue[Event]"
     patience: float
+    in_flight: int = IN_FLIGHT
     _failures: int = 0
     _failing_since: float | None = field(default=None)
 
@@ -111,7 +114,7 @@ class Driver:
             self._texts(hold),
             {TASK: self.ask.task},
             segments=self.ask.task.segment_vectors,
-            in_flight=IN_FLIGHT,
+            in_flight=self.in_flight,
             return_exceptions=True,
             **self.ask.arguments,
         )

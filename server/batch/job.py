@@ -62,8 +62,8 @@ class Job:
             InputError: there are none, or the output lies among them.
         """
         found = find(self.inputs, self.input_format)
-        for given, files in zip(self.inputs, found, strict=True):
-            if output and any(output.holds(source.path) for source in files):
+        for given in self.inputs:
+            if output and output.touches(given):
                 raise InputError(f"{given} and the output {output.uri} lie in one another")
         return found
 

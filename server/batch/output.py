@@ -43,10 +43,11 @@ class Output:
         if names and MANIFEST not in names:
             raise OutputError(f"{self.uri} holds other files and no {MANIFEST}: name an empty folder")
 
-    def holds(self, path: str) -> bool:
-        """Whether a path of this file system lies in the folder, or the folder in it."""
+    def touches(self, uri: str) -> bool:
+        """Whether a path lies in the folder, or the folder in it."""
+        files, path = file_system(uri)
         ours, theirs = self._path.rstrip("/") + "/", path.rstrip("/") + "/"
-        return ours.startswith(theirs) or theirs.startswith(ours)
+        return bool(files == self._files) and (ours.startswith(theirs) or theirs.startswith(ours))
 
     def read(self, name: str) -> bytes | None:
         """A small file's bytes; None where it is not there."""

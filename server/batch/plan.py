@@ -77,7 +77,7 @@ def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
         "uncached_tokens": round(counted.uncached_tokens * scale),
         "would_charge_tokens": round(counted.would_charge_tokens * scale),
         "tokens_per_second": round(speed),
-        "seconds": round(counted.uncached_tokens * scale / speed, 1),
+        "seconds": round(counted.uncached_tokens * scale / speed, 3),
         "bytes": round((vectors * (vector + _ROW_BYTES) + counted.kept_bytes) * scale),
     }
 

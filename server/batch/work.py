@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 
 from octavo.client import Client
 from server.batch.documents import Document
-from server.batch.drivers import Answered, Ask, Driver, Event, Gone, Paused
+from server.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Driver, Event, Gone, Paused
 from server.batch.errors import TooManyErrors, Unserved
 from server.batch.output import Output
 from server.batch.parts import OpenPart, Place, Share
@@ -60,8 +60,9 @@ class Work:
         """
         todo = self._todo(documents)
         servers = len(clients)
+        in_flight = IN_FLIGHT if servers == 1 else IN_FLIGHT_OF_SEVERAL
         for client in clients:
-            Driver(client, ask, self._pool, self._inbox, patience).start()
+            Driver(client, ask, self._pool, self._inbox, patience, in_flight).start()
         try:
             while self._fill(todo) or self._open:
                 try:
