@@ -1,0 +1,59 @@
+"""What is done with records: `report` draws them, `compare` holds two against each other."""
+
+from pathlib import Path
+
+import click
+
+from benchmarks.reporting.record import Record, RecordError, read_all
+
+__all__ = ["compare", "report"]
+
+_PATH = click.Path(path_type=Path, exists=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to. [default: FOLDER/report]"
+)
+def report(folder: Path, output: Path | None) -> None:
+    """Draw the records of FOLDER (*.json): one page that needs nothing else, and a PNG of each chart."""
+    from benchmarks.reporting.page import write_page
+
+    click.echo(write_page(_records(folder), output or folder / "report"))
+
+
+@click.command(epilog="Exit status: 0 nothing is worse, 1 something is, or is missing, 2 wrong usage.")
+@click.argument("before", type=_PATH)
+@click.argument("after", type=_PATH)
+@click.option("--margin", default=0.05, show_default=True, help="A change of less than this share is none.")
+@click.pass_context
+def compare(ctx: click.Context, before: Path, after: Path, margin: float) -> None:
+    """Hold the record, or the folder of records, AFTER against BEFORE.
+
+    A figure is better or worse when the whole 95 % interval of after over before lies beyond the margin, the same
+    when all of it lies within; else its samples do not tell, and more are needed. Between two runs a machine drifts:
+    trust ratios that were measured within one run.
+    """
+    from benchmarks.reporting.compare import Change, table, warnings
+    from benchmarks.reporting.compare import compare as compared
+
+    old, new = ({record.scenario: record for record in _records(path)} for path in (before, after))
+    if not (shared := [name for name in old if name in new]):
+        raise click.UsageError(f"no scenario is in both: {', '.join(sorted(old))}; {', '.join(sorted(new))}")
+    worse = False
+    for name in shared:
+        for warning in warnings(old[name], new[name]):
+            click.echo(f"warning: {warning}", err=True)
+        comparisons = compared(old[name], new[name], margin)
+        worse = worse or any(each.change in {Change.WORSE, Change.GONE} for each in comparisons)
+        click.echo(f"{name}\n{table(comparisons)}\n")
+    ctx.exit(int(worse))
+
+
+def _records(path: Path) -> list[Record]:
+    """Read records, the oldest first."""
+    try:
+        return sorted(read_all(path), key=lambda record: record.started)
+    except RecordError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,112 @@
+"""How charts look: one column wide, readable in black and white, nothing on top of anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure as Sheet
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from benchmarks.reporting.table import number
+
+__all__ = ["INK", "LOOKS", "Look", "look", "new_sheet", "plain_ticks", "styled"]
+
+INK, FAINT = "#1b1b1b", "#c9c9c9"
+WIDTH = 8.0  # inches
+_DECADES_WITHOUT_HALVES = 3  # a logarithmic axis of more decades is labelled at 1, 10, 100 alone
+
+
+class Look(NamedTuple):
+    """What tells one member of a group from the others: each of these does, alone."""
+
+    colour: str
+    line: str | tuple[int, tuple[float, ...]]
+    marker: str
+    hatch: str
+
+
+# Colours fall in lightness too, so that a grey print keeps them apart.
+LOOKS = (
+    Look("#14213d", "-", "o", ""),
+    Look("#b5442e", "--", "s", "////"),
+    Look("#2f7f79", "-.", "^", "...."),
+    Look("#8a6d1f", ":", "D", "xxxx"),
+    Look("#7a5c9e", (0, (7, 2)), "v", "----"),
+    Look("#6d6d6d", (0, (3, 1, 1, 1, 1, 1)), "P", "++++"),
+    Look("#3f87c4", (0, (1, 3)), "X", "\\\\\\\\"),
+    Look("#c98b2c", (0, (5, 1, 1, 1)), "*", "oooo"),
+)
+
+
+def look(place: int) -> Look:
+    """Give a member's look by its place in the group."""
+    return LOOKS[place % len(LOOKS)]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in this style until the block ends. Text becomes outlines: it looks the same wherever it is opened."""
+    with mpl.rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 9.5,
+            "axes.titlesize": 11.5,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlepad": 12,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "grid.color": FAINT,
+            "grid.linewidth": 0.6,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "lines.linewidth": 1.7,
+            "lines.markersize": 5.5,
+            "hatch.linewidth": 0.7,
+            "figure.constrained_layout.h_pad": 0.08,
+            "figure.constrained_layout.w_pad": 0.08,
+            "legend.frameon": False,
+            "legend.handlelength": 3.4,
+            "legend.labelspacing": 0.7,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "octavo",  # the same records give the same page
+        }
+    ):
+        yield
+
+
+def new_sheet(height: float, title: str) -> tuple[Sheet, Axes]:
+    """Make an empty chart of the page's width, its height in inches."""
+    sheet = Sheet(figsize=(WIDTH, height), layout="constrained")
+    axes = sheet.add_subplot()
+    axes.set_title(title)
+    return sheet, axes
+
+
+def plain_ticks(axis: Axis, *, log: bool) -> None:
+    """Label an axis with numbers as people write them, at 1, 2 and 5 of a decade where there are few decades."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    if not log:
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        return
+    low, high = sorted(axis.get_view_interval())
+    few = high / low < 10**_DECADES_WITHOUT_HALVES
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def fixed_ticks(axis: Axis, places: list[float], labels: list[str]) -> None:
+    """Label an axis at these places alone."""
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_major_formatter(FuncFormatter(lambda _, place: labels[place] if place is not None else ""))
+    axis.set_minor_locator(NullLocator())
