@@ -8,8 +8,8 @@ cores; `generator_cores` is what it took of them at its busiest. Nothing is answ
 
 server_over_engine: tokens a second of 16 callers, over reading and running the same texts without a server.
 
-overload_goodput: goodput at five times the capacity, over the capacity. overload_in_deadline: of the calls that were
-not refused then, the share that was answered inside its deadline.
+overload_goodput: goodput at five times the capacity, over that of just before and after. overload_in_deadline: of the
+calls that were not refused then, the share that was answered inside its deadline.
 
 polite_p99: nine clients at 60 % of the capacity together, their p99 with a tenth who floods at fifty times its share,
 over that without. polite_p99_warm_flood: the same when the flood is of documents that the cache holds.
@@ -28,27 +28,27 @@ wasted_segments: segments that were finished after their caller had cancelled or
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
 
-from benchmarks import histograms, workloads
+from benchmarks import workloads
 from benchmarks.endpoint import Endpoint, named, server_options
 from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, attempt
 from benchmarks.loading.abandon import abandon
-from benchmarks.loading.bench import CALLERS, Bench, measure_capacity
+from benchmarks.loading.bench import CALLERS, GUESTS, Bench, measure_capacity
 from benchmarks.loading.corpus import MEAN_SEGMENTS, Corpus
 from benchmarks.loading.generator import Generator
 from benchmarks.loading.grants import granted
 from benchmarks.loading.guests import invite, toml
-from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
+from benchmarks.loading.neighbours import interactive, politeness
 from benchmarks.loading.stall import stalled
-from benchmarks.loading.tally import Answer, deadline_share, goodput, latencies, of_callers
+from benchmarks.loading.tally import deadline_share, goodput
 from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
 from benchmarks.statistics import percentile, ratio
@@ -67,16 +67,9 @@ PARTS = {
     "stall": ("stall_seen",),
 }
 _ANYWHERE = {"overload", "interactive", "curve", "stall"}  # also for a server of somebody's
-_GUESTS = 10
-_POLITE, _FLOODING = range(_GUESTS - 1), _GUESTS - 1
 _OVERLOAD = 5.0  # capacities
-_POLITE_SHARE = 0.6  # of the capacity, by nine together
-_FLOOD = 50.0 / _GUESTS  # capacities, by the tenth: fifty times its share
-_KNOWN_DOCUMENTS = 40
-_TURNS = 2  # of the phases that are compared, so that drift of the machine meets all of them
 _ROUND_SECONDS = 4.0
-_BULK_TOKENS = 1_000_000
-_INTERACTIVE_RATE = 6.0  # calls a second
+_AROUND_SECONDS = 8.0  # of the closed loop before the overload, and after it
 _GROUP = 8  # calls that leave together
 _CURVE = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5)  # capacities
 _MILLI = 1000.0
@@ -85,13 +78,13 @@ _MILLI = 1000.0
 @server_options
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this one; repeatable.")
-@click.option("--capacity-seconds", default=15.0, show_default=True, help="Of the closed loop.")
+@click.option("--capacity-seconds", default=10.0, show_default=True, help="Of the closed loop.")
 @click.option("--rounds", default=5, show_default=True, help="Of server and engine in turns.")
 @click.option("--overload-seconds", default=60.0, show_default=True, help="Of five times the capacity.")
 @click.option("--polite-seconds", default=36.0, show_default=True, help="With each flood, and without.")
-@click.option("--interactive-seconds", default=25.0, show_default=True, help="Beside it, and without it.")
-@click.option("--granted-seconds", default=75.0, show_default=True, help="Of offering more than a limit grants; > 60.")
-@click.option("--curve-seconds", default=6.0, show_default=True, help="Of each offered rate.")
+@click.option("--interactive-seconds", default=20.0, show_default=True, help="Beside it, and without it.")
+@click.option("--granted-seconds", default=70.0, show_default=True, help="Of offering more than a limit grants; > 60.")
+@click.option("--curve-seconds", default=5.0, show_default=True, help="Of each offered rate.")
 @click.option("--trials", default=16, show_default=True, help="Groups of calls that leave early.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
 def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, **others: Any) -> Figures:
@@ -127,9 +120,9 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
 def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint], Served | None]]:
     """Ten clients of a server of our own, or one client ten times of the one that is given."""
     if given:
-        yield [given] * _GUESTS, None
+        yield [given] * GUESTS, None
         return
-    guests = invite(_GUESTS)
+    guests = invite(GUESTS)
     with serve("--model", model, config=toml(guests)) as server:
         yield [Endpoint(server.address, guest.key) for guest in guests], server
 
@@ -155,76 +148,23 @@ def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
 
 
 def overload(bench: Bench, seconds: float) -> Figures:
-    """Ten clients offer five times the capacity; what they get is counted once the queue is full, to the last call."""
+    """Ten clients offer five times the capacity; what they get is counted once the queue is full, to the last call.
+
+    Over the capacity of just before and just after: a machine that others share is not always as fast.
+    """
+    documents = int(3 * _AROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens))
+    around = [bench.throughput(_AROUND_SECONDS, documents)]
     answers = bench.offer(bench.arrivals(_OVERLOAD, seconds, bench.everybody)).answers
+    around.append(bench.throughput(_AROUND_SECONDS, documents))
     good = goodput(answers, min(bench.deadline, seconds / 2), seconds, bench.deadline)
     codes = {code: sum(answer.code == code for answer in answers) for code in {answer.code for answer in answers}}
     return {
-        "overload_goodput": Figure(good / bench.capacity, "x"),
+        "overload_goodput": Figure(good / mean(around), "x"),
+        "overload_capacity.before": Figure(around[0], "tokens/s"),
+        "overload_capacity.after": Figure(around[1], "tokens/s"),
         "overload_in_deadline": Figure(deadline_share(answers, bench.deadline), "share"),
         "overload_ok_in_deadline": Figure(deadline_share([a for a in answers if a.ok], bench.deadline), "share"),
         **{f"overload_calls.{code}": Figure(count, "calls") for code, count in sorted(codes.items())},
-    }
-
-
-def politeness(bench: Bench, seconds: float) -> Figures:
-    """Nine clients send the same calls alone, beside a flood, and beside one of known documents, in turns."""
-    known = [request_of(each, cache="READ_WRITE") for each in bench.corpus.documents(_KNOWN_DOCUMENTS)]
-    bench.saturate([Call(0.0, _FLOODING, request, 0) for request in known], 4)
-    phases: dict[str, list[Answer]] = {"alone": [], "flood": [], "warm_flood": []}
-    for _ in range(_TURNS):
-        polite = bench.arrivals(_POLITE_SHARE, seconds / _TURNS, _POLITE)
-        flood = bench.arrivals(_FLOOD, seconds / _TURNS, [_FLOODING])
-        warm = [replace(call, request=bench.draw.choice(known)) for call in flood]
-        for name, others in (("alone", []), ("flood", flood), ("warm_flood", warm)):
-            phases[name] += bench.offer([*polite, *others]).answers
-    return {
-        **{f"polite_failed.{name}": _failed(answers, _POLITE) for name, answers in phases.items()},
-        **{f"flood_failed.{name}": _failed(phases[name], [_FLOODING]) for name in ("flood", "warm_flood")},
-        **_distributions(
-            {f"polite_latency.{name}": of_callers(answers, _POLITE) for name, answers in phases.items()},
-            "Latency of nine polite clients, alone and beside a tenth who floods",
-        ),
-        **attempt(["polite_p99"], lambda: _polite_p99(phases, "flood", "polite_p99")),
-        **attempt(["polite_p99_warm_flood"], lambda: _polite_p99(phases, "warm_flood", "polite_p99_warm_flood")),
-    }
-
-
-def _polite_p99(phases: Mapping[str, list[Answer]], beside: str, name: str) -> Figures:
-    p99 = {
-        phase: percentile([_MILLI * each for each in latencies(of_callers(phases[phase], _POLITE))], 99, "ms")
-        for phase in ("alone", beside)
-    }
-    return {
-        name: Figure(p99[beside].value / p99["alone"].value, "x", n=p99[beside].n),
-        **{f"polite_p99_ms.{phase}": figure for phase, figure in p99.items()},
-    }
-
-
-def _failed(answers: Sequence[Answer], callers: Iterable[int]) -> Figure:
-    theirs = of_callers(answers, callers)
-    return Figure(sum(not answer.ok for answer in theirs) / len(theirs), "share")
-
-
-def interactive(bench: Bench, seconds: float) -> Figures:
-    """The same one-segment calls alone and beside another client's bulk stream."""
-    times = poisson(_INTERACTIVE_RATE, seconds, bench.draw)
-    calls = calls_of(times, 0, [bench.corpus.document(1) for _ in times])
-    long = [bench.corpus.text_of(_BULK_TOKENS) for _ in range(3)]  # one is enough, unless the machine is very fast
-    bulk = [Call(0.0, 1, request_of(each, priority="BULK", method=STREAM), each.tokens, STREAM) for each in long]
-    alone, beside = bench.offer(calls), bench.offer(calls, bulk)
-    p99 = {
-        name: percentile([_MILLI * each for each in latencies(sent.answers)], 99, "ms")
-        for name, sent in (("alone", alone), ("beside_bulk", beside))
-    }
-    return {
-        "interactive_p99": Figure(p99["beside_bulk"].value / p99["alone"].value, "x", n=len(calls)),
-        **{f"interactive_p99_ms.{name}": figure for name, figure in p99.items()},
-        **_distributions(
-            {"interactive_latency.alone": alone.answers, "interactive_latency.beside_bulk": beside.answers},
-            "Latency of one-segment calls, alone and beside a document of a million tokens",
-        ),
-        "bulk_segments_per_second": Figure(beside.messages / seconds, "segments/s"),
     }
 
 
@@ -257,11 +197,4 @@ def curve(bench: Bench, seconds: float) -> Figures:
         "answered_by_load.in_time": line(
             y=tuple(good), y_label="answered in time / tokens/s", title="What is answered in time, by offered load"
         ),
-    }
-
-
-def _distributions(groups: Mapping[str, Sequence[Answer]], title: str) -> Figures:
-    return {
-        name: histograms.distribution([answer.latency for answer in answers if answer.ok], title)
-        for name, answers in groups.items()
     }

@@ -14,8 +14,9 @@ from benchmarks.loading.tally import goodput
 from benchmarks.served import Served
 from benchmarks.statistics import percentile
 
-__all__ = ["CALLERS", "Bench", "measure_capacity"]
+__all__ = ["CALLERS", "GUESTS", "Bench", "measure_capacity"]
 
+GUESTS = 10  # clients of a server of our own
 CALLERS = 16  # of the closed loop
 _DEADLINE = 20.0  # idle medians
 _IDLE_CALLS = 30
@@ -75,6 +76,16 @@ class Bench:
             raise RuntimeError(f"calls without a deadline ended as {', '.join(sorted(codes))}")
         return sent
 
+    def throughput(self, seconds: float, documents: int) -> float:
+        """Tokens a second that callers who wait for their answers get, after a tenth of the time.
+
+        Args:
+            seconds: how long they call.
+            documents: more than can be answered.
+        """
+        calls = self.in_turn(self.corpus.documents(documents + CALLERS))
+        return goodput(self.saturate(calls, CALLERS, seconds).answers, seconds / 10, seconds)
+
 
 def measure_capacity(bench: Bench, seconds: float) -> Figures:
     """One call after the other, then sixteen callers, whose first tenth warms up."""
@@ -84,9 +95,7 @@ def measure_capacity(bench: Bench, seconds: float) -> Figures:
     p50 = percentile([_MILLI * each for each in idle], 50, "ms")
     bench.deadline = _DEADLINE * p50.value / _MILLI
     # More than can be answered: a document that is alone has all cores, and is read while none computes.
-    count = int(4 * seconds / min(idle)) + CALLERS
-    sent = bench.saturate(bench.in_turn(corpus.documents(count)), CALLERS, seconds)
-    bench.capacity = goodput(sent.answers, seconds / 10, seconds)
+    bench.capacity = bench.throughput(seconds, int(4 * seconds / min(idle)))
     return {
         "capacity": Figure(bench.capacity, "tokens/s"),
         "idle_p50_ms": p50,
