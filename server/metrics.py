@@ -7,6 +7,7 @@ sent: a label's values live as long as the process. `docs/metrics.md` is generat
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from threading import Lock
 
@@ -120,6 +121,10 @@ class Metrics:
         self.segments = self._counter(
             "segments_total", "Segments answered; source: computed or cached.", "model source"
         )
+        # Asked for hundreds of times a document: finding a label's counter takes longer than counting.
+        self._of_segments = cache(
+            lambda *labels: (self.segments.labels(*labels), self.processed_tokens.labels(*labels))
+        )
 
         self.queue_depth = self._gauge("queue_depth_segments", "Segments that wait for the machine.")
         self.queue_wait = self._histogram("queue_wait_seconds", "How long a segment waited for it.", STAGE_SECONDS)
@@ -159,9 +164,9 @@ class Metrics:
 
     def segment(self, model: str, processed_tokens: int, *, computed: bool) -> None:
         """Count a segment that has been answered."""
-        source = "computed" if computed else "cached"
-        self.segments.labels(model, source).inc()
-        self.processed_tokens.labels(model, source).inc(processed_tokens)
+        segments, tokens = self._of_segments(model, "computed" if computed else "cached")
+        segments.inc()
+        tokens.inc(processed_tokens)
 
     def limit_storage(self, *, up: bool) -> None:
         """Tell whether the storage of limits answers; each time that it does not is counted."""

@@ -28,7 +28,7 @@ def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
     if bounds[-1] != states.shape[0]:
         raise BatchError(f"lengths sum to {bounds[-1]}, the states are {states.shape[0]} tokens")
     if pooling == "cls":
-        return _rows(states[bounds[:-1]])
+        return _rows(states[:1] if len(lengths) == 1 else states[bounds[:-1]])
     sums = range_sums(states, list(pairwise(bounds)))
     means: Vectors = sums / np.asarray(lengths, np.float32)[:, None]
     return means

@@ -68,10 +68,10 @@ def usage_of(usage: Usage, charged: float) -> pb.Usage:
 def segment_info(prepared: Prepared, ruler: Ruler, resumed_from: int = 0) -> pb.SegmentInfo:
     """A segment's description. Segments must come in the document's order, since the ruler goes forward alone."""
     segment = prepared.segment
-    start, end = ruler.units([segment.start, segment.end])
+    start, end = ruler.span(segment.start, segment.end)
     return pb.SegmentInfo(
         index=segment.index,
-        span=pb.Span(start=int(start), end=int(end)),
+        span=pb.Span(start=start, end=end),
         tokens=segment.tokens,
         processed_tokens=segment.processed_tokens,
         resumed_from_layer=resumed_from or None,
