@@ -1,4 +1,4 @@
-"""Contenders of the `engine` scenario, each a process of its own: requirements, the workers, and how to drive them.
+"""Contenders of the scenarios `engine` and `peers`, each a process of its own: requirements, workers, how to drive them.
 
-Nothing here is imported by a peer but ``protocol`` and its own worker, so a peer's environment needs none of ours.
+Nothing here is imported by a peer but ``protocol``, ``reading`` and its own worker, so a peer's environment needs none of ours.
 """
