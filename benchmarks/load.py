@@ -181,20 +181,22 @@ def wasted(bench: Bench, trials: int) -> Figures:
 
 def curve(bench: Bench, seconds: float) -> Figures:
     """A few offered rates, in rising order: how long answers take, and how many tokens are answered in time."""
-    rates = tuple(share * bench.capacity for share in _CURVE)
-    p50, p99, good = [], [], []
+    points: list[tuple[float, float, float, float]] = []
     for share in _CURVE:
         answers = bench.offer(bench.arrivals(share, seconds, bench.everybody)).answers
-        taken = [_MILLI * answer.latency for answer in answers if answer.ok]
-        p50.append(percentile(taken, 50, "ms").value)
-        p99.append(percentile(taken, 99, "ms").value)
-        good.append(sum(answer.tokens for answer in answers if answer.in_time(bench.deadline)) / seconds)
+        if taken := [_MILLI * answer.latency for answer in answers if answer.ok]:
+            good = sum(answer.tokens for answer in answers if answer.in_time(bench.deadline)) / seconds
+            p50, p99 = (percentile(taken, rank, "ms").value for rank in (50, 99))
+            points.append((share * bench.capacity, p50, p99, good))
+    if not points:
+        raise RuntimeError("no call was answered")
+    rates, p50s, p99s, goods = zip(*points, strict=True)
     line = partial(Curve, rates, x_label="offered / tokens/s")
     latency = partial(line, y_label="latency / ms", title="How long answers take, by offered load", log="y")
     return {
-        "latency_by_load.p50": latency(y=tuple(p50)),
-        "latency_by_load.p99": latency(y=tuple(p99)),
+        "latency_by_load.p50": latency(y=p50s),
+        "latency_by_load.p99": latency(y=p99s),
         "answered_by_load.in_time": line(
-            y=tuple(good), y_label="answered in time / tokens/s", title="What is answered in time, by offered load"
+            y=goods, y_label="answered in time / tokens/s", title="What is answered in time, by offered load"
         ),
     }
