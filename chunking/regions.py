@@ -60,14 +60,14 @@ def _length(window: str, start: int) -> int:
     if window.isascii():  # a byte each
         if len(window) <= LARGEST:
             return len(window)
-        points = utf8 = np.frombuffer(window.encode(), np.uint8)
+        points: NDArray[np.uint8] | NDArray[np.uint32] = np.frombuffer(window.encode(), np.uint8)
         ends = np.arange(len(window) + 1)
     else:
-        points = code_points(window, start)
-        ends = np.concatenate([[0], np.cumsum(utf8_widths(points))])  # bytes that so many code points take
+        wide = points = code_points(window, start)
+        ends = np.concatenate([[0], np.cumsum(utf8_widths(wide))])  # bytes that so many code points take
         if ends[-1] <= LARGEST:
             return len(points)
-        utf8 = np.frombuffer(window.encode(), np.uint8)
+    utf8 = np.frombuffer(window.encode(), np.uint8)
     first, last = np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right")
     candidates = first + np.flatnonzero(points[first - 1 : last - 1] == _LF)
     if not len(candidates):

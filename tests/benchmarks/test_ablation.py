@@ -26,11 +26,11 @@ def test_each_row_pulls_one_lever() -> None:
     for row in ("segments", "window", "int8", "cache"):
         changed = [name for name in Levers.__slots__ if getattr(ways[row], name) != getattr(NONE, name)]
         assert len(changed) == 1, row
-    for row in ways.values():
-        config = tomllib.loads(row.config(Path("/models/m")))
+    for way in ways.values():
+        config = tomllib.loads(way.config(Path("/models/m")))
         (model,) = config["models"]
         assert (
-            Levers(model["scheme"], model["segmentation"]["policy"], model["window"], config["cache"]["enabled"]) == row
+            Levers(model["scheme"], model["segmentation"]["policy"], model["window"], config["cache"]["enabled"]) == way
         )
         Settings.model_validate(config)
 

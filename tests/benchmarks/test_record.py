@@ -102,7 +102,7 @@ def record_of(figures: Figures) -> Record:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    record = record_of({**GOOD, "again": Missing("gone"), **DRAWINGS})
+    record = record_of({**GOOD, "again": Missing("gone"), **DRAWINGS})  # type: ignore[dict-item]
     write(record, tmp_path / "one.json")
     assert read(tmp_path / "one.json") == record
     assert read_all(tmp_path) == read_all(tmp_path / "one.json") == [record]

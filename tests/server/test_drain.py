@@ -42,7 +42,7 @@ async def test_a_server_that_drains_refuses_new_calls_and_finishes_the_others(mo
             assert b"DRAINING" in trailers["grpc-status-details-bin"]
 
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest())
+                await models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest())  # type: ignore[misc]
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
             health: Any = health_pb2_grpc.HealthStub(channel)
