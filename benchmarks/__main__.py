@@ -1,6 +1,6 @@
 """`python -m benchmarks SCENARIO [--json FILE] […]`: runs a scenario, prints its table, writes its record.
 
-`python -m benchmarks report | compare | check`: what is done with records.
+`python -m benchmarks report | compare | check | texts`: what is done with records.
 """
 
 import sys
@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from benchmarks import commands, machine
+from benchmarks import machine
+from benchmarks.commands import COMMANDS
 from benchmarks.figures import Figures, Missing, attempt, reason_of
 from benchmarks.registry import Scenario, scenarios
 from benchmarks.reporting.record import Record, write
 from benchmarks.reporting.table import table
 from benchmarks.targets import of_scenario
 
-_COMMANDS = {command.name: command for command in (commands.report, commands.compare) if command.name}
 EPILOG = "Exit status: 0 all figures hold what they must, 1 one does not or is missing, 2 wrong usage."
 
 
@@ -29,13 +29,13 @@ class Scenarios(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name what can be listed and for completion."""
         del ctx
-        return [*scenarios(), *_COMMANDS]
+        return [*scenarios(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build the scenario's command, its options taken from its ``run``."""
         del ctx
-        if cmd_name in _COMMANDS:
-            return _COMMANDS[cmd_name]
+        if cmd_name in COMMANDS:
+            return COMMANDS[cmd_name]
         found = scenarios().get(cmd_name)
         return _command(found) if found else None
 
@@ -46,7 +46,7 @@ class Scenarios(click.Group):
             if known := scenarios():
                 formatter.write_dl([(scenario.name, scenario.summary) for scenario in known.values()])
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.get_short_help_str(100)) for name, command in _COMMANDS.items()])
+            formatter.write_dl([(name, command.get_short_help_str(100)) for name, command in COMMANDS.items()])
 
 
 @click.group(cls=Scenarios, invoke_without_command=True, epilog=EPILOG)

@@ -1,4 +1,8 @@
-"""What is done with records: `report` draws them, `compare` holds two against each other."""
+"""What is done with records.
+
+`report` draws them, `compare` holds two against each other, `check` holds this machine to its baseline, `texts` writes
+the committed ones into README and docs/.
+"""
 
 from pathlib import Path
 
@@ -6,7 +10,7 @@ import click
 
 from benchmarks.reporting.record import Record, RecordError, read_all
 
-__all__ = ["compare", "report"]
+__all__ = ["COMMANDS"]
 
 _PATH = click.Path(path_type=Path, exists=True)
 
@@ -51,9 +55,52 @@ def compare(ctx: click.Context, before: Path, after: Path, margin: float) -> Non
     ctx.exit(int(worse))
 
 
+@click.command(epilog="Exit status: 0 nothing became slower, 1 something did, 2 there is no baseline for this machine.")
+@click.option("--update", is_flag=True, help="Measure the baseline of this kind of machine afresh, and write it.")
+@click.pass_context
+def check(ctx: click.Context, update: bool) -> None:
+    """Hold engine and server, as ratios to fixed work, against this machine's baseline (`make bench-check`)."""
+    from benchmarks import machine
+    from benchmarks.regression import baseline
+
+    if warning := machine.busy(machine.describe()):
+        click.echo(f"warning: {warning}", err=True)
+    if update:
+        click.echo(baseline.update())
+        return
+    try:
+        found = baseline.check()
+    except baseline.NoBaselineError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(baseline.table(found))
+    if found.slower:
+        click.echo(f"slower than the baseline, twice: {', '.join(found.slower)}", err=True)
+        ctx.exit(1)
+
+
+@click.command()
+def texts() -> None:
+    """Write the figures of benchmarks/results/ into README.md and docs/, where a comment names them."""
+    from benchmarks.reporting.texts import TextError, renewed
+    from benchmarks.reporting.texts import texts as named
+
+    for path in named():
+        text = path.read_text(encoding="utf-8")
+        try:
+            made = renewed(text)
+        except TextError as error:
+            raise click.ClickException(f"{path}: {error}") from None
+        if made != text:
+            path.write_text(made, encoding="utf-8")
+            click.echo(path)
+
+
 def _records(path: Path) -> list[Record]:
     """Read records, the oldest first."""
     try:
         return sorted(read_all(path), key=lambda record: record.started)
     except RecordError as error:
         raise click.UsageError(str(error)) from None
+
+
+COMMANDS = {"report": report, "compare": compare, "check": check, "texts": texts}

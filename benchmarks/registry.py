@@ -17,7 +17,8 @@ __all__ = ["Scenario", "scenarios"]
 class Scenario:
     """A module with a ``run``, not imported until it is asked for its ``command`` or run.
 
-    A scenario whose parts fill a package is the package's module ``scenario``, and goes by the package's name.
+    A scenario whose parts fill a package is the package's module ``scenario``, and goes by the package's name. A name
+    has a dash where the module has an underscore.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Scenario:
 
     def load(self) -> tuple[Callable[..., Figures], Sequence[click.Parameter]]:
         """Import the module: its ``run``, and the options declared on it in their order."""
-        module = f"benchmarks.{self.name}.scenario" if self.package else f"benchmarks.{self.name}"
+        module = f"benchmarks.{self.name.replace('-', '_')}{'.scenario' if self.package else ''}"
         run = importlib.import_module(module).run
         # Where click.option keeps what decorates a function that is not a command itself (last decorator first).
         return run, tuple(reversed(getattr(run, "__click_params__", ())))
@@ -49,4 +50,5 @@ def _read(path: Path) -> Scenario | None:
     if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
         return None
     package = path.stem == "scenario"
-    return Scenario(path.parent.name if package else path.stem, ast.get_docstring(tree) or "", package)
+    name = path.parent.name if package else path.stem
+    return Scenario(name.replace("_", "-"), ast.get_docstring(tree) or "", package)

@@ -93,6 +93,8 @@ TARGETS = (
     Target("fidelity", "flips", "classifications that differ from fp32's", 1, 0.3, lower=True),
     Target("fidelity", "window_64_flips", "the same with a window of ±64 tokens", lower=True),
     Target("fidelity", "window_64_cos", "cosine of segment vectors to fp32, mean of 200, at ±64 tokens"),
+    Target("bench-check", "bench_check_true", "planted slow-downs of 15 % that are caught", 1.0),
+    Target("bench-check", "bench_check_false", "quiet runs that fail, of 20", 0, lower=True),
 )  # fmt: skip
 
 

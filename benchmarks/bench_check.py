@@ -1,0 +1,50 @@
+"""Whether `make bench-check` can be trusted: quiet runs pass it, a real slow-down of 15 % does not.
+
+Each check is what `make bench-check` does, in fresh processes, against a baseline that is measured here first. The
+slow-down is real: after each run of a part the core is kept busy for 15 % of the time that the run took.
+
+bench_check_true: of checks with a slow-down planted in one part, the share that failed on that part and no other.
+bench_check_false: checks without one that failed.
+"""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from benchmarks.figures import Figure, Figures, Outcome
+from benchmarks.regression.baseline import Checked, check, update
+from benchmarks.regression.measure import RATIOS
+
+__all__ = ["run"]
+
+_SLOWER = 0.15
+
+
+@click.option("--quiet", default=20, show_default=True, help="Checks of what is as fast as it was.")
+@click.option("--planted", default=1, show_default=True, help="Checks of each part with a slow-down.")
+@click.option("--baseline-runs", default=3, show_default=True, help="Runs that make the baseline.")
+def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
+    """Measure a baseline, then check and check again."""
+    with tempfile.TemporaryDirectory(prefix="octavo-baselines-") as scratch:
+        folder = Path(scratch)
+        update(baseline_runs, folder)
+        slowed = {(name, turn): check({name: _SLOWER}, folder) for turn in range(planted) for name in RATIOS}
+        quietly = [check(folder=folder) for _ in range(quiet)]
+    caught = [each.slower == (name,) for (name, _), each in slowed.items()]
+    return {
+        "bench_check_true": Figure(sum(caught) / len(caught), "share", n=len(caught)),
+        "bench_check_false": Figure(sum(bool(each.slower) for each in quietly), "runs", n=len(quietly)),
+        "bench_check_again": Figure(sum(each.twice for each in quietly), "runs", n=len(quietly)),
+        **_spread(quietly),
+    }
+
+
+def _spread(checks: list[Checked]) -> dict[str, Outcome]:
+    """Tell how far quiet runs came from the baseline at most, a part, in per cent of it."""
+    return {
+        f"quiet_deviation.{name}": Figure(
+            max(100 * abs(each.over[name].value - 1) for each in checks), "%", n=len(checks)
+        )
+        for name in RATIOS
+    }

@@ -1,0 +1,119 @@
+"""The baselines: one record a kind of machine, measured several times over in fresh processes; and the check itself.
+
+A ratio says nothing on another machine: fixed work and ours gain differently from an instruction or a larger cache.
+"""
+
+import re
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.figures import Figure
+from benchmarks.regression.measure import Measured, measure
+from benchmarks.reporting.compare import quotient
+from benchmarks.reporting.record import Record, read, write
+from benchmarks.reporting.table import align
+from benchmarks.statistics import summarise
+
+__all__ = ["BASELINES", "MARGIN", "Checked", "NoBaselineError", "check", "fresh", "judged", "stored", "table", "update"]
+
+BASELINES = Path(__file__).parents[1] / "results" / "baselines"
+MARGIN = 0.07
+"""A part is slower when its ratio's whole interval is below the baseline by more than this: half of the 15 % that must
+be seen, on a scale of factors, so that a quiet run is as far from failing as a slow one from passing."""
+
+
+class NoBaselineError(LookupError):
+    """There is none for this kind of machine; the message says how to write one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Each part's ratio over the baseline's, with its interval, and those parts that are ``slower``.
+
+    What seems slower is measured ``twice``, the second time in another fresh process, and fails if it seems so again.
+    """
+
+    kind: str
+    over: Mapping[str, Figure]
+    slower: tuple[str, ...]
+    twice: bool
+
+
+def check(planted: Mapping[str, float] | None = None, folder: Path = BASELINES) -> Checked:
+    """Measure in a fresh process and hold it against this machine's baseline; what is suspect, once more.
+
+    Raises:
+        NoBaselineError: this kind of machine has none.
+
+    """
+    first = fresh(planted or {})
+    baseline = stored(first.kind, folder)
+    found = judged(baseline, first, twice=False)
+    if not found.slower:
+        return found
+    again = judged(baseline, fresh(planted or {}), twice=True)
+    both = tuple(name for name in again.slower if name in found.slower)
+    return Checked(again.kind, again.over, both, twice=True)
+
+
+def judged(baseline: Mapping[str, Figure], measured: Measured, *, twice: bool) -> Checked:
+    """Divide by the baseline, and tell what is slower."""
+    over = {name: quotient(baseline[name], figure) or figure for name, figure in measured.figures.items()}
+    slower = tuple(name for name, each in over.items() if (each.hi or each.value) < 1 / (1 + MARGIN))
+    return Checked(measured.kind, over, slower, twice)
+
+
+def table(checked: Checked) -> str:
+    """Print a line a part: its speed over the baseline's, and what of it is certain."""
+    head = ("part", "speed over the baseline's", "95 % interval", "verdict")
+    rows = [
+        (name, f"{each.value:.3f}", f"{each.lo or each.value:.3f} … {each.hi or each.value:.3f}",
+         "SLOWER" if name in checked.slower else "held")
+        for name, each in checked.over.items()
+    ]  # fmt: skip
+    return f"{checked.kind}\n{align([head, *rows])}"
+
+
+def fresh(planted: Mapping[str, float]) -> Measured:
+    """Measure in a process of its own: where memory and threads come to lie differs from process to process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(measure, planted).result()
+
+
+def stored(kind: str, folder: Path = BASELINES) -> dict[str, Figure]:
+    """Read the baseline of a kind of machine.
+
+    Raises:
+        NoBaselineError: there is none.
+
+    """
+    path = _path(kind, folder)
+    if not path.exists():
+        raise NoBaselineError(f"no baseline for {kind}; write one with --update, on a quiet machine")
+    return {name: each for name, each in read(path).readings.items() if isinstance(each, Figure)}
+
+
+def update(times: int = 5, folder: Path = BASELINES) -> Path:
+    """Measure several times over and write this machine's baseline: the medians, so that no lucky run sets it."""
+    started = datetime.now(UTC)
+    runs = [fresh({}) for _ in range(times)]
+    kind, names = runs[0].kind, runs[0].figures
+    figures = {name: summarise([run.figures[name].value for run in runs], "x") for name in names}
+    seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
+    record = Record(
+        "baseline", machine.describe(), machine.versions(), machine.commit(), {"kind": kind, "times": times},
+        started.isoformat(timespec="seconds"), seconds, figures,
+    )  # fmt: skip
+    path = _path(kind, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(record, path)
+    return path
+
+
+def _path(kind: str, folder: Path) -> Path:
+    return folder / f"{re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')}.json"
