@@ -82,10 +82,10 @@ def slowed(run: Run, share: float) -> Run:
 
     def slower() -> float:
         seconds = run()
-        until = time.perf_counter() + share * seconds
-        while time.perf_counter() < until:
+        ended = time.perf_counter()
+        while (more := time.perf_counter() - ended) < share * seconds:
             pass
-        return seconds * (1 + share)
+        return seconds + more
 
     return slower
 
