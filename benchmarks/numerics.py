@@ -1,0 +1,148 @@
+"""What each number scheme and window buys and costs, and where the error of 8 bits enters: docs/numerics.md's tables.
+
+Speed is from token ids to segment vectors on content-defined segments, settings in turn. Errors are of segment vectors
+against fp32: cosines, and for the parts of an 8-bit model one less the cosine, each part alone at 8 bits (or bfloat16)
+and all else in fp32, in plain PyTorch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import workloads
+from benchmarks.fidelity import cosines
+from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.peers.protocol import Ids, Vectors
+from benchmarks.peers.worker_octavo import Octavo
+from benchmarks.race import Race, timed
+from benchmarks.statistics import ratio, summarise
+from encoder.calibration import calibration_ids
+from encoder.configuration import read_architecture
+from encoder.heads.pooling import pool
+from encoder.layers import Linear, read_embeddings, read_layer
+from encoder.ops import Quantiser
+from encoder.ops.reference import Reference, activate, attention
+from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLinear, quantise
+from encoder.threads import usable_cores
+from encoder.weights import Checkpoint
+from server.settings import ModelSettings
+
+__all__ = ["Parts", "TakenApart", "run"]
+
+_SETTINGS = {"int8": 0, "int8_128": 128, "int8_64": 64, "bf16": 0, "fp32": 0}
+"""Window of each; the name begins with the scheme."""
+
+
+@click.option("--tokens", default=8_192, show_default=True, help="Tokens of content-defined segments to time.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds of timing.")
+@click.option("--segments", default=60, show_default=True, help="Segments whose errors are measured.")
+@click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
+def run(tokens: int, rounds: int, segments: int, model: str) -> Figures:
+    """Race the settings, compare their vectors, then take the 8-bit model apart."""
+    folder = ModelSettings(path=model).folder
+    timing = workloads.content_segments(folder, tokens=tokens)
+    pool = workloads.content_segments(folder, count=segments * 10)[::10]
+    return attempt([f"speed.{name}" for name in _SETTINGS], lambda: _settings(folder, timing, pool, rounds)) | attempt(
+        ["error.all"], lambda: _parts(folder, pool)
+    )
+
+
+def _settings(folder: Path, timing: Sequence[Ids], judged: Sequence[Ids], rounds: int) -> Figures:
+    """Tokens a second, how many times as fast as fp32, and cosines to it, of each setting."""
+    cores = usable_cores()
+    engines = {
+        name: Octavo(str(folder), scheme=name.partition("_")[0], window=window) for name, window in _SETTINGS.items()
+    }
+    race = Race({name: timed(lambda own=own: own.embed(timing, 0, cores)) for name, own in engines.items()})  # type: ignore[misc]
+    race.warm_up()
+    race.measure(rounds)
+    for missing in race.missing.values():
+        raise LookupError(missing.reason)
+    expected = engines["fp32"].embed(judged, 0, cores)
+    counted = sum(map(len, timing))
+    figures: dict[str, Outcome] = {}
+    for name, engine in engines.items():
+        found = cosines(engine.embed(judged, 0, cores), expected)
+        figures[f"speed.{name}"] = summarise([counted / seconds for seconds in race.seconds[name]], "tokens/s")
+        figures[f"x_fp32.{name}"] = ratio(race.seconds["fp32"], race.seconds[name])
+        figures[f"cos_mean.{name}"] = summarise(found, "", np.mean)
+        figures[f"cos_min.{name}"] = Figure(float(found.min()), "", n=len(found))
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is not in fp32."""
+
+    weights: bool = False
+    activations: bool = False
+    embeddings: bool = False
+    states: bool = False
+    """States, queries, keys, values and contexts in bfloat16."""
+
+
+def _parts(folder: Path, segments: Sequence[Ids]) -> Figures:
+    """One less the mean cosine, in millionths, with each part alone and with all of them."""
+    model = TakenApart(folder)
+    expected = model.vectors(segments, Parts())
+    chosen = {name: replace(Parts(), **{name: True}) for name in ("weights", "activations", "embeddings", "states")}
+    chosen["all"] = Parts(weights=True, activations=True, embeddings=True, states=True)
+    return {
+        f"error.{name}": summarise(1e6 * (1 - cosines(model.vectors(segments, parts), expected)), "ppm", np.mean)
+        for name, parts in chosen.items()
+    }
+
+
+class TakenApart:
+    """A model and its 8-bit form side by side, in plain PyTorch: any part of the one within the other."""
+
+    def __init__(self, folder: Path) -> None:
+        checkpoint, self._shape = Checkpoint(folder), read_architecture(folder)
+        with torch.no_grad():
+            self._embeddings = read_embeddings(checkpoint, self._shape, Tensor.float)
+            self._layers = [read_layer(checkpoint, self._shape, i, Tensor.float) for i in range(self._shape.layers)]
+            tables, *self._eight = quantise(checkpoint, self._shape, calibration_ids(folder, self._shape))
+        assert isinstance(tables, QuantisedEmbeddings)
+        self._tables = tables
+
+    def vectors(self, segments: Sequence[Ids], parts: Parts) -> Vectors:
+        """Segments' mean-pooled vectors, float32 (segments, hidden)."""
+        with torch.inference_mode():
+            states = [self._state(torch.from_numpy(ids).long(), parts) for ids in segments]
+        return pool(torch.cat(states), list(map(len, segments)), "mean")
+
+    def _state(self, ids: Tensor, parts: Parts) -> Tensor:
+        def kept(x: Tensor) -> Tensor:
+            return x.bfloat16().float() if parts.states else x
+
+        words = self._embeddings.words[ids]
+        if parts.embeddings:
+            words = self._tables.words[ids] * self._tables.scale[ids, None]
+        state = kept(self._embeddings.norm(words + self._embeddings.positions[: len(ids)]))
+        for layer, eight in zip(self._layers, self._eight, strict=True):
+            assert not isinstance(eight, QuantisedEmbeddings)
+            qkv = kept(_apply(layer.qkv, eight.qkv, state, SIGNED, parts))
+            context = kept(attention(qkv, (len(ids),), self._shape.heads, 0))
+            state = kept(layer.mix_norm(_apply(layer.mix, eight.mix, context, SIGNED, parts) + state))
+            wide = activate(_apply(layer.up, eight.up, state, SIGNED, parts), self._shape.activation)
+            state = kept(layer.down_norm(_apply(layer.down, eight.down, wide, POSITIVE, parts) + state))
+        return state
+
+
+def _apply(linear: Linear, eight: QuantisedLinear, x: Tensor, zero: int, parts: Parts) -> Tensor:
+    """A linear map whose weights and inputs are what is left of them after 8 bits, or the original's."""
+    columns = eight.columns.long()
+    if parts.activations:
+        rows = Reference().quantise(x, Quantiser(eight.columns, eight.factor, zero))
+        x = (rows.q.float() - zero) * rows.scale[:, None] / torch.where(eight.factor > 0, eight.factor, 1)
+        x[:, columns] = rows.outliers.float()
+    if not parts.weights:
+        return linear(x)
+    weight = eight.weight * eight.scale[:, None] * eight.factor
+    weight[:, columns] = eight.outlier_weight.float().t()
+    return Linear(weight, eight.bias)(x)
