@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from octavo.client import Client
+from octavo.client import Client, OctavoError
 from server.batch.documents import Document
 from server.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Driver, Event, Gone, Paused
 from server.batch.errors import TooManyErrors, Unserved
@@ -82,7 +82,7 @@ class Work:
             self._pool.close()
 
     def _lose(self, address: str, error: BaseException, left: int) -> None:
-        if not isinstance(error, Exception) or not hasattr(error, "transient"):
+        if not isinstance(error, OctavoError):
             raise error
         if not left:
             raise Unserved(f"{address}: {error}")

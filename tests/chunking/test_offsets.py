@@ -28,6 +28,9 @@ def test_positions_are_those_of_the_encodings(unit: Unit, text: str, times: int,
     assert Ruler(long, unit).points(expected).tolist() == points
     step_by_step = Ruler(long, unit)
     assert [int(step_by_step.units([point])[0]) for point in points] == expected
+    spans = Ruler(long, unit)
+    for start, end, *expected_span in zip(points[:-1], points[1:], expected[:-1], expected[1:], strict=True):
+        assert spans.span(start, end) == tuple(expected_span)
 
 
 @pytest.mark.parametrize("unit", Unit)

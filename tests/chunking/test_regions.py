@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunking import TextError, regions
-from chunking.regions import LARGEST, SMALLEST
+from chunking.regions import LARGEST, SMALLEST, _length
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 
@@ -81,3 +81,20 @@ def test_a_lone_surrogate_is_refused_with_its_place_and_without_text() -> None:
         list(regions("secret" + "a" * 19_994 + "\ud800"))
     assert caught.value.position == 20_000
     assert "secret" not in str(caught.value)
+
+
+class Wide(str):
+    """A text that does not say that it is ASCII."""
+
+    __slots__ = ()
+
+    def isascii(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("end", ["\n", " ", ""], ids=["lines", "words", "neither"])
+def test_ascii_is_cut_where_any_text_would_be(end: str) -> None:
+    window = words(7, 9000).replace(" ", end)[: LARGEST + 1]
+    assert len(window) > LARGEST
+    assert _length(window, 0) == _length(Wide(window), 0) < LARGEST + 1
+    assert _length(window[:100], 0) == _length(Wide(window[:100]), 0) == 100

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,21 @@ from hypothesis import strategies as st
 
 from benchmarks.segmentation import edited, units
 from benchmarks.texts import KINDS, sotu
-from chunking import Cutting, Ids, Policy, Ruler, Segment, TextError, Tokenizer, Unit, budget, read, regions
+from chunking import (
+    Cutting,
+    Ids,
+    Policy,
+    Region,
+    RegionTokens,
+    Ruler,
+    Segment,
+    TextError,
+    Tokenizer,
+    Unit,
+    budget,
+    read,
+    regions,
+)
 from chunking.boundaries import boundaries
 from chunking.cuts import HASHED, cuts, keys
 from server.settings import cache_home
@@ -235,3 +250,35 @@ def test_a_long_document_takes_no_more_memory_than_a_short_one(minilm: Tokenizer
     tokens, growth = map(float, done.stdout.split())
     assert tokens > 600_000
     assert growth < 16, f"{growth:.1f} MB"
+
+
+class Remembered:
+    """A memory in a dictionary, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], RegionTokens] = {}
+        self.asked: list[int] = []
+
+    def known(self, regions: Sequence[Region]) -> list[RegionTokens | None]:
+        self.asked.append(len(regions))
+        return [self.kept.get((region.before, region.text)) for region in regions]
+
+    def keep(self, region: Region, tokens: RegionTokens) -> None:
+        assert (region.before, region.text) not in self.kept
+        self.kept[region.before, region.text] = tokens
+
+
+def test_what_is_remembered_reads_as_what_is_tokenised(minilm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(f"Sentence {number} of a long report.\n" for number in range(6000))
+    memory, cutting = Remembered(), Cutting()
+
+    def read_all() -> list[tuple[int, int, list[int]]]:
+        steps = read(text, minilm, cutting, memory=memory)
+        return [(each.start, each.end, each.ids.tolist()) for step in steps for each in step]
+
+    plain = [(each.start, each.end, each.ids.tolist()) for each in segments(text, minilm, cutting)]
+    assert read_all() == plain
+    asked = len(memory.asked)
+    assert sum(memory.asked) == len(memory.kept) > asked  # several regions at a time
+    monkeypatch.setattr(type(minilm), "encode", None)  # nothing is tokenised again
+    assert read_all() == plain
