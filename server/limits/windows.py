@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 UNITS = 1000
 REDIS_SECONDS = 0.5  # for one answer; a limiter must not become the slowest part of a call
 REDIS_PAUSE_SECONDS = 1.0  # between two attempts while it is gone
+SOON_SECONDS = 0.001  # the least that who was refused is told to wait
 FUTURE_SECONDS = 1.0  # a clock that was set back by less is waited for
 
 log = structlog.get_logger(__name__)
@@ -148,7 +149,9 @@ class SharedWindows:
             raise StorageGone
         item = quota.item
         try:
-            seconds = 0.0 if await self._limiter.hit(item, cost=units) else await self._wait(item, units)
+            # What was refused may have room a moment later, when the wait is asked for: it is refused all the same.
+            refused = not await self._limiter.hit(item, cost=units)
+            seconds = max(SOON_SECONDS, await self._wait(item, units)) if refused else 0.0
         except (RedisError, OSError) as error:
             self._failed(error)
             raise StorageGone from error

@@ -106,6 +106,20 @@ async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(
     assert sum(amount for _, amount in grants) > 2 * rate.amount, "several windows were filled"
 
 
+async def test_what_was_refused_is_not_taken_though_there_is_room_a_moment_later(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedWindows(redis.url, Ignored())
+
+    async def refuse(*arguments: object, **options: object) -> bool:
+        return False
+
+    monkeypatch.setattr(shared._limiter, "hit", refuse)
+    assert await shared.wait(Quota("x", Rate(6_000, 2)), 1) == 0
+    assert await shared.take(Quota("x", Rate(6_000, 2)), 1) > 0
+    await shared.close()
+
+
 async def test_what_servers_have_left_over_adds_little_to_the_next_window(redis: Redis) -> None:
     rate = Rate(6_000, 2)
     shared = [SharedWindows(redis.url, Ignored()) for _ in range(3)]
