@@ -30,6 +30,7 @@ from cache import (
     Key,
     KeyMaker,
     Kind,
+    LayoutFields,
     RunFields,
     SegmentFields,
     Store,
@@ -318,7 +319,8 @@ def _random_fields(chance: random.Random) -> _Record:
         scheme="int8", lossy_cuts=(), numerics=chance.randbytes(32), window=chance.choice((None, 64)),
     )  # fmt: skip
     ids = np.array([chance.randrange(30_000) for _ in range(tokens)], np.int32)
-    segment = SegmentFields(ids, np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
+    layout = LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
+    segment = SegmentFields(layout, ids)
     head = HeadFields(run.tenant, chance.randbytes(32), '{"pooling":"mean"}')
     region = TokensFields(run.tenant, chance.randbytes(32), 1, chance.randbytes(8), chance.randbytes(40))
     records: tuple[_Record, ...] = ((run, segment), (head, Key(Kind.STATE, chance.randbytes(32))), (region,))
@@ -348,6 +350,8 @@ def _change(value: Any, chance: random.Random) -> Any:
         return value[:at] + bytes([value[at] ^ 1 << chance.randrange(8)]) + value[at + 1 :]
     if isinstance(value, tuple):
         return (*value, 1)
+    if isinstance(value, LayoutFields):
+        return _changed((value,), chance)[0]
     return value + " " if isinstance(value, str) else 128 if value is None else value + 1
 
 

@@ -12,7 +12,7 @@ from cache.errors import (
     SecretError,
     SettingsConflictError,
 )
-from cache.key import Encoded, HeadFields, Key, KeyMaker, Kind, RunFields, SegmentFields, TokensFields, encode
+from cache.key import HeadFields, Key, KeyMaker, Kind, LayoutFields, RunFields, SegmentFields, TokensFields
 from cache.secret import default_secret_path, load_secret
 from cache.settings import CacheSettings
 from cache.store import Purged, Report, Store
@@ -21,7 +21,6 @@ from cache.tag import Tag
 __all__ = [
     "CacheError",
     "CacheSettings",
-    "Encoded",
     "Event",
     "Fault",
     "ForeignFolderError",
@@ -30,6 +29,7 @@ __all__ = [
     "Key",
     "KeyMaker",
     "Kind",
+    "LayoutFields",
     "PurgeIncompleteError",
     "Purged",
     "Report",
@@ -43,6 +43,5 @@ __all__ = [
     "TokensFields",
     "Usage",
     "default_secret_path",
-    "encode",
     "load_secret",
 ]

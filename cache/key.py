@@ -23,7 +23,7 @@ DIGEST_BYTES = 32
 DOCUMENT_BYTES = 16
 MIN_SECRET_BYTES = 32
 
-Value: TypeAlias = "bool | int | str | bytes | tuple[Value, ...] | NDArray[np.integer] | Encoded | None"
+Value: TypeAlias = "bool | int | str | bytes | tuple[Value, ...] | NDArray[np.integer] | None"
 
 
 class Kind(Enum):
@@ -74,13 +74,20 @@ class RunFields:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LayoutFields:
+    """How the model reads a segment, whatever its tokens are: one for all segments of a length, digested once."""
+
+    token_types: NDArray[np.integer]  # (tokens,)
+    positions: NDArray[np.integer]  # (tokens,)
+    global_tokens: tuple[int, ...]  # indices of the tokens that see, and are seen by, all others
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SegmentFields:
     """What the model reads of one segment, specials and prefix included."""
 
+    layout: LayoutFields
     token_ids: NDArray[np.integer]  # (tokens,)
-    token_types: "NDArray[np.integer] | Encoded"  # (tokens,)
-    positions: "NDArray[np.integer] | Encoded"  # (tokens,)
-    global_tokens: tuple[int, ...]  # indices of the tokens that see, and are seen by, all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +113,6 @@ class TokensFields:
 _INT32 = np.dtype("<i4")
 
 
-class Encoded(bytes):
-    """A value that was encoded already: what hundreds of records have in common is encoded once."""
-
-
 def encode(value: Value) -> bytes:
     """Encode a value so that it could be decoded again: a type's letter, a length, the content.
 
@@ -119,8 +122,6 @@ def encode(value: Value) -> bytes:
         TypeError: for a type that has no canonical form here (a float, a dict, an array of anything but integers).
     """
     match value:
-        case Encoded():
-            encoded = bytes(value)
         case None | True | False:
             encoded = {None: b"N", True: b"T", False: b"F"}[value]
         case int():
@@ -154,7 +155,7 @@ def _encode_integers(array: NDArray[np.integer]) -> bytes:
     raise TypeError("an integer beyond 63 bits cannot be part of a key")
 
 
-def encode_fields(record: RunFields | SegmentFields | HeadFields | TokensFields) -> bytes:
+def encode_fields(record: RunFields | LayoutFields | HeadFields | TokensFields) -> bytes:
     """Encode a record's fields by name, in the order of their definition."""
     kind: Any = type(record)  # hashable, which mypy does not see of a type
     head, names = _names(kind)
@@ -178,12 +179,12 @@ class KeyMaker:
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes, not {len(secret)}")
         # BLAKE2b takes keys of up to 64 bytes: a longer secret is digested first.
         self._secret = secret if len(secret) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(secret).digest()
-        self._started = lru_cache(maxsize=256)(self._start)
+        self._started = lru_cache(maxsize=1024)(self._start)  # a segment's length makes a layout
 
     def state(self, run: RunFields, segment: SegmentFields) -> Key:
         """Name the state of a segment after `run.cut` layers."""
-        hasher = self._started(Kind.STATE, run).copy()
-        hasher.update(encode_fields(segment))
+        hasher = self._started(Kind.STATE, run, segment.layout).copy()
+        hasher.update(encode(segment.token_ids))
         return Key(Kind.STATE, hasher.digest())
 
     def result(self, head: HeadFields, state: Key) -> Key:
@@ -200,9 +201,9 @@ class KeyMaker:
         """Return the 16-byte digest by which a tag names the document that wrote an entry."""
         return self._hasher("document", encode(tenant) + encode(text), DOCUMENT_BYTES).digest()
 
-    def _start(self, kind: Kind, fields: RunFields | HeadFields) -> "hashlib.blake2b":
+    def _start(self, kind: Kind, *records: RunFields | LayoutFields | HeadFields) -> "hashlib.blake2b":
         """Start the digests of what many entries have in common."""
-        return self._hasher(kind.label, encode_fields(fields))
+        return self._hasher(kind.label, b"".join(map(encode_fields, records)))
 
     def _hasher(self, purpose: str, content: bytes, size: int = DIGEST_BYTES) -> "hashlib.blake2b":
         """Start a digest; `purpose` keeps digests of one secret for different ends apart."""

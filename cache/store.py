@@ -56,7 +56,9 @@ class Store:
         self._counters = Counters()
         self._memory = Memory(settings.memory_bytes)
         self._disk = DiskTier(settings, self._counters, on_fault, self._drop)
-        self._writer = Writer(settings.queue_bytes, self._work, self._disk.tick, self._disk.disconnect)
+        self._writer = Writer(
+            settings.queue_bytes, settings.size_limit // 8, self._work, self._disk.tick, self._disk.disconnect
+        )
 
     @classmethod
     def open(cls, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> Self:
@@ -185,11 +187,11 @@ class Store:
     ) -> None:
         self.close()
 
-    def _work(self, job: Job) -> None:
-        if isinstance(job, Write):
-            self._disk.write(job.entry, job.position, modest=job.modest)
-        else:
-            self._disk.forget(job.key, job.row)
+    def _work(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if isinstance(job, Forget):
+                self._disk.forget(job.key, job.row)
+        self._disk.write([job for job in jobs if isinstance(job, Write)])
 
     def _drop(self, selector: Selector) -> None:
         self._memory.purge(selector)

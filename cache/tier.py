@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TypeVar
 
 from cache import folder
 from cache.counters import Counters, Event, Fault, Usage
+from cache.disk import Placed
 from cache.entry import Entry, decode
 from cache.errors import (
     CacheError,
@@ -29,6 +31,7 @@ from cache.key import Key, Kind
 from cache.ledger import EVERYTHING, Ledger
 from cache.settings import CacheSettings
 from cache.tag import Selector
+from cache.writer import Write
 
 Result = TypeVar("Result")
 FaultHandler = Callable[[Fault, str], None]
@@ -118,16 +121,20 @@ class DiskTier:
             return set() if index is None else set(index.find([bytes(key) for key in keys]))
         return set()
 
-    def write(self, entry: Entry, position: int, *, modest: bool = False) -> None:
-        """Write an entry, unless a purge took it since `position`; what cannot be written is dropped and counted.
+    def write(self, writes: Sequence[Write]) -> None:
+        """Write entries together, but those that a purge took since their position.
 
-        A modest entry is dropped where others would have to leave for it.
+        What cannot be written is dropped and counted. Modest entries are dropped where others would have to leave.
         """
-        event = Event.DROPPED
-        with self._faults() as index:
-            if index is not None and index.intact() and self._make_room(index, entry.nbytes, modest=modest):
-                event = self._write(index, entry, position)
-        self._counters.add(event, entry.key.kind)
+        for modest, together in groupby(writes, key=lambda write: write.modest):
+            group = list(together)
+            events = [Event.DROPPED] * len(group)
+            nbytes = sum(write.entry.nbytes for write in group)
+            with self._faults() as index:
+                if index is not None and index.intact() and self._make_room(index, nbytes, modest=modest):
+                    events = self._write(index, group)
+            for event, write in zip(events, group, strict=True):
+                self._counters.add(event, write.entry.key.kind)
 
     def forget(self, key: Key, row: Row) -> None:
         """Remove a row that led to no valid value."""
@@ -256,24 +263,29 @@ class DiskTier:
         while self._left:
             self._left.pop().close()
 
-    def _write(self, index: Index, entry: Entry, position: int) -> Event:
-        placed = index.place(entry)
-
-        def commit() -> Event:
-            with index.transact():
-                # Under the write lock a purge has either deleted already, and is noticed here, or will delete our row.
-                self.notice()
-                if any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
-                    index.discard(placed)
-                    return Event.PURGED
-                index.write(entry, placed)
-            return Event.STORED
-
+    def _write(self, index: Index, writes: Sequence[Write]) -> list[Event]:
+        placed: list[Placed] = []
         try:
-            return _patiently(WRITE_PATIENCE, commit)
+            placed.extend(index.place(write.entry) for write in writes)
+            return _patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
         except BaseException:
-            index.discard(placed)
+            for value in placed:
+                index.discard(value)
             raise
+
+    def _commit(self, index: Index, writes: Sequence[Write], placed: Sequence[Placed]) -> list[Event]:
+        events = []
+        with index.transact():
+            # Under the write lock a purge has either deleted already, and is noticed here, or will delete our rows.
+            self.notice()
+            for (entry, position, _), value in zip(writes, placed, strict=True):
+                if any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
+                    index.discard(value)
+                    events.append(Event.PURGED)
+                else:
+                    index.write(entry, value)
+                    events.append(Event.STORED)
+        return events
 
     def _make_room(self, index: Index, nbytes: int, *, modest: bool) -> bool:
         """Evict the oldest entries until `nbytes` fit, nobody for a modest entry; false when they cannot fit."""

@@ -1,9 +1,13 @@
-"""The writer: one thread and a bounded queue, so that a write never delays an answer."""
+"""The writer: one thread and a bounded queue, so that a write never delays an answer.
+
+Jobs are done several at a time: rows that share a transaction share its price, and the thread, which takes turns with
+those that compute, wakes for many as often as for one.
+"""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cache.entry import Entry
@@ -11,7 +15,9 @@ from cache.index import Row
 from cache.key import Key
 from cache.tag import Selector
 
-TICK_EVERY = 0.25
+TICK_EVERY = 0.25  # seconds
+GATHER = 0.05  # seconds for which jobs gather, from the first one on
+MOST_JOBS = 64  # of a batch: other processes wait for the index meanwhile
 
 
 class Write(NamedTuple):
@@ -33,12 +39,20 @@ Job = Write | Forget
 
 
 class Writer:
-    """Does jobs in order, in a thread of its own, and calls `tick` about four times a second."""
+    """Does jobs in order, in a thread of its own, and calls `tick` about four times a second.
+
+    At most `limit` bytes wait; a batch has at most `batch_bytes`, unless it is a single job.
+    """
 
     def __init__(
-        self, limit: int, work: Callable[[Job], None], tick: Callable[[], None], done: Callable[[], None]
+        self,
+        limit: int,
+        batch_bytes: int,
+        work: Callable[[Sequence[Job]], None],
+        tick: Callable[[], None],
+        done: Callable[[], None],
     ) -> None:
-        self._limit = limit
+        self._limit, self._batch_bytes = limit, batch_bytes
         self._work, self._tick, self._done = work, tick, done
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
@@ -56,7 +70,8 @@ class Writer:
                 return False
             self._jobs.append(job)
             self._nbytes += size
-            self._changed.notify_all()
+            if len(self._jobs) == 1:  # else the thread knows
+                self._changed.notify_all()
             return True
 
     def discard(self, selector: Selector) -> int:
@@ -100,11 +115,14 @@ class Writer:
                 self._changed.wait_for(lambda: self._jobs or self._closed, max(0.0, next_tick - time.monotonic()))
                 if self._closed:
                     break
-                job = self._jobs.popleft() if self._jobs else None
-                self._nbytes -= _size(job) if job else 0
-                self._busy = job is not None
-            if job is not None:
-                self._work(job)
+                gathering = bool(self._jobs)
+            if gathering:
+                time.sleep(GATHER)
+            with self._changed:
+                batch = self._take()
+                self._busy = bool(batch)
+            if batch:
+                self._work(batch)
             if time.monotonic() >= next_tick:
                 self._tick()
                 next_tick = time.monotonic() + TICK_EVERY
@@ -112,6 +130,19 @@ class Writer:
                 self._busy = False
                 self._changed.notify_all()
         self._done()
+
+    def _take(self) -> list[Job]:
+        """The next batch, out of the queue."""
+        batch: list[Job] = []
+        nbytes = 0
+        while self._jobs and len(batch) < MOST_JOBS:
+            size = _size(self._jobs[0])
+            if batch and nbytes + size > self._batch_bytes:
+                break
+            batch.append(self._jobs.popleft())
+            nbytes += size
+        self._nbytes -= nbytes
+        return batch
 
 
 def _size(job: Job) -> int:

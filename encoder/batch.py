@@ -1,6 +1,6 @@
 """Segments laid end to end, and their states as arrays for a store."""
 
-import ctypes
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,14 +65,17 @@ def numpy_to_state(array: NDArray[Any]) -> Tensor:
     """
     if array.dtype not in (np.float32, np.uint16):
         raise BatchError(f"a state is kept as float32 or uint16, not {array.dtype}")
-    bits = torch.from_numpy(_writable(np.ascontiguousarray(array)))
+    bits = torch.from_numpy(np.ascontiguousarray(array))
     return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits
 
 
-def _writable(array: NDArray[Any]) -> NDArray[Any]:
-    """A view that claims to be writable: torch warns of memory that is not, and never writes to a state."""
-    if array.flags.writeable:
-        return array
-    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    memory.owner = array  # what lies at the address lives as long as the view
-    return np.frombuffer(memory, array.dtype).reshape(array.shape)
+def _accept_read_only() -> None:
+    """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody writes to a state."""
+    array = np.zeros(1, np.uint16)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
+
+
+_accept_read_only()

@@ -208,7 +208,7 @@ async def warm_up(catalogue: Catalogue, library: Library) -> None:
             fingerprint="",
         )
         with pipeline.claim(call) as claim:
-            document = await pipeline.open(call, WARM_UP_TEXT, Timings(), claim)
+            document = pipeline.open(call, WARM_UP_TEXT, Timings(), claim)
             async with aclosing(pipeline.results(document, pipeline.read(document))) as results:
                 async for _ in results:
                     pass

@@ -130,31 +130,35 @@ class Pipeline:
         """What a call takes of the machine's time, for as long as it lasts."""
         return self._scheduler.backlog.claim(call.client, call.priority)
 
-    async def open(self, call: Call, text: str, timings: Timings, claim: Claim) -> Document:
+    def open(self, call: Call, text: str, timings: Timings, claim: Claim) -> Document:
         """Begin a document's journey."""
         self._metrics.documents.labels(call.model.name).inc()
-        return Document(call, text, timings, await self._aside(call, self._library.shelf, call, text), claim)
+        return Document(call, text, timings, self._library.shelf(call, text), claim)
 
     async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
         """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
-        steps = self._steps(document)
-        while (group := await self._aside(document.call, next, steps, None)) is not None:
+        steps, more = self._steps(document), True
+        while more:
+            group, more = await self._aside(document.call, next, steps)
             yield group
 
     async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
         """Compute what is not known, several segments at a time; results come in the document's order."""
         window: deque[Result | asyncio.Task[Result]] = deque()
+        computing = False
         try:
             async for group in groups:
                 resumed = await self._resume(document, group)
                 await self._pay(document.call, resumed)
                 for prepared in resumed:
+                    computing = computing or not prepared.complete
                     window.append(self._begin(document, prepared))
                     while window and (len(window) >= self._in_flight or _is_here(window[0])):
                         yield await _arrival(window.popleft())
             while window:
                 yield await _arrival(window.popleft())
-            await self._settle()
+            if computing:
+                await self._settle()
         finally:
             for item in window:
                 if isinstance(item, asyncio.Task):
@@ -178,8 +182,11 @@ class Pipeline:
         states = await self._aside(document.call, document.shelf.holds, [prepared.key for prepared in group])
         return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
 
-    def _steps(self, document: Document) -> Iterator[list[Prepared]]:
-        """The part of `read` that blocks; a step is a region, or as many as a moment is enough for."""
+    def _steps(self, document: Document) -> Iterator[tuple[list[Prepared], bool]]:
+        """The part of `read` that blocks; a step is a region, or as many as a moment is enough for.
+
+        Each tells whether more follow: a hop to a thread to learn that none do would cost as much as five segments.
+        """
         call, shelf = document.call, document.shelf
         regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.prefix, shelf)
         more = True
@@ -199,7 +206,7 @@ class Pipeline:
             keys = [shelf.key(segment) for segment in segments]
             known = shelf.results(list(zip(keys, heads, strict=True)))
             document.timings.cache.stay(ended, time.monotonic())
-            yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)]
+            yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)], more
 
     async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         """Find states of the segments whose results are not all known."""
@@ -249,7 +256,7 @@ class Pipeline:
             document.timings.computed(computed)
             # Not awaited: the answer does not wait for the cache.
             keeping = self._keeper.submit(
-                document.shelf.keep_computed, prepared.segment, computed.states, computed.parts
+                document.shelf.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
             )
             keeping.add_done_callback(_report)
         parts = {**prepared.parts, **computed.parts}

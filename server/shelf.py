@@ -9,14 +9,14 @@ Methods of `Shelf` block on the disk: they are called in worker threads.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import Encoded, HeadFields, Key, KeyMaker, RunFields, SegmentFields, Store, Tag, TokensFields, encode
+from cache import HeadFields, Key, KeyMaker, LayoutFields, RunFields, SegmentFields, Store, Tag, TokensFields
 from chunking import FORMAT_VERSION, Region, RegionTokens, Segment, Tokens
 from server.calls import Call
 from server.priority import Priority
@@ -58,20 +58,19 @@ class Library:
         self._seen = SecondSight()
 
     def shelf(self, call: Call, text: str) -> "Shelf":
-        """A call's view for one document; digests the text, so it belongs in a worker thread."""
-        tag = Tag(call.client.tenant, call.model.name, self._keys.document(call.client.tenant, text.encode()))
-        return Shelf(self._keys, self._store, call, tag, self._seen, keep_results=self._keep_results)
+        """A call's view for one document."""
+        return Shelf(self._keys, self._store, call, text, self._seen, keep_results=self._keep_results)
 
 
 class Shelf:
     """What one document of one call finds and leaves."""
 
     def __init__(
-        self, keys: KeyMaker, store: Store | None, call: Call, tag: Tag, seen: SecondSight, *, keep_results: bool
+        self, keys: KeyMaker, store: Store | None, call: Call, text: str, seen: SecondSight, *, keep_results: bool
     ) -> None:
         self._keys = keys
         self._tenant = call.client.tenant
-        self._tag = tag
+        self._text = text
         self._source = store if call.cache_mode.reads else None
         self._target = store if call.cache_mode.writes else None
         self._keep_results = keep_results
@@ -79,10 +78,15 @@ class Shelf:
         self._model = call.model
         self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
 
+    @cached_property
+    def _tag(self) -> Tag:
+        """Names the document that leaves something; a long text's digest takes a while, and who only reads needs none."""
+        return Tag(self._tenant, self._model.name, self._keys.document(self._tenant, self._text.encode()))
+
     def key(self, segment: Segment, cut: int | None = None) -> Key:
         """Names a segment's state after `cut` layers; after the last by default."""
         run = self._runs[self._model.cuts[-1] if cut is None else cut]
-        return self._keys.state(run, segment_fields(segment.ids))
+        return self._keys.state(run, SegmentFields(layout_fields(len(segment.ids)), segment.ids))
 
     def results(self, wanted: Sequence[tuple[Key, Sequence[Head]]]) -> Sequence[Parts]:
         """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
@@ -115,13 +119,14 @@ class Shelf:
         """Whether each state is known, without reading it."""
         return [False] * len(keys) if self._source is None else self._source.contains_many(keys)
 
-    def keep_computed(self, segment: Segment, states: Mapping[int, StateArray], parts: Parts) -> None:
-        """Leave what was computed; the store copies, queues and never waits."""
+    def keep_computed(self, segment: Segment, key: Key, states: Mapping[int, StateArray], parts: Parts) -> None:
+        """Leave what was computed of a segment, whose last state the key names; the store never waits."""
         if self._target is None:
             return
+        last = self._model.cuts[-1]
         for cut, state in states.items():
-            self._leave(self.key(segment, cut), state)
-        self.keep_results(self.key(segment), parts)
+            self._leave(key if cut == last else self.key(segment, cut), state)
+        self.keep_results(key, parts)
 
     def keep_results(self, key: Key, parts: Parts) -> None:
         """Leave what heads made of a state."""
@@ -168,6 +173,7 @@ def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:
     return RegionTokens(Tokens(ids, starts.astype(np.int64), ends.astype(np.int64)), kinds.astype(np.uint8))
 
 
+@lru_cache(maxsize=1024)
 def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunFields:
     """What decides a state after `cut` layers, apart from the segment."""
     encoder = model.runner.encoder
@@ -183,15 +189,10 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
     )
 
 
-def segment_fields(ids: NDArray[np.int32]) -> SegmentFields:
-    """What the model reads of a segment: one token type, positions from the first, first and last tokens global."""
-    types, positions = _layout(len(ids))
-    return SegmentFields(ids, types, positions, global_tokens=(0, len(ids) - 1))
-
-
 @lru_cache(maxsize=512)
-def _layout(tokens: int) -> tuple[Encoded, Encoded]:
-    return Encoded(encode(np.zeros(tokens, np.int32))), Encoded(encode(np.arange(tokens, dtype=np.int32)))
+def layout_fields(tokens: int) -> LayoutFields:
+    """How a segment of so many tokens is read: one token type, positions from the first, first and last tokens global."""
+    return LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
 
 
 def shared_cuts(model: "ServedModel", others: Iterable["ServedModel"]) -> set[int]:

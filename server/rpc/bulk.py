@@ -161,7 +161,7 @@ class Bulk:
         call, timings = self._call, Timings()
         answer = Answer(call, Ruler(text, self._unit), stream=True)
         said = replies.SegmentBatch(call.tasks)
-        document = await self._pipeline.open(call, text, timings, self._claim)
+        document = self._pipeline.open(call, text, timings, self._claim)
         async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
             async for segment in results:
                 info = answer.take(segment)

@@ -143,7 +143,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             first = cursors.first(request.cursor)
         last_moment = call.deadline - min(MARGIN_SECONDS, 0.1 * (call.deadline - timings.began))
         with self._pipeline.claim(call) as claim:
-            document = await self._pipeline.open(call, text, timings, claim)
+            document = self._pipeline.open(call, text, timings, claim)
             async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
                 while not partial:
                     try:
@@ -222,7 +222,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 yield claim
 
     async def _cut(self, call: Call, text: str, field: str, timings: Timings, claim: Claim) -> Cut:
-        document = await self._pipeline.open(call, text, timings, claim)
+        document = self._pipeline.open(call, text, timings, claim)
         groups: list[list[Prepared]] = []
         segments = 0
         async with aclosing(self._pipeline.read(document)) as reading:

@@ -1,6 +1,7 @@
 import os
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from cache import (
     Tag,
     Usage,
 )
-from cache.entry import HEADER_BYTES, Entry
+from cache.entry import HEADER_BYTES
 from cache.tag import Selector
+from cache.writer import Write
 from tests.cache.helpers import TAG, Opener, key, state
 
 
@@ -226,9 +228,9 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
     store = open_store(queue_bytes=200_000)
     write = store._disk.write
 
-    def slowly(entry: Entry, position: int, *, modest: bool) -> None:
+    def slowly(writes: Sequence[Write]) -> None:
         time.sleep(0.3)
-        write(entry, position, modest=modest)
+        write(writes)
 
     monkeypatch.setattr(store._disk, "write", slowly)
     start = time.perf_counter()
@@ -241,7 +243,7 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
 
 
 def test_close_drops_what_takes_too_long_and_counts_it(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store()
+    store = open_store(size_limit=1 << 20)  # a batch is an eighth of it: two entries
     monkeypatch.setattr(store._disk, "write", lambda *_: time.sleep(0.2))
     for number in range(5):
         store.put(key(number), state(number), TAG)

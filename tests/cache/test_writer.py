@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -19,18 +19,20 @@ def write(number: int, kind: Kind = Kind.STATE) -> Write:
 class Bench:
     """A writer whose work waits at a gate."""
 
-    def __init__(self, limit: int = 1 << 20) -> None:
+    def __init__(self, limit: int = 1 << 20, batch_bytes: int = 1 << 20) -> None:
         self.gate = threading.Event()
         self.started = threading.Event()
         self.worked: list[Job] = []
+        self.batches: list[int] = []
         self.ticks = 0
         self.done = threading.Event()
-        self.writer = Writer(limit, self._work, self._tick, self.done.set)
+        self.writer = Writer(limit, batch_bytes, self._work, self._tick, self.done.set)
 
-    def _work(self, job: Job) -> None:
+    def _work(self, jobs: Sequence[Job]) -> None:
         self.started.set()
         self.gate.wait(10)
-        self.worked.append(job)
+        self.batches.append(len(jobs))
+        self.worked += jobs
 
     def _tick(self) -> None:
         self.ticks += 1
@@ -40,8 +42,8 @@ class Bench:
 def bench() -> Iterator[Callable[..., Bench]]:
     benches: list[Bench] = []
 
-    def make(limit: int = 1 << 20) -> Bench:
-        benches.append(Bench(limit))
+    def make(**limits: int) -> Bench:
+        benches.append(Bench(**limits))
         return benches[-1]
 
     yield make
@@ -58,6 +60,25 @@ def test_jobs_are_done_in_order(bench: Callable[..., Bench]) -> None:
     assert b.writer.flush(5)
     assert b.worked == jobs
     assert b.writer.size() == (0, 0)
+
+
+def test_what_came_together_is_done_together(bench: Callable[..., Bench]) -> None:
+    size = write(0).entry.nbytes
+    b = bench(batch_bytes=2 * size)
+    b.gate.set()
+    jobs: list[Job] = [write(0), Forget(key(1), Row(None, None)), write(2), write(3)]
+    assert all(map(b.writer.submit, jobs))
+    assert b.writer.flush(5)
+    assert b.worked == jobs
+    assert b.batches == [3, 1]
+
+
+def test_a_job_larger_than_a_batch_is_a_batch(bench: Callable[..., Bench]) -> None:
+    b = bench(batch_bytes=1)
+    b.gate.set()
+    assert all(b.writer.submit(write(number)) for number in range(3))
+    assert b.writer.flush(5)
+    assert b.batches == [1, 1, 1]
 
 
 def test_what_does_not_fit_is_refused_at_once(bench: Callable[..., Bench]) -> None:
@@ -95,9 +116,10 @@ def test_a_purge_drops_queued_writes_alone(bench: Callable[..., Bench]) -> None:
 def test_close_returns_what_was_not_done_and_takes_no_more(bench: Callable[..., Bench]) -> None:
     b = bench()
     jobs = [write(number) for number in range(3)]
-    for job in jobs:
-        b.writer.submit(job)
+    b.writer.submit(jobs[0])
     b.started.wait(5)
+    for job in jobs[1:]:
+        b.writer.submit(job)
     threading.Timer(0.3, b.gate.set).start()
     assert b.writer.close(0.05) == jobs[1:]
     assert b.done.wait(5)

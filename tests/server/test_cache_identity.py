@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from cache import Kind, RunFields, SegmentFields
 from octavo.v1 import inference_pb2 as pb
 from server.settings import CacheSettings, ModelSettings, Settings
-from server.shelf import segment_fields
+from server.shelf import layout_fields
 from tests.server.helpers import SOON, TINY, Server, model, prose, serving, settings
 
 TEXT = prose(4000)
@@ -175,7 +175,7 @@ def test_each_field_of_a_run_changes_the_key(field: str) -> None:
     run = RunFields("t", "a", b"l", 2, "int8", (), b"n", None)
     others: dict[str, Any] = {"layers": b"x", "cut": 1, "lossy_cuts": (1,), "numerics": b"x", "window": 64}
     changed = replace(run, **{field: others.get(field, "x")})
-    keys, segment = KeyMaker(bytes(32)), segment_fields(np.arange(9, dtype=np.int32))
+    keys, segment = KeyMaker(bytes(32)), SegmentFields(layout_fields(9), np.arange(9, dtype=np.int32))
     assert keys.state(run, segment) != keys.state(changed, segment)
     assert keys.state(run, segment).kind is Kind.STATE
 
@@ -184,7 +184,8 @@ def test_each_field_of_a_run_changes_the_key(field: str) -> None:
 def test_each_field_of_a_segment_changes_the_key(field: str) -> None:
     from cache import KeyMaker
 
-    run, segment = RunFields("t", "a", b"l", 2, "int8", (), b"n", None), segment_fields(np.arange(9, dtype=np.int32))
-    other: Any = (0,) if field == "global_tokens" else np.arange(1, 10, dtype=np.int32)
+    run = RunFields("t", "a", b"l", 2, "int8", (), b"n", None)
+    segment = SegmentFields(layout_fields(9), np.arange(9, dtype=np.int32))
+    other: Any = layout_fields(10) if field == "layout" else np.arange(1, 10, dtype=np.int32)
     keys = KeyMaker(bytes(32))
     assert keys.state(run, segment) != keys.state(run, replace(segment, **{field: other}))
