@@ -56,9 +56,8 @@ class Store:
         self._counters = Counters()
         self._memory = Memory(settings.memory_bytes)
         self._disk = DiskTier(settings, self._counters, on_fault, self._drop)
-        self._writer = Writer(
-            settings.queue_bytes, settings.size_limit // 8, self._work, self._disk.tick, self._disk.disconnect
-        )
+        batch_bytes = settings.size_limit // 8  # what is written together leaves most of the rest in its place
+        self._writer = Writer(settings.queue_bytes, batch_bytes, self._work, self._disk.tick, self._disk.disconnect)
 
     @classmethod
     def open(cls, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> Self:

@@ -70,7 +70,7 @@ def numpy_to_state(array: NDArray[Any]) -> Tensor:
 
 
 def _accept_read_only() -> None:
-    """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody writes to a state."""
+    """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody does."""
     array = np.zeros(1, np.uint16)
     array.flags.writeable = False
     with warnings.catch_warnings():

@@ -80,7 +80,7 @@ class Shelf:
 
     @cached_property
     def _tag(self) -> Tag:
-        """Names the document that leaves something; a long text's digest takes a while, and who only reads needs none."""
+        """Names the document that leaves something. Lazy: a long text takes a while, and who only reads needs none."""
         return Tag(self._tenant, self._model.name, self._keys.document(self._tenant, self._text.encode()))
 
     def key(self, segment: Segment, cut: int | None = None) -> Key:
@@ -191,7 +191,7 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
 
 @lru_cache(maxsize=512)
 def layout_fields(tokens: int) -> LayoutFields:
-    """How a segment of so many tokens is read: one token type, positions from the first, first and last tokens global."""
+    """How so many tokens are read: of one type, at positions from the first, the first and the last one global."""
     return LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
 
 
