@@ -326,9 +326,10 @@ def test_a_purge_covers_queued_writes_and_the_one_under_way(
         return place(self, entry)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(store._disk._index), "place", slowly)
-    for number in range(3):
-        store.put(key(number), state(number), TAG)
+    store.put(key(0), state(0), TAG)
     wait_until(lambda: started)
+    for number in (1, 2):
+        store.put(key(number), state(number), TAG)
     purged = store.purge(document=TAG.document)
     assert (purged.memory, purged.queued) == (3, 2)
     assert store.flush()
