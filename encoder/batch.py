@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,12 @@ def numpy_to_state(array: NDArray[Any]) -> Tensor:
     """
     if array.dtype not in (np.float32, np.uint16):
         raise BatchError(f"a state is kept as float32 or uint16, not {array.dtype}")
+    _accept_read_only()
     bits = torch.from_numpy(np.ascontiguousarray(array))
     return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits
 
 
+@cache
 def _accept_read_only() -> None:
     """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody does."""
     array = np.zeros(1, np.uint16)
@@ -76,6 +79,3 @@ def _accept_read_only() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(array)
-
-
-_accept_read_only()
