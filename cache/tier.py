@@ -9,13 +9,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
 from cache import folder
 from cache.counters import Counters, Event, Fault, Usage
-from cache.disk import Placed
+from cache.disk import Placed, Slab
 from cache.entry import Entry, decode
 from cache.errors import (
     CacheError,
@@ -58,6 +60,7 @@ class DiskTier:
         self._counters = counters
         self._on_fault = on_fault
         self._purged = purged
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="octavo-cache-reader")
         self._opening = threading.Lock()
         self._ledger: Ledger | None = None
         self._index: Index | None = None
@@ -99,20 +102,31 @@ class DiskTier:
                 return entries, bad
             by_name = {bytes(key): key for key in keys}
             rows = index.find(list(by_name))
+            known = [(by_name[name], row) for name, row in rows.items() if name in by_name]  # a damaged index errs
             slab = slab_for(rows.values())
-            for name, row in rows.items():
-                key = by_name.get(name)
-                if key is None:  # a damaged index leads astray
-                    continue
-                try:
-                    entries[key] = decode(index.fetch(row, slab), key, now, slab if row.filename else None)
-                except ExpiredEntryError:
-                    pass  # it will be taken in its turn
-                except (EntryError, FileNotFoundError) as error:
-                    self._note(key, error)
-                    bad.append((key, row))
-                except OSError as error:  # too many open files, say: no reason to give the entry up
-                    self.report(error, classify(error))
+            # Two threads fill a slab: memory that is touched for the first time takes longer than the reading.
+            read = partial(self._read, index, now=now, slab=slab)
+            halves = known[::2], known[1::2]
+            for found, damaged in self._readers.map(read, halves) if slab else [read(known)]:
+                entries |= found
+                bad += damaged
+        return entries, bad
+
+    def _read(
+        self, index: Index, rows: Sequence[tuple[Key, Row]], now: float, slab: Slab | None
+    ) -> tuple[dict[Key, Entry], list[tuple[Key, Row]]]:
+        entries: dict[Key, Entry] = {}
+        bad: list[tuple[Key, Row]] = []
+        for key, row in rows:
+            try:
+                entries[key] = decode(index.fetch(row, slab), key, now, slab if row.filename else None)
+            except ExpiredEntryError:
+                pass  # it will be taken in its turn
+            except (EntryError, FileNotFoundError) as error:
+                self._note(key, error)
+                bad.append((key, row))
+            except OSError as error:  # too many open files, say: no reason to give the entry up
+                self.report(error, classify(error))
         return entries, bad
 
     def holds(self, keys: Sequence[Key]) -> set[bytes]:
@@ -257,6 +271,7 @@ class DiskTier:
         """Leave the folder."""
         self.disconnect()
         self._index = None
+        self._readers.shutdown()
         if self._ledger is not None:
             self._left.append(self._ledger)
             self._ledger = None
