@@ -27,7 +27,7 @@ RATIOS = {
 """What is checked, and the fixed work that it is held to."""
 
 _SHORT, _LONG = 4_000, 32_000
-_CALLS = 6  # in one run of `again`, which is short
+_CALLS = 6  # in one run of `again`, the fastest of which counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,22 @@ def _runs(engine: Octavo, client: Client, folder: Path) -> list[tuple[str, Run]]
     short, long = (workloads.text_of(tokens, folder) for tokens in (_SHORT, _LONG))
     client.embed(long, timeout=120)
 
-    def again() -> None:
-        for _ in range(_CALLS):
-            result = client.embed(long, timeout=120)
-            if result.usage.computed_tokens:
-                raise RuntimeError("the document was not in the cache")
+    def call() -> None:
+        result = client.embed(long, timeout=120)
+        if result.usage.computed_tokens:
+            raise RuntimeError("the document was not in the cache")
+
+    def again() -> float:
+        # What else the machine does only ever adds, and of ten milliseconds it can make twenty: over fresh processes
+        # the means of six calls lay within 20 % of each other, the fastest ones within 4 %.
+        return min(timed(call)() for _ in range(_CALLS))
 
     return [
         ("products", timed(Products(cores))),
         ("engine", timed(lambda: engine.embed(segments, 0, cores))),
         ("server", timed(lambda: client.embed(short, timeout=120, cache_mode="bypass"))),
         ("script", timed(script)),
-        ("again", timed(again)),
+        ("again", again),
     ]
 
 

@@ -97,7 +97,7 @@ def test_a_planted_slow_down_takes_the_time_that_it_says() -> None:
         return 0.1
 
     start = time.perf_counter()
-    assert slowed(work, 0.5)() == pytest.approx(0.15, rel=0.05)
+    assert 0.15 <= slowed(work, 0.5)() < 0.3
     assert time.perf_counter() - start >= 0.15
 
 
