@@ -32,3 +32,11 @@ def server(models: Path) -> Iterator[Server]:
     """Three real models; the smallest is the default."""
     with serving(settings(model(TINY, "auto"), model(MINILM), model(E5))) as server:
         yield server
+
+
+@pytest.fixture
+def nothing_internal(server: Server) -> Iterator[None]:
+    """INTERNAL and UNKNOWN are bugs, whatever a test sends."""
+    yield
+    for code in ("INTERNAL", "UNKNOWN"):
+        assert server.sample("requests_total", code=code) == 0

@@ -254,3 +254,8 @@ def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
 
 def spans(segments: Sequence[pb.SegmentInfo]) -> list[tuple[int, int]]:
     return [(info.span.start, info.span.end) for info in segments]
+
+
+def computed(server: Server) -> float:
+    """Segments that the server has answered so far."""
+    return server.sample("segments_total")
