@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
 from typing import TypeVar
 
 from cache import folder
@@ -35,11 +34,13 @@ from cache.settings import CacheSettings
 from cache.tag import Selector
 from cache.writer import Write
 
+T = TypeVar("T")
 Result = TypeVar("Result")
 FaultHandler = Callable[[Fault, str], None]
 
 WRITE_PATIENCE = 2.0  # seconds that a write waits for other processes' locks
 PURGE_PATIENCE = 30.0
+HELPERS = 4  # threads that read the other half of what is read into a slab
 SWEEP_EVERY = 3600.0
 EXPIRE_EVERY = 60.0
 LONGEST_PAUSE = 60.0
@@ -60,7 +61,7 @@ class DiskTier:
         self._counters = counters
         self._on_fault = on_fault
         self._purged = purged
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="octavo-cache-reader")
+        self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="octavo-cache-reader")
         self._opening = threading.Lock()
         self._ledger: Ledger | None = None
         self._index: Index | None = None
@@ -104,13 +105,19 @@ class DiskTier:
             rows = index.find(list(by_name))
             known = [(by_name[name], row) for name, row in rows.items() if name in by_name]  # a damaged index errs
             slab = slab_for(rows.values())
-            # Two threads fill a slab: memory that is touched for the first time takes longer than the reading.
             read = partial(self._read, index, now=now, slab=slab)
-            halves = known[::2], known[1::2]
-            for found, damaged in self._readers.map(read, halves) if slab else [read(known)]:
+            for found, damaged in self._halves(read, known) if slab else [read(known)]:
                 entries |= found
                 bad += damaged
         return entries, bad
+
+    def _halves(self, read: Callable[[Sequence[T]], Result], rows: Sequence[T]) -> list[Result]:
+        """Read in two threads: memory that is touched for the first time takes longer than the reading."""
+        try:
+            other = self._helpers.submit(read, rows[1::2])
+        except RuntimeError:  # no thread to be had
+            return [read(rows)]
+        return [read(rows[::2]), other.result()]
 
     def _read(
         self, index: Index, rows: Sequence[tuple[Key, Row]], now: float, slab: Slab | None
@@ -140,15 +147,8 @@ class DiskTier:
 
         What cannot be written is dropped and counted. Modest entries are dropped where others would have to leave.
         """
-        for modest, together in groupby(writes, key=lambda write: write.modest):
-            group = list(together)
-            events = [Event.DROPPED] * len(group)
-            nbytes = sum(write.entry.nbytes for write in group)
-            with self._faults() as index:
-                if index is not None and index.intact() and self._make_room(index, nbytes, modest=modest):
-                    events = self._write(index, group)
-            for event, write in zip(events, group, strict=True):
-                self._counters.add(event, write.entry.key.kind)
+        for modest in (False, True):
+            self._write_alike([write for write in writes if write.modest is modest], modest=modest)
 
     def forget(self, key: Key, row: Row) -> None:
         """Remove a row that led to no valid value."""
@@ -271,12 +271,30 @@ class DiskTier:
         """Leave the folder."""
         self.disconnect()
         self._index = None
-        self._readers.shutdown()
+        self._helpers.shutdown()
         if self._ledger is not None:
             self._left.append(self._ledger)
             self._ledger = None
         while self._left:
             self._left.pop().close()
+
+    def _write_alike(self, writes: Sequence[Write], *, modest: bool) -> None:
+        """Write what may make others leave, or what may not; in halves, if there is no room for all together."""
+        if not writes:
+            return
+        events = [Event.DROPPED] * len(writes)
+        nbytes = sum(write.entry.nbytes for write in writes)
+        with self._faults() as index:
+            if index is not None and index.intact():
+                if self._make_room(index, nbytes, modest=modest):
+                    events = self._write(index, writes)
+                elif len(writes) > 1:
+                    middle = len(writes) // 2
+                    self._write_alike(writes[:middle], modest=modest)
+                    self._write_alike(writes[middle:], modest=modest)
+                    return
+        for event, write in zip(events, writes, strict=True):
+            self._counters.add(event, write.entry.key.kind)
 
     def _write(self, index: Index, writes: Sequence[Write]) -> list[Event]:
         placed: list[Placed] = []
@@ -293,10 +311,11 @@ class DiskTier:
         with index.transact():
             # Under the write lock a purge has either deleted already, and is noticed here, or will delete our rows.
             self.notice()
+            closed = self._ledger is None  # nobody could tell us of a purge
             for (entry, position, _), value in zip(writes, placed, strict=True):
-                if any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
+                if closed or any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
                     index.discard(value)
-                    events.append(Event.PURGED)
+                    events.append(Event.DROPPED if closed else Event.PURGED)
                 else:
                     index.write(entry, value)
                     events.append(Event.STORED)

@@ -70,7 +70,7 @@ class Writer:
                 return False
             self._jobs.append(job)
             self._nbytes += size
-            if len(self._jobs) == 1:  # else the thread knows
+            if len(self._jobs) in (1, MOST_JOBS):  # else the thread knows
                 self._changed.notify_all()
             return True
 
@@ -110,17 +110,16 @@ class Writer:
 
     def _run(self) -> None:
         next_tick = time.monotonic() + TICK_EVERY
+        backlog = False
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._closed, max(0.0, next_tick - time.monotonic()))
+                if self._jobs and not backlog:
+                    self._changed.wait_for(lambda: self._closed or len(self._jobs) >= MOST_JOBS, GATHER)
                 if self._closed:
                     break
-                gathering = bool(self._jobs)
-            if gathering:
-                time.sleep(GATHER)
-            with self._changed:
                 batch = self._take()
-                self._busy = bool(batch)
+                self._busy, backlog = bool(batch), bool(self._jobs)
             if batch:
                 self._work(batch)
             if time.monotonic() >= next_tick:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,14 @@ def numpy_to_state(array: NDArray[Any]) -> Tensor:
     return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits
 
 
+_WARNING = Lock()  # to catch warnings is a process's matter, not a thread's
+
+
 @cache
 def _accept_read_only() -> None:
     """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody does."""
     array = np.zeros(1, np.uint16)
     array.flags.writeable = False
-    with warnings.catch_warnings():
+    with _WARNING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(array)

@@ -10,7 +10,8 @@ MEMORY_SECONDS = 6.0
 """After which what a client asked for counts a third.
 
 With 2 seconds two long documents of a polite client looked like a flood: 3 in 100 such calls were refused at 60 % of
-the capacity, 13 beside a flood; with 6, none. A flood is seen as one within a second either way.
+the capacity, 13 beside a flood; with 6, none. A flood of five times the capacity is seen as one within a second either
+way, and forgotten after some twenty.
 """
 
 _LEAST = 1.0  # tokens a second; who asks for less is forgotten

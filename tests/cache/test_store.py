@@ -242,6 +242,45 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
     assert served(store, *range(8)) == [number for number in range(8) if kept[number]]
 
 
+def test_what_has_no_room_together_is_written_as_far_as_there_is_room(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    left = 5 * (state(0).nbytes + HEADER_BYTES)
+
+    def make_room(index: object, nbytes: int, *, modest: bool) -> bool:
+        nonlocal left
+        left -= nbytes if (fits := nbytes <= left) else 0
+        return fits
+
+    monkeypatch.setattr(store._disk, "_make_room", make_room)
+    for number in range(8):
+        store.put(key(number), state(number), TAG)
+    assert store.flush()
+    assert (counts(store)[Event.STORED], counts(store)[Event.DROPPED]) == (5, 3)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_slab_is_filled_with_or_without_a_second_thread(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    with open_store() as store:
+        for number in range(12):
+            store.put(key(number), state(number, 200_000), TAG)  # together over Slab.MIN_BYTES
+    store = open_store()
+    if not threads:
+
+        def none(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(store._disk._helpers, "submit", none)
+    found = store.get_many([key(number) for number in range(12)])
+    assert [array is not None and np.array_equal(array, state(n, 200_000)) for n, array in enumerate(found)] == [
+        True
+    ] * 12
+    assert not store.stats().faults
+
+
 def test_close_drops_what_takes_too_long_and_counts_it(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(size_limit=1 << 20)  # a batch is an eighth of it: two entries
     monkeypatch.setattr(store._disk, "write", lambda *_: time.sleep(0.2))
