@@ -6,6 +6,7 @@ import pytest
 
 from server.backlog import CAUTION, Backlog
 from server.clients import Client, Plan
+from server.demand import MEMORY_SECONDS
 from server.errors import QueueFull
 from server.habits import CALLS, READ_ANYWAY
 from server.priority import BULK_SHARE, Priority
@@ -91,7 +92,7 @@ def test_a_promise_that_others_break_is_told_before_anything_is_computed_and_not
             each.promise(1000, time.monotonic() + 2)
         begun.reconsider()
         for name in "bcd":
-            made.demand[INTERACTIVE].ask(client(name), 100_000)
+            made.demand[INTERACTIVE].ask(client(name), round(50_000 * MEMORY_SECONDS))
         begun.reconsider()
         with pytest.raises(QueueFull) as refused:
             claim.reconsider()
