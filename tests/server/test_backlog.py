@@ -91,8 +91,8 @@ def test_a_promise_that_others_break_is_told_before_anything_is_computed_and_not
         for each in (claim, begun):
             each.promise(1000, time.monotonic() + 2)
         begun.reconsider()
-        for name in "bcd":
-            made.demand[INTERACTIVE].ask(client(name), round(50_000 * MEMORY_SECONDS))
+        for name in "abcd":  # each wants more than a quarter of the machine
+            made.demand[INTERACTIVE].ask(client(name), round(1000 * MEMORY_SECONDS))
         begun.reconsider()
         with pytest.raises(QueueFull) as refused:
             claim.reconsider()
