@@ -5,6 +5,7 @@ slow-down is real: after each run of a part the core is kept busy for 15 % of th
 
 bench_check_true: of checks with a slow-down planted in one part, the share that failed on that part and no other.
 bench_check_false: checks without one that failed.
+planted_over: a slowed part's speed over the baseline's, as the first such check saw it.
 """
 
 import tempfile
@@ -34,6 +35,7 @@ def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
     caught = [each.slower == (name,) for (name, _), each in slowed.items()]
     return {
         "bench_check_true": Figure(sum(caught) / len(caught), "share", n=len(caught)),
+        **{f"planted_over.{name}": each.over[name] for (name, turn), each in slowed.items() if not turn},
         "bench_check_false": Figure(sum(bool(each.slower) for each in quietly), "runs", n=len(quietly)),
         "bench_check_again": Figure(sum(each.twice for each in quietly), "runs", n=len(quietly)),
         **_spread(quietly),
