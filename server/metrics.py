@@ -143,7 +143,7 @@ class Metrics:
 
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds",
-            "How late the event loop woke a timer of every 5 ms; idle: up to 1 ms.",
+            "How late the event loop woke a timer of every 20 ms; idle: up to 1 ms.",
             LAG_SECONDS,
         )
         self.loop_lag_max = self._gauge("event_loop_lag_max_seconds", "The worst of it since the scrape before.")

@@ -176,9 +176,9 @@ def test_a_word_without_end_is_read_in_short_steps(request: pytest.FixtureReques
 
 
 def test_a_lone_surrogate_is_refused_when_it_is_reached(minilm: Tokenizer) -> None:
-    steps = read("word " * 10_000 + "\ud800", minilm, Cutting())
+    steps = read("word " * 40_000 + "\ud800", minilm, Cutting())
     assert sum(each.tokens for each in next(steps)) > 0
-    with pytest.raises(TextError, match="code point 50000"):
+    with pytest.raises(TextError, match="code point 200000"):
         list(steps)
 
 
@@ -196,7 +196,7 @@ def test_the_first_segments_come_before_the_rest_is_read(minilm: Tokenizer) -> N
     steps = read("word and word. " * 100_000, Watched(), Cutting())  # type: ignore[arg-type]
     first = next(step for step in steps if step)
     assert first[0].index == 0
-    assert sum(encoded) < 2 * 16_384
+    assert sum(encoded) < 5 * 16_384
 
 
 def test_an_edit_changes_few_segments(minilm: Tokenizer) -> None:
