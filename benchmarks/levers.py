@@ -57,16 +57,16 @@ NONE = Levers()
 
 
 def rows(window: int) -> dict[str, Levers]:
-    """List our rows by name: no lever, each alone, all together as the server is by default, and all with a window."""
-    every = Levers(scheme="auto", policy="content", cache=True)
+    """List our rows by name: no lever, each alone, what the server is by default, and all together."""
+    default = Levers(scheme="auto", policy="content", cache=True)
     return {
         "server": NONE,
         "segments": replace(NONE, policy="content"),
         "window": replace(NONE, window=window),
         "int8": replace(NONE, scheme="auto"),
         "cache": replace(NONE, cache=True),
-        "all": every,
-        "all_window": replace(every, window=window),
+        "default": default,
+        "all": replace(default, window=window),
     }
 
 
