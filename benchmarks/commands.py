@@ -74,7 +74,7 @@ def check(ctx: click.Context, update: bool) -> None:
         raise click.UsageError(str(error)) from None
     click.echo(baseline.table(found))
     if found.slower:
-        click.echo(f"slower than the baseline, twice: {', '.join(found.slower)}", err=True)
+        click.echo(f"slower than the baseline: {', '.join(found.slower)}", err=True)
         ctx.exit(1)
 
 

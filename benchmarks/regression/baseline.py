@@ -4,7 +4,7 @@ A ratio says nothing on another machine: fixed work and ours gain differently fr
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +19,27 @@ from benchmarks.reporting.record import Record, read, write
 from benchmarks.reporting.table import align
 from benchmarks.statistics import summarise
 
-__all__ = ["BASELINES", "MARGIN", "Checked", "NoBaselineError", "check", "fresh", "judged", "stored", "table", "update"]
+__all__ = [
+    "BASELINES",
+    "MARGIN",
+    "SUSPECT",
+    "Checked",
+    "NoBaselineError",
+    "check",
+    "fresh",
+    "judged",
+    "stored",
+    "table",
+    "update",
+]
 
 BASELINES = Path(__file__).parents[1] / "results" / "baselines"
 MARGIN = 0.07
-"""A part is slower when its ratio's whole interval is below the baseline by more than this: half of the 15 % that must
-be seen, on a scale of factors, so that a quiet run is as far from failing as a slow one from passing."""
+"""A part is slower when its ratio is below the baseline by more than this: half of the 15 % that must be seen, on a
+scale of factors, so that a quiet run is as far from failing as a slow one from passing."""
+SUSPECT = 0.045
+"""Below the baseline by more than this, a part is looked at again."""
+_LOOKS = 3  # processes that decide what is suspect: they differ more than their rounds do, by 12 % at most
 
 
 class NoBaselineError(LookupError):
@@ -33,39 +48,43 @@ class NoBaselineError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Each part's ratio over the baseline's, with its interval, and those parts that are ``slower``.
+    """Each part's ratio over the baseline's, and those parts that are ``slower``.
 
-    What seems slower is measured ``twice``, the second time in another fresh process, and fails if it seems so again.
+    One process tells whether anything is suspect; if so, the middle one of three decides.
     """
 
     kind: str
     over: Mapping[str, Figure]
     slower: tuple[str, ...]
-    twice: bool
+    processes: int
 
 
 def check(planted: Mapping[str, float] | None = None, folder: Path = BASELINES) -> Checked:
-    """Measure in a fresh process and hold it against this machine's baseline; what is suspect, once more.
+    """Measure in a fresh process and hold it against this machine's baseline; what is suspect, in two more.
 
     Raises:
         NoBaselineError: this kind of machine has none.
 
     """
-    first = fresh(planted or {})
-    baseline = stored(first.kind, folder)
-    found = judged(baseline, first, twice=False)
-    if not found.slower:
-        return found
-    again = judged(baseline, fresh(planted or {}), twice=True)
-    both = tuple(name for name in again.slower if name in found.slower)
-    return Checked(again.kind, again.over, both, twice=True)
+    runs = [fresh(planted or {})]
+    baseline = stored(runs[0].kind, folder)
+    first = judged(baseline, runs, SUSPECT)
+    if not first.slower:
+        return first
+    runs += [fresh(planted or {}) for _ in range(_LOOKS - 1)]
+    return judged(baseline, runs, MARGIN)
 
 
-def judged(baseline: Mapping[str, Figure], measured: Measured, *, twice: bool) -> Checked:
-    """Divide by the baseline, and tell what is slower."""
-    over = {name: quotient(baseline[name], figure) or figure for name, figure in measured.figures.items()}
-    slower = tuple(name for name, each in over.items() if (each.hi or each.value) < 1 / (1 + MARGIN))
-    return Checked(measured.kind, over, slower, twice)
+def judged(baseline: Mapping[str, Figure], runs: Sequence[Measured], margin: float) -> Checked:
+    """Divide the middle one of several runs by the baseline, and tell what is slower by more than the margin."""
+    over = {name: _over(baseline[name], [run.figures[name] for run in runs]) for name in runs[0].figures}
+    slower = tuple(name for name, each in over.items() if each.value < 1 / (1 + margin))
+    return Checked(runs[0].kind, over, slower, len(runs))
+
+
+def _over(baseline: Figure, measured: Sequence[Figure]) -> Figure:
+    middle = sorted(measured, key=lambda figure: figure.value)[len(measured) // 2]
+    return quotient(baseline, middle) or middle
 
 
 def table(checked: Checked) -> str:

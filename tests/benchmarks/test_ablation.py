@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from benchmarks.levers import NONE, Levers
 from server.settings import Settings
 
 
-def test_all_levers_are_the_default_configuration() -> None:
-    settings = Settings()
-    every, model = levers.rows(64)["all"], settings.models[0]
-    assert every == Levers(model.scheme, model.segmentation.policy, model.window, settings.cache.enabled)
+def test_all_levers_are_the_default_configuration_and_a_window() -> None:
+    settings, ways = Settings(), levers.rows(64)
+    model = settings.models[0]
+    assert ways["default"] == Levers(model.scheme, model.segmentation.policy, model.window, settings.cache.enabled)
+    assert ways["all"] == replace(ways["default"], window=64)
 
 
 def test_each_row_pulls_one_lever() -> None:
