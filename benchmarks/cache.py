@@ -33,6 +33,7 @@ _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts
 _TIMEOUT = 300.0
 _IN_A_ROW = 3  # calls that never repeat: what is written after an answer slows the same server's next one
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
+_PAUSE = 0.5  # seconds between calls to two servers: what one has left to write is not to slow the other
 
 
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="The model's name or folder.")
@@ -146,7 +147,7 @@ def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
             order = [(cached, on), (plain, off)]
             for client, seconds in order if number % 2 else reversed(order):
                 seconds.append(sum(timed_embed(client, text)[1] for text in texts))
-                time.sleep(_WAIT_TO_WRITE / 6)  # what is left to write is not to slow the other server
+                time.sleep(_PAUSE)
     on, off = on[1:], off[1:]  # the first round warmed up
     return {"cold_overhead": ratio(on, off)}
 
