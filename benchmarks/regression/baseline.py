@@ -22,7 +22,6 @@ from benchmarks.statistics import summarise
 __all__ = [
     "BASELINES",
     "MARGIN",
-    "SUSPECT",
     "Checked",
     "NoBaselineError",
     "check",
@@ -39,7 +38,7 @@ MARGIN = 0.07
 scale of factors, so that a quiet run is as far from failing as a slow one from passing."""
 SUSPECT = 0.045
 """Below the baseline by more than this, a part is looked at again."""
-_LOOKS = 3  # processes that decide what is suspect: they differ more than their rounds do, by 12 % at most
+_LOOKS = 3  # processes that decide what is suspect: they differ more than their rounds do
 
 
 class NoBaselineError(LookupError):
