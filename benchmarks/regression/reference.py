@@ -1,19 +1,16 @@
 """Fixed work that no change of ours touches: what the machine gives at this moment, told in seconds.
 
-Each does what the measured work does, with nothing of ours in it: products and attention of an encoder's shapes on a
-thread a core; and what a server's Python does to answer from memory. Change nothing here without new baselines.
+It does what the measured work does, with nothing of ours in it: products and attention of an encoder's shapes on a
+thread a core. Change nothing here without new baselines. For an answer from memory see `answering`.
 """
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Products", "script"]
+__all__ = ["Products"]
 
 _LENGTHS = (246, 365, 463)
 _HIDDEN, _HEADS, _LAYERS = 384, 12, 6
@@ -48,16 +45,3 @@ class Products:
             context = functional.scaled_dot_product_attention(queries, keys, values)
             state = state + context[0].transpose(0, 1).reshape(len(state), _HIDDEN) @ mix
             state = functional.layer_norm(state + functional.gelu(state @ up) @ down, (_HIDDEN,))
-
-
-def script() -> None:
-    """Hash, parse and write text, fill dictionaries, pool small arrays: fifty milliseconds of Python."""
-    rows = np.ones((96, _HIDDEN), np.float32)
-    for turn in range(200):
-        records = [{"index": each, "start": 400 * each, "text": f"{each:04d} " * 40} for each in range(96)]
-        text = json.dumps(records)
-        hashlib.blake2b(text.encode()).digest()
-        found = {str(each["index"]): each["start"] + turn for each in json.loads(text)}
-        weights = np.fromiter(found.values(), np.float32, len(found))
-        pooled = (rows * weights[:, None]).sum(0)
-        pooled.tobytes()
