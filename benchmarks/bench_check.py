@@ -9,6 +9,7 @@ planted_over: a slowed part's speed over the baseline's, as the first such check
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -30,8 +31,8 @@ def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
     with tempfile.TemporaryDirectory(prefix="octavo-baselines-") as scratch:
         folder = Path(scratch)
         update(baseline_runs, folder)
-        slowed = {(name, turn): check({name: _SLOWER}, folder) for turn in range(planted) for name in RATIOS}
-        quietly = [check(folder=folder) for _ in range(quiet)]
+        slowed = {(name, turn): _checked({name: _SLOWER}, folder) for turn in range(planted) for name in RATIOS}
+        quietly = [_checked({}, folder) for _ in range(quiet)]
     caught = [each.slower == (name,) for (name, _), each in slowed.items()]
     return {
         "bench_check_true": Figure(sum(caught) / len(caught), "share", n=len(caught)),
@@ -40,6 +41,13 @@ def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
         "bench_check_again": Figure(sum(each.processes > 1 for each in quietly), "runs", n=len(quietly)),
         **_spread(quietly),
     }
+
+
+def _checked(planted: Mapping[str, float], folder: Path) -> Checked:
+    found = check(planted, folder)
+    speeds = ", ".join(f"{name} {each.value:.3f}" for name, each in found.over.items())
+    click.echo(f"{''.join(planted) or 'nothing'} slowed: {speeds} ({found.processes} processes)", err=True)
+    return found
 
 
 def _spread(checks: list[Checked]) -> dict[str, Outcome]:

@@ -87,13 +87,12 @@ def _over(baseline: Figure, measured: Sequence[Figure]) -> Figure:
 
 
 def table(checked: Checked) -> str:
-    """Print a line a part: its speed over the baseline's, and what of it is certain."""
-    head = ("part", "speed over the baseline's", "95 % interval", "verdict")
+    """Print a line a part: its speed over the baseline's, and the verdict."""
+    head = ("part", "speed over the baseline's", "verdict")
     rows = [
-        (name, f"{each.value:.3f}", f"{each.lo or each.value:.3f} … {each.hi or each.value:.3f}",
-         "SLOWER" if name in checked.slower else "held")
+        (name, f"{each.value:.3f}", "SLOWER" if name in checked.slower else "held")
         for name, each in checked.over.items()
-    ]  # fmt: skip
+    ]
     return f"{checked.kind}\n{align([head, *rows])}"
 
 

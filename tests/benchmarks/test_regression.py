@@ -52,11 +52,12 @@ def measuring(monkeypatch: pytest.MonkeyPatch, *runs: dict[str, Figure]) -> list
 
 
 def test_what_is_suspect_is_measured_in_two_more_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    slow, suspect = ratios(engine=1.5 / 1.15), ratios(engine=1.5 / 1.06)
+    slow, suspect = ratios(engine=1.5 / 1.15), ratios(engine=1.5 / 1.05)
+    steady = ratios(engine=1.5 / 1.04)
     asked = measuring(
         monkeypatch,
         *(ratios(), ratios()),  # the baseline
-        ratios(),
+        steady,
         *(slow, ratios(), ratios()),
         *(suspect, slow, slow),
     )

@@ -196,7 +196,7 @@ def test_the_first_segments_come_before_the_rest_is_read(minilm: Tokenizer) -> N
     steps = read("word and word. " * 100_000, Watched(), Cutting())  # type: ignore[arg-type]
     first = next(step for step in steps if step)
     assert first[0].index == 0
-    assert sum(encoded) < 5 * 16_384
+    assert sum(encoded) <= 4 * 16_384
 
 
 def test_an_edit_changes_few_segments(minilm: Tokenizer) -> None:

@@ -19,6 +19,7 @@ from octavo.client import (
     DocumentsFailed,
     DocumentTooLarge,
     Embed,
+    IncompleteStream,
     InvalidArgument,
     OctavoError,
     Unauthenticated,
@@ -148,7 +149,8 @@ def test_an_answer_half_way_is_not_joined_to_the_one_of_the_next_stream(call: Ca
 
 def test_attempts_without_progress_are_bounded(call: Caller, double: Double) -> None:
     double.ends.extend([(0, GONE)] * 100)
-    with pytest.raises(Unavailable, match="gone"):
+    # At times gRPC's asyncio hides what the server said behind a failed write of its own: then the stream just ended.
+    with pytest.raises((Unavailable, IncompleteStream), match=r"gone|ended before"):
         call.process(documents(3))
     assert len(double.requests) == 5
 
