@@ -8,9 +8,9 @@ edited document and a document that comes again cost it what a new one does.
 The other rows are servers of ours, timed by a client through gRPC. `server` pulls no lever: fp32, cut after every 510
 tokens, no window, no cache. `segments`, `window`, `int8` and `cache` pull one each: cuts by content; attention
 limited to a window; 8 bits with short segments laid end to end; the cache. `default` is the server as it is
-configured by default, which has all but the window; `all` has it too, as narrow as the promise about decisions leaves
-room for: of 400 decisions 240 tokens to each side changed none, 208 two, 192 three, 64 eleven. Rows without a cache
-are timed cold alone: that is their time in every state.
+configured by default, which has all but the window; `all` has it too: of 400 decisions 256 or 240 tokens to each side
+changed none, 208 two, 192 three, 64 eleven. Rows without a cache are timed cold alone: that is their time in every
+state.
 
 All read the same documents, stretches of addresses that have nothing in common, in turns. `ablation_flips` holds all
 levers against fp32 on the same cuts, as `fidelity` does; what cutting elsewhere changes beside is told by
@@ -87,7 +87,7 @@ class Samples:
 @click.option("--tokens", default=32_000, show_default=True, help="About how long the timed documents are.")
 @click.option("--documents", default=8, show_default=True, help="Documents that are timed.")
 @click.option("--edits", default=5, show_default=True, help="Edited copies of each, and how often each comes again.")
-@click.option("--window", default=208, show_default=True, help="Half width of the window, in tokens.")
+@click.option("--window", default=256, show_default=True, help="Half width of the window, in tokens.")
 @click.option("--judged", default=260, show_default=True, help="Most documents of each labelled corpus.")
 @click.option("--install/--no-install", default=True, show_default=True, help="Make transformers' environment.")
 def run(model: str, tokens: int, documents: int, edits: int, window: int, judged: int, install: bool) -> Figures:
