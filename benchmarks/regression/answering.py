@@ -7,8 +7,7 @@ averaged; each piece is a message of the reply.
 One thread's Python was not enough. On a shared machine the time of an answer wandered by 15 % within minutes, and two
 servers side by side wandered together (correlation 0.91), while Python that hashes and parses kept its time to 2 %;
 look-ups all over memory, and handing over between threads or processes, told little more. Call by call in turns with
-this server, the ratio had a standard deviation of 4 % where answers themselves, 9 to 18 ms, had 19 %. Change nothing
-here without new baselines.
+this server, 20 quiet checks came to 0.96 to 1.03 of the baseline. Change nothing here without new baselines.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ MARGIN = 0.07
 scale of factors, so that a quiet run is as far from failing as a slow one from passing."""
 SUSPECT = 0.045
 """Below the baseline by more than this, a part is looked at again."""
-_LOOKS = 3  # processes that decide what is suspect: they differ more than their rounds do
+_LOOKS = 3  # processes that decide what is suspect: a neighbour's load may outlast one
 
 
 class NoBaselineError(LookupError):
