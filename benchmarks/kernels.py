@@ -23,7 +23,7 @@ from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear
 LENGTHS = (176, 211, 246, 267, 288, 310, 335, 365, 387, 408, 438, 463, 501)
 LONGEST = 512
 HEADS, HEAD_SIZE = 12, 32
-HIDDEN, INTERMEDIATE, OUTLIERS = 384, 1536, 16
+HIDDEN, INTERMEDIATE, OUTLIERS = 384, 1536, 8
 _FEW_ROWS = 48
 
 
@@ -102,7 +102,7 @@ def layer_profile(native: Native, tokens: int, rounds: int = 15) -> dict[str, fl
 def fastest_rate(native: Native, rounds: int = 200) -> float:
     """Multiplications of bytes a microsecond where nothing is in their way: few rows, weights in the second level.
 
-    What an instruction set can do at most, within a few per cent; of bfloat16 it does half.
+    What an instruction set can do at most, within a few per cent.
     """
     weight = native.pack(torch.randint(-127, 128, (HIDDEN, INTERMEDIATE)).to(torch.int8), SIGNED)
     rows = torch.randint(0, 256, (_FEW_ROWS, INTERMEDIATE)).to(torch.uint8)
@@ -111,10 +111,10 @@ def fastest_rate(native: Native, rounds: int = 200) -> float:
 
 
 def least_time(tokens: int, segment: int, rate: float) -> float:
-    """Microseconds that a layer's products alone take at a rate, attention's (of bfloat16) at half of it."""
+    """Microseconds that a layer's products alone take at a rate, attention's among them."""
     linear = tokens * HIDDEN * (4 * HIDDEN + 2 * INTERMEDIATE)
     attention = 2 * tokens * segment * HIDDEN
-    return (linear + 2 * attention) / rate
+    return (linear + attention) / rate
 
 
 def random_layer(native: Native) -> Layer8:
@@ -124,7 +124,6 @@ def random_layer(native: Native) -> Layer8:
         weight = torch.randint(-127, 128, (outputs, inputs)).to(torch.int8)
         columns = torch.arange(0, inputs, inputs // OUTLIERS, dtype=torch.int32)
         scale = torch.full((outputs,), inputs**-0.5 / 64)
-        # Small, so that scores stay within what attention takes in one pass, as nearly all of a trained model's do.
         outliers = (torch.randn(len(columns), outputs) * inputs**-0.5).bfloat16()
         factor = torch.ones(inputs)
         factor[columns] = 0

@@ -26,6 +26,7 @@ from encoder.configuration import read_architecture
 from encoder.heads.pooling import pool
 from encoder.layers import Linear, read_embeddings, read_layer
 from encoder.ops import Quantiser
+from encoder.ops import bytes as in_bytes
 from encoder.ops.reference import Reference, activate, attention
 from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLinear, quantise
 from encoder.threads import usable_cores
@@ -75,6 +76,9 @@ def _settings(folder: Path, timing: Sequence[Ids], judged: Sequence[Ids], rounds
     return figures
 
 
+_PARTS = ("weights", "activations", "embeddings", "states", "attention")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What is not in fp32."""
@@ -84,14 +88,16 @@ class Parts:
     embeddings: bool = False
     states: bool = False
     """States, queries, keys, values and contexts in bfloat16."""
+    attention: bool = False
+    """As the native kernels compute it: queries, keys, values and weights in bytes, but for a segment's ends."""
 
 
 def _parts(folder: Path, segments: Sequence[Ids]) -> Figures:
     """One less the mean cosine, in millionths, with each part alone and with all of them."""
     model = TakenApart(folder)
     expected = model.vectors(segments, Parts())
-    chosen = {name: replace(Parts(), **{name: True}) for name in ("weights", "activations", "embeddings", "states")}
-    chosen["all"] = Parts(weights=True, activations=True, embeddings=True, states=True)
+    chosen = {name: replace(Parts(), **{name: True}) for name in _PARTS}
+    chosen["all"] = Parts(**dict.fromkeys(_PARTS, True))
     return {
         f"error.{name}": summarise(1e6 * (1 - cosines(model.vectors(segments, parts), expected)), "ppm", np.mean)
         for name, parts in chosen.items()
@@ -127,7 +133,8 @@ class TakenApart:
         for layer, eight in zip(self._layers, self._eight, strict=True):
             assert not isinstance(eight, QuantisedEmbeddings)
             qkv = kept(_apply(layer.qkv, eight.qkv, state, SIGNED, parts))
-            context = kept(attention(qkv, (len(ids),), self._shape.heads, 0))
+            attend = in_bytes.attention if parts.attention else attention
+            context = kept(attend(qkv, (len(ids),), self._shape.heads, 0).float())
             state = kept(layer.mix_norm(_apply(layer.mix, eight.mix, context, SIGNED, parts) + state))
             wide = activate(_apply(layer.up, eight.up, state, SIGNED, parts), self._shape.activation)
             state = kept(layer.down_norm(_apply(layer.down, eight.down, wide, POSITIVE, parts) + state))

@@ -28,7 +28,7 @@ from encoder.quantise import OUTLIERS, QuantisedEmbeddings, QuantisedLayer, Quan
 from encoder.tensors import named
 from encoder.weights import Checkpoint
 
-_FORMAT = {"format": "octavo-int8", "version": "2"}
+_FORMAT = {"format": "octavo-int8", "version": "3"}
 _COPIED = ("*.json", "*/config.json", "*.model", "*.txt", "LICEN[CS]E*", "NOTICE*", "README.md")
 
 

@@ -21,10 +21,11 @@ inline Rows take_rows(Scratch& scratch, int64_t count, int64_t inputs, int64_t o
 
 inline void quantise_block(Scratch& scratch, const Bf16* x, int64_t count, int64_t inputs, const Quantiser& to,
                            const Rows& out) {
-  float* row = scratch.take<float>(inputs);
+  float* v = scratch.take<float>(inputs);
   for (int64_t r = 0; r < count; ++r) {
-    const Range range = widen_row(x + r * inputs, inputs, to, row);
-    quantise_row(row, inputs, range, to, out.q + r * inputs, out.scale + r, out.outliers + r * to.outliers);
+    const Range range = scale_row(x + r * inputs, inputs, to, v);
+    quantise_row(v, inputs, range, to.zero, out.q + r * inputs, out.scale + r);
+    keep_outliers(x + r * inputs, to, out.outliers + r * to.outliers);
   }
 }
 
@@ -42,19 +43,25 @@ void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, 
   float* wide = scratch.take<float>(count * linear.outputs);
   Range* ranges = scratch.take<Range>(count);
   for (int64_t r = 0; r < count; ++r) ranges[r] = Range();
+  int64_t outlier = 0, next = 0;  // those of the panel at hand: [outlier, next)
   apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
     const __m512 left = activate<A>(y), right = activate<A>(z);
-    float* x = wide + r * linear.outputs + column;
-    _mm512_storeu_ps(x, left);
-    _mm512_storeu_ps(x + kLanes, right);
+    if (r == 0)
+      for (outlier = next; next < to.outliers && to.columns[next] < column + kPanel;) ++next;
+    for (int64_t o = outlier; o < next; ++o)
+      out.outliers[r * to.outliers + o] = pick_bf16(left, right, to.columns[o] - column);
+    const __m512 v = _mm512_mul_ps(left, _mm512_loadu_ps(to.factor + column));
+    const __m512 w = _mm512_mul_ps(right, _mm512_loadu_ps(to.factor + column + kLanes));
+    _mm512_storeu_ps(wide + r * linear.outputs + column, v);
+    _mm512_storeu_ps(wide + r * linear.outputs + column + kLanes, w);
     Range range = ranges[r];
-    range.add(_mm512_mul_ps(left, _mm512_loadu_ps(to.factor + column)));
-    range.add(_mm512_mul_ps(right, _mm512_loadu_ps(to.factor + column + kLanes)));
+    range.add(v);
+    range.add(w);
     ranges[r] = range;
   });
   for (int64_t r = 0; r < count; ++r)
-    quantise_row(wide + r * linear.outputs, linear.outputs, ranges[r], to, out.q + r * linear.outputs, out.scale + r,
-                 out.outliers + r * to.outliers);
+    quantise_row(wide + r * linear.outputs, linear.outputs, ranges[r], to.zero, out.q + r * linear.outputs,
+                 out.scale + r);
 }
 
 inline void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
@@ -81,10 +88,10 @@ inline void norm_block(Multiplier& multiplier, Scratch& scratch, const Rows& row
   });
   for (int64_t r = 0; r < count; ++r) {
     float* row = x + r * size;
-    normalise_row(row, size, norm, state + r * size);
-    if (to != nullptr)
-      quantise_row(row, size, range_of(row, size, *to), *to, out->q + r * size, out->scale + r,
-                   out->outliers + r * to->outliers);
+    const Range range = normalise_row(row, size, norm, to, state + r * size);
+    if (to == nullptr) continue;
+    quantise_row(row, size, range, to->zero, out->q + r * size, out->scale + r);
+    keep_outliers(state + r * size, *to, out->outliers + r * to->outliers);
   }
 }
 

@@ -1,57 +1,58 @@
-// Powers of two in bfloat16, thirty-two at a time: softmax's exponentials at three instructions for sixteen numbers.
+// Powers of two: softmax's exponentials in bytes, sixty-four at a time, and in float for the few that need it.
 //
-// A bfloat16 is a logarithm already, but for its mantissa: read as a whole number, 2^t lies near (t + 127) * 128. So t
-// is brought to fixed point with eight fractional bits by adding a large float, whose low mantissa bits then hold it;
-// two vectors are packed into one of 16-bit numbers; and the mantissa's distance from a straight line, f - (2^f - 1),
-// is taken off through a table of 64 entries before the last fractional bit is dropped (Schraudolph, 1999, with a
-// table for the error). The relative error is 0.20 % rms and 0.59 % at most; rounding an exact result to bfloat16 has
-// 0.17 % and 0.39 %. Sums are of the rounded numbers, so a softmax still adds up to one.
+// A weight is 255 · 2^-x, and x is held in 64ths: its lower six bits choose one of 64 powers between 1 and 1/2 from a
+// table that two registers hold, its upper bits say how far that is shifted down. So a weight is first made in 16 bits,
+// with seven more than a byte: 0.55 % off at most, which is half a 64th. Those are added up, and then rounded to bytes.
+// Twenty-three instructions for 64 weights and their sum.
 #pragma once
 
 #include "simd.h"
 
 namespace octavo::OCTAVO_ISA {
 
-// 256 * (f - (2^f - 1)) less the half that rounds, chosen by least squares over each 64th of f.
-alignas(64) constexpr uint16_t kMantissaError[64] = {0,  1,  2,  4,  4,  6,  7,  8,  9,  10, 10, 12, 12, 13, 14, 15,
-                                                     15, 16, 17, 17, 18, 18, 19, 19, 20, 20, 20, 21, 21, 21, 21, 21,
-                                                     21, 22, 22, 21, 21, 21, 21, 21, 21, 20, 20, 19, 19, 19, 18, 17,
-                                                     17, 16, 15, 15, 13, 13, 12, 11, 9,  9,  7,  6,  5,  3,  2,  1};
+constexpr float kStepsPerHalf = 64.0f;
+constexpr float kLargestWeight = 255.0f;
+constexpr float kFineWeight = 128.0f;  // a byte's unit, in units of the 16-bit weights
 
-class PowerOfTwo {
+// 255 · 128 · 2^(-i / 64)
+alignas(64) constexpr uint16_t kPowers[64] = {
+    32640, 32288, 31941, 31597, 31256, 30919, 30586, 30257, 29931, 29609, 29290, 28974, 28662, 28353, 28048, 27746,
+    27447, 27151, 26859, 26569, 26283, 26000, 25720, 25443, 25169, 24898, 24630, 24364, 24102, 23842, 23585, 23331,
+    23080, 22831, 22585, 22342, 22101, 21863, 21628, 21395, 21164, 20936, 20711, 20488, 20267, 20049, 19833, 19619,
+    19408, 19199, 18992, 18787, 18585, 18385, 18187, 17991, 17797, 17605, 17416, 17228, 17043, 16859, 16677, 16498};
+
+class ByteWeights {
  public:
-  // 2^(x * scale - shift), for results that the caller knows to lie within 2^-126 and 2^127.
-  explicit PowerOfTwo(float scale) : scale_(_mm512_set1_ps(scale)) {
-    low_ = _mm512_load_si512(kMantissaError);
-    high_ = _mm512_load_si512(kMantissaError + 32);
-  }
+  ByteWeights() : low_(_mm512_load_si512(kPowers)), high_(_mm512_load_si512(kPowers + 32)) {}
 
-  // The offset that makes the low 16 bits of a sum's mantissa a fixed-point exponent with its bias.
-  static OCTAVO_INLINE __m512 offset(float shift) { return _mm512_set1_ps(kFixedPoint + 127.0f - shift); }
-
-  OCTAVO_INLINE __m512 fixed(__m512 x, __m512 offset) const { return _mm512_fmadd_ps(x, scale_, offset); }
-
-  // As fixed, with what would lie under 2^-126 raised to it.
-  OCTAVO_INLINE __m512 fixed_clamped(__m512 x, __m512 offset) const {
-    return _mm512_max_ps(fixed(x, offset), _mm512_set1_ps(kFixedPoint + 1.0f));
-  }
-
-  // Sixteen pairs of bfloat16: word i holds a's power i below and b's above, or zero where the mask's bit (two a word,
-  // the lower a's) is not set.
-  OCTAVO_INLINE __m512i pairs(__mmask32 mask, __m512 fixed_a, __m512 fixed_b) const {
-    const __m512i a = _mm512_castps_si512(fixed_a);
-    const __m512i b = _mm512_slli_epi32(_mm512_castps_si512(fixed_b), 16);
-    const __m512i line = _mm512_mask_blend_epi16(0xaaaaaaaau, a, b);
-    const __m512i error = _mm512_permutex2var_epi16(low_, _mm512_srli_epi16(line, 2), high_);
-    return _mm512_maskz_srli_epi16(mask, _mm512_sub_epi16(line, error), 1);
+  // Sixty-four weights, in their order, from how many 64ths of a power of two they lie below the largest; what is less
+  // than 0 counts as 0. Adds them, in 16 bits, to `sum`.
+  OCTAVO_INLINE __m512i from(const __m512i (&x)[4], __m512i& sum) const {
+    const __m512i left = fine(_mm512_packus_epi32(x[0], x[1])), right = fine(_mm512_packus_epi32(x[2], x[3]));
+    const __m512i ones = _mm512_set1_epi16(1), round = _mm512_set1_epi16(256);
+    sum = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum, left, ones), right, ones);
+    return untangle(_mm512_packus_epi16(_mm512_mulhrs_epi16(left, round), _mm512_mulhrs_epi16(right, round)));
   }
 
  private:
-  // Between 2^15 and 2^16 a float's last bit is 2^-8.
-  static constexpr float kFixedPoint = 49152.0f;
+  OCTAVO_INLINE __m512i fine(__m512i x) const {
+    return _mm512_srlv_epi16(_mm512_permutex2var_epi16(low_, x, high_), _mm512_srli_epi16(x, 6));
+  }
 
-  __m512 scale_;
   __m512i low_, high_;
 };
+
+// 2^x, off by 2e-7 at most; the Taylor series around whole numbers. Under -200, where it is 0, x is held there: its
+// whole number would not be exact.
+OCTAVO_INLINE __m512 power_of_two(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
+  constexpr float kTerms[7] = {1.0f,           0.693147181f,   0.240226507f,  0.0555041087f,
+                               0.00961812911f, 0.00133335581f, 0.000154035304f};
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 part = _mm512_sub_ps(x, whole);
+  __m512 p = _mm512_set1_ps(kTerms[6]);
+  for (int i = 5; i >= 0; --i) p = _mm512_fmadd_ps(p, part, _mm512_set1_ps(kTerms[i]));
+  return _mm512_scalef_ps(p, whole);
+}
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,14 +1,20 @@
-// One head of one segment, and bringing its keys and values to the order that products read.
+// One head of one segment, and bringing its queries, keys and values to 8 bits, in the order that products read.
+//
+// A segment's first and last token, its ends, are where these models park attention that they have no use for. So they
+// stay in float: their keys can be far larger than all others, and beside the weight that they draw other weights would
+// vanish in 8 bits. The tokens between them are `inner` ones, counted from the segment's second token.
 #pragma once
 
-#include <bit>
-
+#include "exponent.h"
 #include "product.h"
 #include "simd.h"
 
 namespace octavo::OCTAVO_ISA {
 
 constexpr float kLog2E = 1.44269504f;
+constexpr int64_t kGroup = 64;  // inner tokens whose weights are made at once
+constexpr int64_t kEnds = 2;
+constexpr int32_t kQueryZero = 128;
 
 struct Head {
   const Bf16* q;
@@ -21,15 +27,23 @@ struct Head {
   int64_t size;
   int64_t window;
   float exponent_scale;  // from a score to its power of two
-  bool bounded;          // no power of two can leave 2^-100 ... 2^100
 
-  Word* key_panels;    // column j of panel p is key 32 p + j; a step is a pair of its numbers
-  Word* value_panels;  // columns are the head's numbers; step 16 g + i is the pair of tokens 32 g + i and 32 g + 16 + i
-  Word* end_panel;     // keys once more: column 0 is the first token's, column 1 the last one's
+  Word* queries;     // (tokens, query_words): bytes around kQueryZero
+  Word* key_panels;  // column j of panel p is inner key 32 p + j; a step is four numbers, and sums begin with a row
+  float score_step;  // from a whole-numbered score to 64ths of a power of two
+  Word* end_panel;      // bfloat16: the first token's key, the last one's, and the inner keys' mean in two parts
+  Word* value_panels;   // columns are the head's numbers; a step is four inner tokens
+  float* value_scale;   // (size)
+  float* value_mean;    // (size)
+  float* end_values[kEnds];  // (size)
 
-  int64_t key_panel_words() const { return size / 2 * kPanel; }
-  int64_t value_panel_words() const { return round_up(tokens, kPanel) / 2 * kPanel; }
+  int64_t inner() const { return larger(tokens - kEnds, 0); }
+  // Tiles multiply sixteen words at once; what is beyond a head's size is zero.
+  int64_t query_words() const { return Multiplier::kTiles ? round_up(size / 4, kLanes) : size / 4; }
+  int64_t key_panel_words() const { return (query_words() + 1) * kPanel; }
+  int64_t value_panel_words() const { return round_up(inner(), kGroup) / 4 * kPanel; }
   int64_t value_columns() const { return round_up(size, kPanel); }
+  const Bf16* inner_row(const Bf16* rows, int64_t token) const { return rows + (token + 1) * stride; }
 };
 
 inline Head head_of(const AttentionCall& call, int64_t segment, int64_t index) {
@@ -49,76 +63,149 @@ inline Head head_of(const AttentionCall& call, int64_t segment, int64_t index) {
   return head;
 }
 
-// Of norms the largest is sought by their bits: norms are not negative, so it is the same one, and what is not a number
-// counts as larger than all numbers, where a float's maximum would lose it.
+// The scale of numbers of this size. Under 1e-36, where a reciprocal would leave float's range, they count as zeros.
+OCTAVO_INLINE float signed_scale(float largest) { return largest < 1e-36f ? 0.0f : largest / 127.0f; }
+OCTAVO_INLINE __m512 per_step(float scale) { return _mm512_set1_ps(scale == 0.0f ? 0.0f : 1.0f / scale); }
 
-// Packs sixteen keys from `token` on into a half panel, and raises `norms` (squared, a key a lane) to theirs.
-inline void pack_keys(const Head& head, int64_t token, Word* half_panel, __m512i& norms) {
-  const Word* rows = reinterpret_cast<const Word*>(head.k + token * head.stride);
-  const int64_t count = smaller(head.tokens - token, kLanes);
-  const int64_t row_words = head.stride / 2;
-  __m512i squares = _mm512_setzero_si512();
-  for (int64_t word = 0; word < head.size / 2; word += kLanes) {
-    const int64_t words = smaller(head.size / 2 - word, kLanes);
-    const auto mask = static_cast<__mmask16>((1u << words) - 1);
+// The mean of each column of the inner rows, and how far from it the column's numbers lie at most. One pass: rounding
+// keeps order, so the largest and the smallest number are those that lie farthest. What is not a number shows in both.
+inline void centre(const Head& head, const Bf16* rows, float* mean, float* farthest) {
+  constexpr int64_t kAtOnce = 4;  // sums that do not wait for each other
+  const int64_t count = head.inner();
+  for (int64_t column = 0; column < head.size; column += kLanes) {
+    __m512 sum[kAtOnce], most[kAtOnce], least[kAtOnce];
+    for (int64_t i = 0; i < kAtOnce; ++i) {
+      sum[i] = _mm512_setzero_ps();
+      most[i] = _mm512_set1_ps(count ? -INFINITY : 0.0f);
+      least[i] = _mm512_set1_ps(count ? INFINITY : 0.0f);
+    }
+    const auto take = [&](int64_t token, int64_t i) {
+      const __m512 x = load_bf16(head.inner_row(rows, token) + column);
+      sum[i] = _mm512_add_ps(sum[i], x);
+      most[i] = _mm512_max_ps(most[i], x);
+      least[i] = _mm512_min_ps(least[i], x);
+    };
+    int64_t token = 0;
+    for (; token + kAtOnce <= count; token += kAtOnce)
+      for (int64_t i = 0; i < kAtOnce; ++i) take(token + i, i);
+    for (; token < count; ++token) take(token, 0);
+    for (int64_t i = 1; i < kAtOnce; ++i) {
+      sum[0] = _mm512_add_ps(sum[0], sum[i]);
+      most[0] = _mm512_max_ps(most[0], most[i]);
+      least[0] = _mm512_min_ps(least[0], least[i]);
+    }
+    const __m512 middle = _mm512_mul_ps(sum[0], _mm512_set1_ps(count ? 1.0f / static_cast<float>(count) : 0.0f));
+    _mm512_storeu_ps(mean + column, middle);
+    _mm512_storeu_ps(farthest + column, _mm512_max_ps(_mm512_sub_ps(most[0], middle), _mm512_sub_ps(middle, least[0])));
+  }
+}
+
+// Lays sixteen rows of words side by side as columns: word w of row r goes to out[w * kPanel + r], up to `padded` words
+// of each; what rows and words there are not is zero.
+inline void lay_columns(const Word* rows, int64_t count, int64_t words, int64_t padded, Word* out) {
+  for (int64_t word = 0; word < padded; word += kLanes) {
+    const auto present = static_cast<__mmask16>((1u << smaller(larger(words - word, 0), kLanes)) - 1);
     __m512i square[16];
     for (int64_t r = 0; r < kLanes; ++r)
-      square[r] = r < count ? _mm512_maskz_loadu_epi32(mask, rows + r * row_words + word) : _mm512_setzero_si512();
+      square[r] = r < count ? _mm512_maskz_loadu_epi32(present, rows + r * words + word) : _mm512_setzero_si512();
     transpose(square);
-    for (int64_t w = 0; w < words; ++w) {
-      _mm512_storeu_si512(half_panel + (word + w) * kPanel, square[w]);
-      squares = DotBf16::add(squares, square[w], square[w]);
-    }
-  }
-  norms = _mm512_max_epu32(norms, squares);
-}
-
-inline float pack_all_keys(const Head& head) {
-  __m512i norms = _mm512_setzero_si512();
-  for (int64_t token = 0; token < head.tokens; token += kLanes)
-    pack_keys(head, token, head.key_panels + token / kPanel * head.key_panel_words() + token % kPanel, norms);
-  return std::sqrt(std::bit_cast<float>(_mm512_reduce_max_epu32(norms)));
-}
-
-inline void pack_end_keys(const Head& head) {
-  const Word* first = reinterpret_cast<const Word*>(head.k);
-  const Word* last = reinterpret_cast<const Word*>(head.k + (head.tokens - 1) * head.stride);
-  for (int64_t word = 0; word < head.size / 2; ++word) {
-    const __m512i pair = _mm512_maskz_set1_epi32(1, static_cast<int>(first[word]));
-    _mm512_storeu_si512(head.end_panel + word * kPanel, _mm512_mask_set1_epi32(pair, 2, static_cast<int>(last[word])));
+    for (int64_t w = 0; w < smaller(padded - word, kLanes); ++w)
+      _mm512_storeu_si512(out + (word + w) * kPanel, square[w]);
   }
 }
 
-inline void pack_values(const Head& head) {
-  const auto load = [&head](int64_t token, int64_t column) {
-    if (token >= head.tokens) return _mm512_setzero_si512();
-    const Bf16* p = head.v + token * head.stride + column;
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  };
-  for (int64_t column = 0; column < head.size; column += kLanes) {
-    Word* panel = head.value_panels + column / kPanel * head.value_panel_words() + column % kPanel;
-    for (int64_t group = 0; group < head.tokens; group += kPanel)
-      for (int64_t i = 0; i < kLanes; ++i) {
-        const __m512i low = load(group + i, column);
-        const __m512i high = _mm512_slli_epi32(load(group + kLanes + i, column), 16);
-        _mm512_storeu_si512(panel + (group / 2 + i) * kPanel, _mm512_or_si512(low, high));
+// Takes the mean off the keys, which changes all scores of a query by the same and so no weight, and scales all inner
+// keys alike: then softmax looks for its largest score among whole numbers. Returns their scale.
+inline float pack_keys(const Head& head, const float* mean, const float* farthest, int8_t* sixteen_rows) {
+  __m512 largest = _mm512_setzero_ps();
+  for (int64_t column = 0; column < head.size; column += kLanes)
+    largest = _mm512_max_ps(largest, _mm512_loadu_ps(farthest + column));
+  const float scale = signed_scale(_mm512_reduce_max_ps(largest));
+  const __m512 steps = per_step(scale);
+  const __m512i zero = _mm512_set1_epi8(static_cast<char>(kQueryZero));
+  for (int64_t first = 0; first < head.inner(); first += kLanes) {
+    const int64_t count = smaller(head.inner() - first, kLanes);
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t column = 0; column < head.size; column += kLanes) {
+        const __m512 x = load_bf16(head.inner_row(head.k, first + r) + column);
+        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(mean + column)), steps));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(sixteen_rows + r * head.size + column), _mm512_cvtepi32_epi8(k));
       }
+    Word* half_panel = head.key_panels + first / kPanel * head.key_panel_words() + first % kPanel;
+    lay_columns(reinterpret_cast<const Word*>(sixteen_rows), count, head.size / 4, head.query_words(), half_panel);
+    __m512i excess = _mm512_setzero_si512();
+    for (int64_t word = 0; word < head.size / 4; ++word)
+      excess = DotBytes::add(excess, zero, _mm512_loadu_si512(half_panel + word * kPanel));
+    const __m512i begin = _mm512_sub_epi32(_mm512_setzero_si512(), excess);
+    _mm512_storeu_si512(half_panel + head.query_words() * kPanel, begin);
   }
+  return scale;
 }
 
-inline float largest_query(const Head& head) {
-  uint32_t largest = 0;
-  for (int64_t token = 0; token < head.tokens; ++token) {
-    const Bf16* row = head.q + token * head.stride;
-    __m512 squares = _mm512_setzero_ps();
+// Scales all queries alike, too. Returns their scale.
+inline float pack_queries(const Head& head) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest = _mm512_setzero_si512();
+  for (int64_t token = 0; token < head.tokens; ++token)
     for (int64_t column = 0; column < head.size; column += kLanes) {
-      const __m512 x = load_bf16(row + column);
-      squares = _mm512_fmadd_ps(x, x, squares);
+      const __m512 x = load_bf16(head.q + token * head.stride + column);
+      largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
     }
-    const auto norm = std::bit_cast<uint32_t>(_mm512_reduce_add_ps(squares));
-    largest = norm > largest ? norm : largest;
+  const float scale = signed_scale(_mm512_reduce_max_ps(_mm512_castsi512_ps(largest)));
+  const __m512 steps = per_step(scale), zero = _mm512_set1_ps(kQueryZero);
+  for (int64_t token = 0; token < head.tokens; ++token) {
+    Word* words = head.queries + token * head.query_words();
+    for (int64_t column = 0; column < head.size; column += kLanes) {
+      const __m512 x = load_bf16(head.q + token * head.stride + column);
+      const __m512i q = _mm512_cvtps_epi32(_mm512_fmadd_ps(x, steps, zero));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(words + column / 4), _mm512_cvtepi32_epi8(q));
+    }
+    for (int64_t word = head.size / 4; word < head.query_words(); ++word) words[word] = 0;
   }
-  return std::sqrt(std::bit_cast<float>(largest));
+  return scale;
+}
+
+// The ends' keys, and their values less the mean. A token alone stands at both ends. What the inner keys' mean adds to
+// a score, and so is missing there, is a product of its own, with the mean as the sum of two bfloat16.
+inline void pack_ends(const Head& head, const float* key_mean, Bf16* four_rows) {
+  Bf16* mean_rows = four_rows + kEnds * head.size;
+  for (int64_t end = 0; end < kEnds; ++end) {
+    const int64_t row = end * (head.tokens - 1) * head.stride;
+    for (int64_t column = 0; column < head.size; column += kLanes) {
+      store_bf16(four_rows + end * head.size + column, load_bf16(head.k + row + column));
+      const __m512 value = load_bf16(head.v + row + column);
+      _mm512_storeu_ps(head.end_values[end] + column, _mm512_sub_ps(value, _mm512_loadu_ps(head.value_mean + column)));
+    }
+  }
+  for (int64_t column = 0; column < head.size; column += kLanes) {
+    const __m512 mean = _mm512_loadu_ps(key_mean + column);
+    store_bf16(mean_rows + column, mean);
+    store_bf16(mean_rows + head.size + column, _mm512_sub_ps(mean, load_bf16(mean_rows + column)));
+  }
+  lay_columns(reinterpret_cast<const Word*>(four_rows), kEnds + 2, head.size / 2, head.size / 2, head.end_panel);
+}
+
+// Takes the mean off the values, and scales each column by its own largest number. A weighted mean of what is left,
+// plus that mean, is the weighted mean; and weights that rounding loses lose but their share of a difference.
+inline void pack_values(const Head& head, const float* farthest) {
+  for (int64_t column = 0; column < head.size; column += kLanes) {
+    const __m512 mean = _mm512_loadu_ps(head.value_mean + column);
+    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(farthest + column), _mm512_set1_ps(1.0f / 127.0f));
+    const __mmask16 some = _mm512_cmp_ps_mask(scale, _mm512_set1_ps(1e-36f), _CMP_NLT_UQ);
+    scale = _mm512_maskz_mov_ps(some, scale);
+    _mm512_storeu_ps(head.value_scale + column, scale);
+    const __m512 steps = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), scale);
+    Word* panel = head.value_panels + column / kPanel * head.value_panel_words() + column % kPanel;
+    for (int64_t token = 0; token < round_up(head.inner(), kGroup); token += 4) {
+      __m512i word = _mm512_setzero_si512();
+      for (int64_t b = smaller(head.inner() - token, 4) - 1; b >= 0; --b) {
+        const __m512 x = load_bf16(head.inner_row(head.v, token + b) + column);
+        const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(x, mean), steps));
+        word = _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_and_si512(v, _mm512_set1_epi32(0xff)));
+      }
+      _mm512_storeu_si512(panel + token / 4 * kPanel, word);
+    }
+  }
 }
 
 }  // namespace octavo::OCTAVO_ISA

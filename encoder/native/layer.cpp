@@ -17,8 +17,9 @@ void enter(Multiplier& multiplier, const Layer& layer, const Bf16* state, int64_
   linear_block(multiplier, scratch, rows, count, layer.qkv, qkv);
 }
 
-// From a block's contexts to its state above the layer, in place.
-void leave(Multiplier& multiplier, const Layer& layer, const Bf16* context, int64_t count, Bf16* state) {
+// From a block's contexts to its state above the layer, in place, and on to the next layer's queries, keys and values.
+void pass(Multiplier& multiplier, const Layer& layer, const Layer* next, const Bf16* context, int64_t count,
+          Bf16* state, Bf16* qkv) {
   Scratch scratch;
   const int64_t hidden = layer.mix.inputs;
   const Rows mixed = take_rows(scratch, count, hidden, layer.mix.input.outliers);
@@ -27,7 +28,11 @@ void leave(Multiplier& multiplier, const Layer& layer, const Bf16* context, int6
   quantise_block(scratch, context, count, hidden, layer.mix.input, mixed);
   norm_block(multiplier, scratch, mixed, count, layer.mix, state, layer.mix_norm, &layer.up.input, state, &narrow);
   activate_block(multiplier, scratch, narrow, count, layer.up, layer.activation, layer.down.input, wide);
-  norm_block(multiplier, scratch, wide, count, layer.down, state, layer.down_norm, nullptr, state, nullptr);
+  if (next == nullptr)
+    return norm_block(multiplier, scratch, wide, count, layer.down, state, layer.down_norm, nullptr, state, nullptr);
+  const Rows rows = take_rows(scratch, count, hidden, next->qkv.input.outliers);
+  norm_block(multiplier, scratch, wide, count, layer.down, state, layer.down_norm, &next->qkv.input, state, &rows);
+  linear_block(multiplier, scratch, rows, count, next->qkv, qkv);
 }
 
 }  // namespace
@@ -49,12 +54,11 @@ void layers(const LayersCall& call, const Workers& workers) {
     const Layer& layer = *call.layers[i];
     const Layer* next = i + 1 < call.count ? call.layers[i + 1] : nullptr;
     attention({qkv, contexts, call.offsets, call.segments, layer.heads, hidden / layer.heads, call.window}, workers);
-    const auto leave_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
-      Bf16* state = call.state + begin * hidden;
-      leave(multiplier, layer, contexts + begin * hidden, end - begin, state);
-      if (next) enter(multiplier, *next, state, end - begin, qkv + begin * 3 * hidden);
+    const auto pass_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
+      pass(multiplier, layer, next, contexts + begin * hidden, end - begin, call.state + begin * hidden,
+           qkv + begin * 3 * hidden);
     };
-    for_each_piece<Multiplier>(workers, tokens, rows, leave_rows);
+    for_each_piece<Multiplier>(workers, tokens, rows, pass_rows);
   }
 }
 

@@ -20,8 +20,8 @@ void pack(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, i
       panel[(input / 4 * kPanel + output % kPanel) * 4 + input % 4] = w;
       sum += w;
     }
-    const int32_t excess = zero * sum;
-    __builtin_memcpy(panel + (steps * kPanel + output % kPanel) * 4, &excess, sizeof excess);
+    const int32_t begin = -zero * sum;
+    __builtin_memcpy(panel + (steps * kPanel + output % kPanel) * 4, &begin, sizeof begin);
   }
 }
 
@@ -31,13 +31,9 @@ void product(const uint8_t* q, int64_t count, int64_t inputs, const int8_t* pack
     Scratch scratch;
     int32_t* sums = scratch.take<int32_t>((end - begin) * kPanel);
     for (int64_t output = 0; output < outputs; output += kPanel) {
-      const Word* share = multiply_panel(multiplier, q + begin * inputs, end - begin, inputs, packed, output, sums);
+      multiply_panel(multiplier, q + begin * inputs, end - begin, inputs, packed, output, sums);
       for (int64_t r = 0; r < end - begin; ++r)
-        for (int64_t v = 0; v < kPanel; v += kLanes) {
-          const __m512i sum = _mm512_loadu_si512(sums + r * kPanel + v);
-          _mm512_storeu_si512(out + (begin + r) * outputs + output + v,
-                              _mm512_sub_epi32(sum, _mm512_loadu_si512(share + v)));
-        }
+        __builtin_memcpy(out + (begin + r) * outputs + output, sums + r * kPanel, kPanel * sizeof(int32_t));
     }
   };
   for_each_piece<Multiplier>(workers, count, rows_a_piece(workers, count, kBlockRows), piece);

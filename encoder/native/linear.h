@@ -1,8 +1,7 @@
 // The 8-bit linear map over a block of rows, a panel of 32 outputs at a time, with what follows it done on the panel.
 //
-// A packed weight is its panels one after another: for each four inputs the words of 32 outputs (see product.h), and
-// after them 32 whole numbers, the zero point times the sum of each output's weights, which products of bytes around
-// that zero point hold too much.
+// A packed weight is its panels one after another: for each four inputs the words of 32 outputs, and after them what
+// sums begin with (see product.h): less the zero point times the sum of each output's weights.
 #pragma once
 
 #include "product.h"
@@ -27,20 +26,18 @@ inline void pack_outliers(const Linear& linear, int64_t output, Word* panel) {
     }
 }
 
-// The exact sums of one panel: (count, 32), with the zero point's share still in them. Returns that share, 32 of them.
-OCTAVO_INLINE const Word* multiply_panel(Multiplier& multiplier, const uint8_t* q, int64_t count, int64_t inputs,
-                                         const int8_t* packed, int64_t output, int32_t* sums) {
+// The exact sums of one panel: (count, 32).
+OCTAVO_INLINE void multiply_panel(Multiplier& multiplier, const uint8_t* q, int64_t count, int64_t inputs,
+                                  const int8_t* packed, int64_t output, int32_t* sums) {
   const int64_t steps = inputs / 4;
   const Word* panel = reinterpret_cast<const Word*>(packed) + output / kPanel * panel_words(inputs);
-  multiplier.multiply<DotBytes>(
+  multiplier.multiply<DotBytes, Begin::kPanelRow>(
       {reinterpret_cast<const Word*>(q), steps, count, panel, 0, 2, steps, reinterpret_cast<Word*>(sums), kPanel});
-  return panel + steps * kPanel;
 }
 
 // A block's memory besides its rows, for one panel at a time.
 struct PanelScratch {
   int32_t* sums;        // (rows, 32)
-  float* outlier_sums;  // (rows, 32)
   Word* outlier_rows;   // (rows, outlier_words): the rows' outliers as pairs, a zero after an odd number
   Word* outlier_panel;  // (outlier_words, 32): the panel's
   int64_t outlier_words;
@@ -48,7 +45,6 @@ struct PanelScratch {
   PanelScratch(Scratch& scratch, const Rows& rows, int64_t count, int64_t outliers)
       : outlier_words((outliers + 1) / 2) {
     sums = scratch.take<int32_t>(count * kPanel);
-    outlier_sums = scratch.take<float>(count * kPanel);
     outlier_rows = scratch.take<Word>(count * outlier_words);
     outlier_panel = scratch.take<Word>(outlier_words * kPanel);
     for (int64_t r = 0; outliers && r < count; ++r) {
@@ -60,30 +56,31 @@ struct PanelScratch {
 };
 
 // Calls then(row, output, y, z) with each 32 outputs of the linear map for each row: y the first half, z the second.
+// Outliers are few, so they are added here and not by a product of their own, which would store its sums first.
 template <class Then>
 OCTAVO_INLINE void apply_linear(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
                                 const Linear& linear, Then then) {
   const PanelScratch panel(scratch, rows, count, linear.input.outliers);
-  const int64_t words = panel.outlier_words;
   for (int64_t output = 0; output < linear.outputs; output += kPanel) {
-    const Word* share = multiply_panel(multiplier, rows.q, count, linear.inputs, linear.packed, output, panel.sums);
+    multiply_panel(multiplier, rows.q, count, linear.inputs, linear.packed, output, panel.sums);
     pack_outliers(linear, output, panel.outlier_panel);
-    multiplier.multiply<DotBf16>({panel.outlier_rows, words, count, panel.outlier_panel, 0, 2, words,
-                                  reinterpret_cast<Word*>(panel.outlier_sums), kPanel});
-    const auto y_of = [&](int64_t r, int64_t half, __m512i excess, __m512 scale, __m512 bias) {
-      const __m512i sum = _mm512_loadu_si512(panel.sums + r * kPanel + half);
-      const __m512 scales = _mm512_mul_ps(scale, _mm512_set1_ps(rows.scale[r]));
-      const __m512 y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, excess)), scales, bias);
-      return _mm512_add_ps(y, _mm512_loadu_ps(panel.outlier_sums + r * kPanel + half));
-    };
-    const __m512i left_share = _mm512_loadu_si512(share), right_share = _mm512_loadu_si512(share + kLanes);
-    const float* scale = linear.scale + output;
-    const float* bias = linear.bias + output;
-    const __m512 left_scale = _mm512_loadu_ps(scale), right_scale = _mm512_loadu_ps(scale + kLanes);
-    const __m512 left_bias = _mm512_loadu_ps(bias), right_bias = _mm512_loadu_ps(bias + kLanes);
-    for (int64_t r = 0; r < count; ++r)
-      then(r, output, y_of(r, 0, left_share, left_scale, left_bias),
-           y_of(r, kLanes, right_share, right_scale, right_bias));
+    const __m512 scale[2] = {_mm512_loadu_ps(linear.scale + output), _mm512_loadu_ps(linear.scale + output + kLanes)};
+    const __m512 bias[2] = {_mm512_loadu_ps(linear.bias + output), _mm512_loadu_ps(linear.bias + output + kLanes)};
+    for (int64_t r = 0; r < count; ++r) {
+      const __m512 row_scale = _mm512_set1_ps(rows.scale[r]);
+      __m512i y[2];
+      for (int half = 0; half < 2; ++half) {
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(panel.sums + r * kPanel + half * kLanes));
+        y[half] = _mm512_castps_si512(_mm512_fmadd_ps(sum, _mm512_mul_ps(scale[half], row_scale), bias[half]));
+      }
+      for (int64_t w = 0; w < panel.outlier_words; ++w) {
+        const __m512i pair = _mm512_set1_epi32(static_cast<int>(panel.outlier_rows[r * panel.outlier_words + w]));
+        const Word* column = panel.outlier_panel + w * kPanel;
+        for (int half = 0; half < 2; ++half)
+          y[half] = DotBf16::add(y[half], pair, _mm512_loadu_si512(column + half * kLanes));
+      }
+      then(r, output, _mm512_castsi512_ps(y[0]), _mm512_castsi512_ps(y[1]));
+    }
   }
 }
 

@@ -2,7 +2,8 @@
 //
 // A is row-major. B is packed in panels of 32 columns: a panel holds, for each step along the inner dimension, the 32
 // words of its columns, one after another. C is row-major, 32-bit: float sums for DotBf16, exact integers for DotBytes.
-// A word is two bfloat16 or four bytes, so an inner dimension of K numbers is K / 2 or K / 4 steps.
+// A word is two bfloat16 or four bytes, so an inner dimension of K numbers is K / 2 or K / 4 steps. Where rows of A are
+// bytes around a zero point, a panel begins its sums with what that adds to them, below zero: 32 words after its steps.
 //
 // A row of C depends on its row of A alone, and is summed in the order of the steps: never on the rows beside it.
 #pragma once
@@ -20,6 +21,9 @@ using Word = uint32_t;
 // Rows of C computed at once. Twelve rows by two vectors keep 24 sums in registers, with two loads and twelve
 // broadcasts for 24 dots: 98 % of the peak of a Zen 5 core from L1 or L2 (1.04 to 1.1 TOPS in bytes).
 constexpr int kRegisterRows = 12;
+
+// What sums begin with: nothing, the 32 words after a panel's steps, or what C holds.
+enum class Begin { kZero, kPanelRow, kC };
 
 struct Product {
   const Word* a;
@@ -47,28 +51,30 @@ OCTAVO_INLINE void accumulate(__m512i (&sums)[Rows][Vectors], const Word* a, int
   }
 }
 
-template <class Dot, int Rows, int Vectors, bool Accumulate>
+template <class Dot, int Rows, int Vectors, Begin B>
 OCTAVO_INLINE void register_tile(const Word* a, int64_t a_stride, const Word* panel, int64_t steps, Word* c,
                                  int64_t c_stride) {
   __m512i sums[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v)
-      sums[r][v] = Accumulate ? _mm512_loadu_si512(c + r * c_stride + v * kLanes) : _mm512_setzero_si512();
+    for (int v = 0; v < Vectors; ++v) {
+      const Word* begin = B == Begin::kC ? c + r * c_stride : panel + steps * kPanel;
+      sums[r][v] = B == Begin::kZero ? _mm512_setzero_si512() : _mm512_loadu_si512(begin + v * kLanes);
+    }
   accumulate<Dot>(sums, a, a_stride, panel, steps);
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_si512(c + r * c_stride + v * kLanes, sums[r][v]);
 }
 
 // All panels of at most twelve rows.
-template <class Dot, int Rows, bool Accumulate>
+template <class Dot, int Rows, Begin B>
 void register_rows(const Product& p) {
   for (int64_t v = 0; v < p.vectors; v += 2) {
     const Word* panel = p.panels + v / 2 * p.panel_stride;
     Word* c = p.c + v * kLanes;
     if (v + 1 < p.vectors)
-      register_tile<Dot, Rows, 2, Accumulate>(p.a, p.a_stride, panel, p.steps, c, p.c_stride);
+      register_tile<Dot, Rows, 2, B>(p.a, p.a_stride, panel, p.steps, c, p.c_stride);
     else
-      register_tile<Dot, Rows, 1, Accumulate>(p.a, p.a_stride, panel, p.steps, c, p.c_stride);
+      register_tile<Dot, Rows, 1, B>(p.a, p.a_stride, panel, p.steps, c, p.c_stride);
   }
 }
 
@@ -81,11 +87,11 @@ OCTAVO_INLINE void with_rows(int64_t rows, const F& f) {
     with_rows<Rows - 1>(rows, f);
 }
 
-template <class Dot, bool Accumulate>
+template <class Dot, Begin B>
 OCTAVO_INLINE void register_product(Product p) {
   while (p.rows > 0) {
     const int64_t rows = smaller(p.rows, kRegisterRows);
-    with_rows(rows, [&]<int Rows>() { register_rows<Dot, Rows, Accumulate>(p); });
+    with_rows(rows, [&]<int Rows>() { register_rows<Dot, Rows, B>(p); });
     p.a += rows * p.a_stride;
     p.c += rows * p.c_stride;
     p.rows -= rows;
@@ -110,10 +116,10 @@ class Multiplier {
 
   // The last tile's rows may be those of the tile before: shapes are set anew only where there are fewer than 16 rows,
   // because that takes longer than a product.
-  template <class Dot>
+  template <class Dot, Begin B = Begin::kZero>
   void multiply(Product p) {
     const int64_t tiled = p.steps / 16 * 16;
-    if (tiled == 0) return register_product<Dot, false>(p);
+    if (tiled == 0) return register_product<Dot, B>(p);
     const int64_t height = smaller(p.rows, 16);
     configure(height);
     for (int64_t row = 0; row < p.rows; row += kRows) {
@@ -122,31 +128,33 @@ class Multiplier {
       for (int64_t v = 0; v < p.vectors; v += 2) {
         const bool right = v + 1 < p.vectors;
         if (row + 16 < p.rows)
-          right ? tiles<Dot, true, true>(p, above, below, v, tiled)
-                : tiles<Dot, true, false>(p, above, below, v, tiled);
+          right ? tiles<Dot, B, true, true>(p, above, below, v, tiled)
+                : tiles<Dot, B, true, false>(p, above, below, v, tiled);
         else
-          right ? tiles<Dot, false, true>(p, above, 0, v, tiled) : tiles<Dot, false, false>(p, above, 0, v, tiled);
+          right ? tiles<Dot, B, false, true>(p, above, 0, v, tiled)
+                : tiles<Dot, B, false, false>(p, above, 0, v, tiled);
       }
     }
     if (tiled < p.steps) {
       p.a += tiled;
       p.panels += tiled * kPanel;
       p.steps -= tiled;
-      register_product<Dot, true>(p);
+      register_product<Dot, Begin::kC>(p);
     }
   }
 
  private:
   // Tiles 0 to 3 are C, row by row; 4 and 5 are A, above and below; 6 and 7 are B, left and right.
-  template <class Dot, bool Below, bool Right>
+  template <class Dot, Begin B, bool Below, bool Right>
   static OCTAVO_INLINE void tiles(const Product& p, int64_t above, int64_t below, int64_t vector, int64_t steps) {
     const Word* panel = p.panels + vector / 2 * p.panel_stride;
     const Word* a = p.a + above * p.a_stride;
     const Word* a_below = p.a + below * p.a_stride;
-    tile_zero<0>();
-    if constexpr (Right) tile_zero<1>();
-    if constexpr (Below) tile_zero<2>();
-    if constexpr (Below && Right) tile_zero<3>();
+    const Word* begin = panel + p.steps * kPanel;
+    start<B, 0>(begin);
+    if constexpr (Right) start<B, 1>(begin + kLanes);
+    if constexpr (Below) start<B, 2>(begin);
+    if constexpr (Below && Right) start<B, 3>(begin + kLanes);
     for (int64_t k = 0; k < steps; k += 16) {
       tile_load<4>(a + k, p.a_stride);
       tile_load<6>(panel + k * kPanel, kPanel);
@@ -169,6 +177,15 @@ class Multiplier {
     if constexpr (Below && Right) tile_store<3>(c_below + kLanes, p.c_stride);
   }
 
+  template <Begin B, int T>
+  static OCTAVO_INLINE void start(const Word* row) {
+    static_assert(B != Begin::kC);
+    if constexpr (B == Begin::kZero)
+      tile_zero<T>();
+    else
+      tile_load<T>(row, 0);  // the same row again and again
+  }
+
   void configure(int64_t height) {
     if (height == height_) return;
     TileShapes shapes;
@@ -189,9 +206,9 @@ class Multiplier {
   static constexpr int64_t kRows = kRegisterRows;
   static constexpr bool kTiles = false;
 
-  template <class Dot>
+  template <class Dot, Begin B = Begin::kZero>
   void multiply(const Product& p) {
-    register_product<Dot, false>(p);
+    register_product<Dot, B>(p);
   }
 };
 

@@ -24,63 +24,75 @@ OCTAVO_INLINE float scale_of(const Range& range, int32_t zero) {
   return scale < 1e-36f ? 0.0f : scale;
 }
 
-// No need to hold the bytes within 0 to 255: the scale is chosen so that v / scale, off by a millionth, rounds to
-// within.
-OCTAVO_INLINE void store_bytes(uint8_t* q, __m512 v, __m512 per_step, __m512i zero) {
-  const __m512i steps = _mm512_cvtps_epi32(_mm512_mul_ps(v, per_step));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_add_epi32(steps, zero)));
-}
-
-inline Bf16 round_bf16(float x) { return static_cast<Bf16>(_mm256_extract_epi16(round_bf16(_mm512_set1_ps(x)), 0)); }
-
-// Quantises one row of floats, whose range (of x * factor) the caller knows.
-OCTAVO_INLINE void quantise_row(const float* x, int64_t size, const Range& range, const Quantiser& to, uint8_t* q,
-                                float* scale, Bf16* outliers) {
-  *scale = scale_of(range, to.zero);
+// Quantises one row of v, a multiple of 32 of them, whose range the caller knows.
+OCTAVO_INLINE void quantise_row(const float* v, int64_t size, const Range& range, int32_t zero, uint8_t* q,
+                                float* scale) {
+  *scale = scale_of(range, zero);
   const __m512 per_step = _mm512_set1_ps(*scale > 0 ? 1.0f / *scale : 0.0f);
-  const __m512i zero = _mm512_set1_epi32(to.zero);
-  for (int64_t i = 0; i < size; i += kLanes)
-    store_bytes(q + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(to.factor + i)), per_step, zero);
-  for (int64_t o = 0; o < to.outliers; ++o) outliers[o] = round_bf16(x[to.columns[o]]);
+  const __m512 offset = _mm512_set1_ps(static_cast<float>(zero));
+  const auto steps = [&](int64_t i) {
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_loadu_ps(v + i), per_step, offset));
+  };
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= size; i += 4 * kLanes)
+    _mm512_storeu_si512(q + i, to_bytes(steps(i), steps(i + kLanes), steps(i + 2 * kLanes), steps(i + 3 * kLanes)));
+  for (; i < size; i += kLanes) _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtepi32_epi8(steps(i)));
 }
 
-// Widens a row of bfloat16, and finds its range.
-OCTAVO_INLINE Range widen_row(const Bf16* x, int64_t size, const Quantiser& to, float* out) {
+// Number `index` of the 32 that two vectors hold, rounded.
+inline Bf16 pick_bf16(__m512 left, __m512 right, int64_t index) {
+  Bf16 both[2 * kLanes];
+  store_bf16(both, left);
+  store_bf16(both + kLanes, right);
+  return both[index];
+}
+
+inline void keep_outliers(const Bf16* x, const Quantiser& to, Bf16* outliers) {
+  for (int64_t o = 0; o < to.outliers; ++o) outliers[o] = x[to.columns[o]];
+}
+
+// Multiplies a row by its factors, and finds the range of what that makes.
+OCTAVO_INLINE Range scale_row(const Bf16* x, int64_t size, const Quantiser& to, float* v) {
   Range range;
   for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 v = load_bf16(x + i);
-    _mm512_storeu_ps(out + i, v);
-    range.add(_mm512_mul_ps(v, _mm512_loadu_ps(to.factor + i)));
+    const __m512 scaled = _mm512_mul_ps(load_bf16(x + i), _mm512_loadu_ps(to.factor + i));
+    _mm512_storeu_ps(v + i, scaled);
+    range.add(scaled);
   }
   return range;
 }
 
-// Normalises a row in place (Ba et al., 2016), rounds it to bfloat16 into `state`, and keeps the rounded numbers in
-// `x`. Two passes over a row that lies in the first-level cache: exact where one pass would cancel.
-OCTAVO_INLINE void normalise_row(float* x, int64_t size, const Norm& norm, Bf16* state) {
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t i = 0; i < size; i += kLanes) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
-  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / static_cast<float>(size));
-  __m512 squares = _mm512_setzero_ps();
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
-    squares = _mm512_fmadd_ps(d, d, squares);
+// Normalises a row (Ba et al., 2016), rounds it to bfloat16 into `state`, and, where it is to be quantised, leaves the
+// rounded numbers times their factors in `x` and returns their range. Two passes over a row that lies in the first
+// level of the cache: exact where one pass would cancel.
+OCTAVO_INLINE Range normalise_row(float* x, int64_t size, const Norm& norm, const Quantiser* to, Bf16* state) {
+  // Two sums that do not wait for each other; sizes are multiples of 32.
+  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+  for (int64_t i = 0; i < size; i += 2 * kLanes) {
+    even = _mm512_add_ps(even, _mm512_loadu_ps(x + i));
+    odd = _mm512_add_ps(odd, _mm512_loadu_ps(x + i + kLanes));
   }
-  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(size);
+  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(even, odd)) / static_cast<float>(size));
+  even = odd = _mm512_setzero_ps();
+  for (int64_t i = 0; i < size; i += 2 * kLanes) {
+    const __m512 a = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
+    const __m512 b = _mm512_sub_ps(_mm512_loadu_ps(x + i + kLanes), mean);
+    even = _mm512_fmadd_ps(a, a, even);
+    odd = _mm512_fmadd_ps(b, b, odd);
+  }
+  const float variance = _mm512_reduce_add_ps(_mm512_add_ps(even, odd)) / static_cast<float>(size);
+  Range range;
   const __m512 per_deviation = _mm512_set1_ps(1.0f / std::sqrt(variance + norm.eps));
   for (int64_t i = 0; i < size; i += kLanes) {
     const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), per_deviation);
     const __m256i rounded =
         round_bf16(_mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(state + i), rounded);
-    _mm512_storeu_ps(x + i, widen(rounded));
+    if (to == nullptr) continue;
+    const __m512 scaled = _mm512_mul_ps(widen(rounded), _mm512_loadu_ps(to->factor + i));
+    _mm512_storeu_ps(x + i, scaled);
+    range.add(scaled);
   }
-}
-
-OCTAVO_INLINE Range range_of(const float* x, int64_t size, const Quantiser& to) {
-  Range range;
-  for (int64_t i = 0; i < size; i += kLanes)
-    range.add(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(to.factor + i)));
   return range;
 }
 

@@ -74,6 +74,18 @@ struct DotBytes {  // a unsigned, b signed; exact as long as the sum fits 32 bit
   }
 };
 
+// --- Bytes -----------------------------------------------------------------------------------------------------------
+
+// The words of a vector that packing twice, within lanes of four words, has left as its lanes' transpose.
+OCTAVO_INLINE __m512i untangle(__m512i packed) {
+  return _mm512_permutexvar_epi32(_mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0), packed);
+}
+
+// Sixty-four numbers within 0 to 255, in their order.
+OCTAVO_INLINE __m512i to_bytes(__m512i a, __m512i b, __m512i c, __m512i d) {
+  return untangle(_mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+}
+
 // --- Transposing ----------------------------------------------------------------------------------------------------
 
 // Transposes a square of 16 x 16 words held in sixteen vectors: 64 shuffles, where gathering takes 256 loads.

@@ -136,8 +136,8 @@ def test_activations_come_out_within_half_a_step(native: Native, activation: Act
     }[activation]
     found = native.linear_activate_quantise(rows, linear, activation, to)
     error = (_restored(found, to) - exactly * to.factor.double()).abs()
-    # The polynomial is off by 2e-5 up to 4.25, and by 1e-5 |y| beyond; factors reach 1.5.
-    slack = 1.5 * (2e-5 + 1e-5 * y.abs() + 1e-6)
+    # The polynomial is off by 1.7e-4 up to 3.9, and by 1.3e-5 |y| beyond; factors reach 1.5.
+    slack = 1.5 * (1.7e-4 + 1.3e-5 * y.abs() + 1e-6)
     assert (error <= found.scale.double()[:, None] * 0.501 + slack).all()
     kept = exactly[:, to.columns]
     assert ((found.outliers.double() - kept).abs() <= 2**-8 * kept.abs() + slack[:, to.columns]).all()

@@ -146,7 +146,7 @@ def test_a_saved_model_serves_in_8_bits_alone(eight: Path, tmp_path: Path) -> No
 def test_damaged_files_are_refused(eight: Path) -> None:
     file = eight / QUANTISED
     whole = load_file(file)
-    written = {"format": "octavo-int8", "version": "2"}
+    written = {"format": "octavo-int8", "version": "3"}
     columns = "layers.1.up.columns"
     for tensors, metadata, says in (
         ({name: tensor for name, tensor in whole.items() if name != "layers.2.mix.scale"}, written, "mix.scale"),
