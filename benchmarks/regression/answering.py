@@ -36,7 +36,6 @@ _SPACE, _MULTIPLIER, _SHIFT = 0x20, np.uint64(0x9E3779B97F4A7C15), np.uint64(33)
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    index: int
     start: int
     end: int
     digest: bytes
@@ -86,7 +85,7 @@ class _Handler(grpc.GenericRpcHandler):
         digest = named.digest()
         if digest not in self._known:
             self._known[digest] = np.full(_HIDDEN, len(ids), np.float32)
-        return _Piece(len(self._known), start + int(words[0]), start + int(words[-1]), digest)
+        return _Piece(start + int(words[0]), start + int(words[-1]), digest)
 
 
 async def _serve() -> None:
