@@ -28,14 +28,14 @@ struct Head {
   int64_t window;
   float exponent_scale;  // from a score to its power of two
 
-  Word* queries;     // (tokens, query_words): bytes around kQueryZero
-  Word* key_panels;  // column j of panel p is inner key 32 p + j; a step is four numbers, and sums begin with a row
-  float score_step;  // from a whole-numbered score to 64ths of a power of two
-  Word* end_panel;      // bfloat16: the first token's key, the last one's, and the inner keys' mean in two parts
-  Word* value_panels;   // columns are the head's numbers; a step is four inner tokens
-  float* value_scale;   // (size)
-  float* value_mean;    // (size)
-  float* end_values[kEnds];  // (size)
+  Word* queries;       // (tokens, query_words): bytes around kQueryZero
+  Word* key_panels;    // column j of panel p is inner key 32 p + j; a step is four numbers, and sums begin with a row
+  float score_step;    // from a whole-numbered score to 64ths of a power of two
+  Word* end_panel;     // bfloat16: the first token's key, the last one's, and the inner keys' mean in two parts
+  Word* value_panels;  // columns are the head's numbers; a step is four inner tokens
+  float* value_scale;  // (size)
+  float* value_mean;   // (size)
+  float* end_values[kEnds];  // (size): less the mean
 
   int64_t inner() const { return larger(tokens - kEnds, 0); }
   // Tiles multiply sixteen words at once; what is beyond a head's size is zero.
