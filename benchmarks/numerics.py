@@ -6,7 +6,7 @@ and all else in fp32, in plain PyTorch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import click
@@ -76,9 +76,6 @@ def _settings(folder: Path, timing: Sequence[Ids], judged: Sequence[Ids], rounds
     return figures
 
 
-_PARTS = ("weights", "activations", "embeddings", "states", "attention")
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What is not in fp32."""
@@ -96,8 +93,9 @@ def _parts(folder: Path, segments: Sequence[Ids]) -> Figures:
     """One less the mean cosine, in millionths, with each part alone and with all of them."""
     model = TakenApart(folder)
     expected = model.vectors(segments, Parts())
-    chosen = {name: replace(Parts(), **{name: True}) for name in _PARTS}
-    chosen["all"] = Parts(**dict.fromkeys(_PARTS, True))
+    names = [part.name for part in fields(Parts)]
+    chosen = {name: replace(Parts(), **{name: True}) for name in names}
+    chosen["all"] = Parts(**dict.fromkeys(names, True))
     return {
         f"error.{name}": summarise(1e6 * (1 - cosines(model.vectors(segments, parts), expected)), "ppm", np.mean)
         for name, parts in chosen.items()

@@ -1,17 +1,17 @@
 """Attention in bytes as `encoder.native` computes it, in plain PyTorch: what its tests and the table of errors go by.
 
 A segment's first and last token, where these models park attention that they have no use for, stay in float. Of the
-inner tokens between them queries, keys and values are bytes, and so are the weights. What makes that harmless (by the
-cosine of all-MiniLM-L6-v2's segment vectors; millionths of one less it):
+inner tokens between them queries, keys and values are bytes, and so are the weights. What makes that harmless (in
+brackets, from when it was chosen: millionths of one less the cosine of all-MiniLM-L6-v2's vectors, by weights alone):
 
 - The largest weight of a row is the largest inner one. With the ends among them the others, which carry what the token
-  says, would be rounded away: 62 for 695.
+  says, would be rounded away (62 for 695).
 - Weights are divided by their sum before rounding, and values are bytes around their mean, which comes back at the
-  end. So what rounding drops of the weights counts as the mean, not as nothing: 4 for 62.
+  end. So what rounding drops of the weights counts as the mean, not as nothing (4 for 62).
 - Keys are bytes around their mean, too. It changes all scores of a query alike, and so no weight.
 
-SageAttention (Zhang et al., 2025) takes the keys' mean off as well. `python -m benchmarks
-numerics` tells what all of it costs.
+SageAttention (Zhang et al., 2025) takes the keys' mean off as well.
+`python -m benchmarks numerics` tells what all of it costs.
 """
 
 import math

@@ -1,5 +1,6 @@
 """Native attention against the same in plain PyTorch and a masked softmax in float64, its identity, and its work."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -75,7 +76,7 @@ def test_scores_far_apart_choose_the_reference_s_keys(native: Native, spread: fl
 def _one_head(tokens: int, favoured: int, powers: float, value: float) -> Tensor:
     """Equal queries that favour one key by so many powers of two, and small differences between the other values."""
     qkv = torch.zeros(tokens, 96)
-    qkv[:, 0] = 32**0.5 / torch.tensor(2.0).log2().item() * 0.6931472
+    qkv[:, 0] = math.sqrt(32) * math.log(2)
     qkv[favoured, 32] = powers
     qkv[:, 64:] = 1 + torch.randn(tokens, 32, generator=torch.Generator().manual_seed(0)) / 10
     qkv[favoured, 64:] = value
