@@ -39,7 +39,7 @@ from benchmarks.served import serve
 from benchmarks.statistics import ratio
 from benchmarks.texts import sotu, spam_assassin
 from benchmarks.workloads import DEFAULT_MODEL
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

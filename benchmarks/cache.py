@@ -22,7 +22,7 @@ from benchmarks.statistics import percentile, ratio, summarise
 from benchmarks.texts import sotu
 from chunking import Tokenizer, load_tokenizer
 from octavo.client import Client, EmbedResult
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -15,7 +15,7 @@ from benchmarks import workloads
 from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.served import Served, serve
 from octavo.client import Client
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -19,7 +19,7 @@ from benchmarks.peers.lineup import Workload
 from benchmarks.race import Race, Run
 from benchmarks.statistics import ratio, summarise
 from encoder.threads import usable_cores
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -27,7 +27,7 @@ from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.statistics import summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
-from server.settings import ModelSettings, cache_home
+from server.config.schema import ModelSettings, cache_home
 
 __all__ = ["Embed", "cosines", "decisions", "document_vectors", "embedder", "kept", "overlaps", "run"]
 

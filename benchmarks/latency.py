@@ -16,7 +16,7 @@ from benchmarks.histograms import distribution
 from benchmarks.race import Race, Run
 from benchmarks.statistics import percentile
 from octavo.client import Client
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -52,7 +52,7 @@ from benchmarks.loading.tally import deadline_share, goodput
 from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
 from benchmarks.statistics import percentile, ratio
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -31,7 +31,7 @@ from encoder.ops.reference import Reference, activate, attention
 from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLinear, quantise
 from encoder.threads import usable_cores
 from encoder.weights import Checkpoint
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["Parts", "TakenApart", "run"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.settings import cache_home
+from server.config.schema import cache_home
 
 PACKAGES = (
     "redis-server",

@@ -19,7 +19,7 @@ from benchmarks.figures import Figure, Figures
 from benchmarks.statistics import percentile, summarise
 from benchmarks.texts import KINDS
 from chunking import Cutting, Policy, Segment, Tokenizer, budget, load_tokenizer, read
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["edited", "run", "units"]
 

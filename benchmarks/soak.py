@@ -25,7 +25,7 @@ from benchmarks.loading.corpus import Corpus
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.users import FAULTS, LOST, live
 from benchmarks.served import serve
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["growth", "run"]
 

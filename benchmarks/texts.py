@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from server.config.schema import cache_home
 from server.fetch import fetch
-from server.settings import cache_home
 
 __all__ = [
     "KINDS",

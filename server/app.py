@@ -19,25 +19,9 @@ from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
 from encoder.folder import describe
 from encoder.threads import usable_cores
-from server import logs
-from server.calls import CacheMode, Call, Timings
-from server.clients import Client
-from server.drain import Drain
-from server.errors import StartError
-from server.http import HttpListener
-from server.identity import Doorman
-from server.limits import Admission, Limiter
-from server.loopwatch import LoopWatch
-from server.metrics import Metrics
-from server.models import Catalogue, ServedModel, least_tokens
-from server.pipeline import Pipeline
-from server.priority import Priority
-from server.rpc.entrance import Entrance
-from server.rpc.listener import Listener, credentials_of
-from server.rpc.requests import Limits
-from server.runner import Runner
-from server.scheduler import Scheduler
-from server.settings import (
+from server.auth.authenticator import Authenticator
+from server.auth.clients import Client
+from server.config.schema import (
     CacheSettings,
     LimitSettings,
     ModelSettings,
@@ -46,8 +30,24 @@ from server.settings import (
     Settings,
     cache_home,
 )
-from server.shelf import Library, shared_cuts
-from server.storage import open_store, secret
+from server.errors import StartError
+from server.health.drain import Drain
+from server.health.http import HttpListener
+from server.health.loop_watch import LoopWatch
+from server.inference.cache_view import LayerCache, shared_cuts
+from server.inference.call import CacheMode, Call, Timings
+from server.inference.models import Catalogue, ServedModel, least_tokens
+from server.inference.pipeline import Pipeline
+from server.inference.runner import Runner
+from server.inference.storage import open_store, secret
+from server.limits import Admission, Limiter
+from server.rpc.call_gate import CallGate
+from server.rpc.listener import Listener, credentials_of
+from server.rpc.requests import Limits
+from server.scheduling.scheduler import Scheduler
+from server.telemetry import logs
+from server.telemetry.metrics import Metrics
+from server.types import Priority
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
@@ -148,10 +148,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             scheduler.backlog.speed.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
-        library = Library(KeyMaker(deployment_secret), store, keep_results=settings.cache.results)
+        layer_cache = LayerCache(KeyMaker(deployment_secret), store, keep_results=settings.cache.results)
         pipeline = Pipeline(
             scheduler,
-            library,
+            layer_cache,
             limiter,
             metrics,
             tokenizer_threads=compute.tokenizer_threads,
@@ -160,7 +160,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(pipeline.close)
 
-        await warm_up(catalogue, library)
+        await warm_up(catalogue, layer_cache)
         drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         listener = Listener(
             catalogue,
@@ -170,7 +170,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             drain,
             deployment_secret,
             settings.server.max_connection_age_seconds,
-            Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics), drain),
+            CallGate(Authenticator(settings), Admission(limiter, settings.limits, metrics), drain),
         )
         credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         addresses = await listener.bind(settings.server.listen, credentials)
@@ -183,7 +183,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield server
 
 
-async def warm_up(catalogue: Catalogue, library: Library) -> None:
+async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
     """Send each model a document from end to end: the first caller is not to pay for what is set up on first use.
 
     Through a pipeline of its own, so that nothing of it is counted or charged.
@@ -191,7 +191,7 @@ async def warm_up(catalogue: Catalogue, library: Library) -> None:
     uncounted = Metrics(CollectorRegistry())
     limiter = Limiter(LimitSettings(), uncounted)
     scheduler = Scheduler(1, 1, limiter, uncounted)
-    pipeline = Pipeline(scheduler, library, limiter, uncounted, tokenizer_threads=1, in_flight=1, verify=0.0)
+    pipeline = Pipeline(scheduler, layer_cache, limiter, uncounted, tokenizer_threads=1, in_flight=1, verify=0.0)
     scheduler.start()
     for model in catalogue:
         call = Call(
@@ -207,8 +207,8 @@ async def warm_up(catalogue: Catalogue, library: Library) -> None:
             tasks=(model.embed_task(),),
             fingerprint="",
         )
-        with pipeline.claim(call) as claim:
-            document = pipeline.open(call, WARM_UP_TEXT, Timings(), claim)
+        with pipeline.reserve(call) as reservation:
+            document = pipeline.open(call, WARM_UP_TEXT, Timings(), reservation)
             async with aclosing(pipeline.results(document, pipeline.read(document))) as results:
                 async for _ in results:
                     pass

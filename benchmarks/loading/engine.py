@@ -13,7 +13,7 @@ from chunking import Cutting, Segment, budget, load_tokenizer, read
 from encoder.folder import describe
 from encoder.heads.pooling import pool
 from encoder.threads import usable_cores
-from server.settings import ComputeSettings, cache_home
+from server.config.schema import ComputeSettings, cache_home
 
 __all__ = ["Engine"]
 

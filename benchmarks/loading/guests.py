@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.identity_keys import Key
+from server.auth.keys import Key
 
 __all__ = ["Guest", "invite", "toml"]
 

@@ -35,7 +35,7 @@ from benchmarks.statistics import percentile, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["run"]
 

@@ -11,8 +11,8 @@ import torch
 import encoder
 from benchmarks.peers.protocol import Ids, Vectors, serve
 from encoder.heads.pooling import pool
-from server.runner import batch_budget, shares_runs
-from server.settings import ComputeSettings
+from server.config.schema import ComputeSettings
+from server.inference.runner import batch_budget, shares_runs
 
 
 class Octavo:

@@ -16,7 +16,7 @@ from benchmarks.served import serve
 from benchmarks.statistics import ratio
 from encoder.threads import usable_cores
 from octavo.client import Client
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 __all__ = ["RATIOS", "Measured", "measure", "slowed"]
 

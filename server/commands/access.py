@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server.clients import ANONYMOUS
+from server.auth.authenticator import clients_of
+from server.auth.clients import ANONYMOUS
+from server.auth.keys import Key, KeysError, default_keys_path, read_keys
 from server.commands.finding import Finding
+from server.config.schema import LimitSettings, Settings, is_local
 from server.errors import StartError
-from server.identity import clients_of
-from server.identity_keys import Key, KeysError, default_keys_path, read_keys
-from server.settings import LimitSettings, Settings, is_local
 
 SOON_DAYS = 21  # a certificate that ends sooner should have been replaced by what replaces it
 REDIS_SECONDS = 2.0  # for its answer, four times what serving would wait

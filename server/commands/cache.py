@@ -11,11 +11,11 @@ from cache import KeyMaker, Kind, PurgeIncompleteError, Store
 from octavo.cli.local import local_server
 from octavo.cli.progress import progress
 from octavo.client import Client, OctavoError
-from server.clients import ANONYMOUS
+from server.auth.clients import ANONYMOUS
 from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.config.schema import Settings
 from server.errors import StartError
-from server.settings import Settings
-from server.storage import open_store, secret
+from server.inference.storage import open_store, secret
 
 KIB = 1024
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

@@ -9,7 +9,7 @@ import click
 from pydantic import SecretStr
 
 from server.commands.options import configuration, settings_options
-from server.configuration import Configuration, Leaf, dotted
+from server.config.load import Configuration, Leaf, dotted
 
 
 @click.group()

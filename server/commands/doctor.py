@@ -13,13 +13,13 @@ from typing import Any
 import click
 from prometheus_client import CollectorRegistry
 
-from server import logs
 from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
+from server.config.schema import UNIX, LogSettings, ModelSettings, Settings, split_address
 from server.errors import StartError
-from server.metrics import Metrics
-from server.settings import UNIX, LogSettings, ModelSettings, Settings, split_address
+from server.telemetry import logs
+from server.telemetry.metrics import Metrics
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "grpcio", "protobuf", "numpy")
 ISA_FLAGS = {

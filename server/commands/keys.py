@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from server.clients import ANONYMOUS
+from server.auth.clients import ANONYMOUS
+from server.auth.keys import KeptKey, Key, KeysError, changing_keys, default_keys_path, read_keys
 from server.commands.options import FAILURE, configuration, fail, settings_options
-from server.identity_keys import KeptKey, Key, KeysError, changing_keys, default_keys_path, read_keys
-from server.settings import Settings
+from server.config.schema import Settings
 
 LONGEST_ID = 24  # characters; what is longer may be a whole key, which is not repeated
 _PERIOD = re.compile(r"(\d{1,5})([hdwy])")

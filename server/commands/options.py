@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from server.configuration import Configuration, ConfigurationError, Leaf, assignment, flag, load
+from server.config.load import Configuration, ConfigurationError, Leaf, assignment, flag, load
 
 CONFIGURATION_FAULT = 2
 FAILURE = 1

@@ -6,7 +6,7 @@ import click
 
 from encoder.errors import EncoderError
 from server.commands.options import FAILURE, fail
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 
 @click.command()

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from server import logs
 from server.commands.options import FAILURE, configuration, fail, settings_options
 from server.errors import StartError
+from server.telemetry import logs
 
 
 @click.command()

@@ -2,9 +2,9 @@
 
 import click
 
+from server.config.schema import cache_home
 from server.fetch import FetchError, is_fetched, items, place
 from server.fetch import fetch as fetch_item
-from server.settings import cache_home
 
 DEFAULT = "all-MiniLM-L6-v2"
 

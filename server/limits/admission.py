@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 
-from server.clients import Client
+from server.auth.clients import Client
+from server.config.schema import LimitSettings
 from server.errors import QueueFull, RateLimited
 from server.limits.limiter import Limiter
-from server.metrics import Metrics
-from server.settings import LimitSettings
+from server.telemetry.metrics import Metrics
 
 SMOOTHING = 0.05  # of one call in the estimate of how long calls take
 FIRST_GUESS_SECONDS = 0.1

@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from server.clients import Client
+from server.auth.clients import Client
 from server.errors import DeadlineExceeded, RateLimited
 from server.limits.meter import Meter
-from server.priority import Priority
+from server.types import Priority
 
 LEAST_WAIT_SECONDS = 0.05  # whoever is refused may have missed by less than the network's jitter
 

@@ -1,11 +1,11 @@
 """The meters of all clients, made as they come."""
 
-from server.clients import Client
+from server.auth.clients import Client
+from server.config.schema import LimitSettings
 from server.limits.budget import Budget
 from server.limits.meter import Meter, Windows
 from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
-from server.metrics import Metrics
-from server.settings import LimitSettings
+from server.telemetry.metrics import Metrics
 
 MINUTE = 60
 

@@ -2,10 +2,10 @@
 
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
-from server.calls import Call, Usage
-from server.pipeline import Result
+from server.inference.call import Call, Usage
+from server.inference.pipeline import Result
+from server.inference.tasks import EmbedMerge
 from server.rpc import replies
-from server.tasks import EmbedMerge
 
 
 class Answer:

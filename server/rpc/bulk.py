@@ -14,16 +14,16 @@ from google.rpc.status_pb2 import Status
 
 from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.backlog import Claim
-from server.calls import Call, Timings
-from server.drain import Drain
 from server.errors import CallError, DocumentTooLarge, EmptyDocument, InvalidCall
-from server.pipeline import Pipeline
+from server.health.drain import Drain
+from server.inference.call import Call, Timings
+from server.inference.pipeline import Pipeline
 from server.rpc import replies
 from server.rpc.answer import Answer
 from server.rpc.interceptor import report
 from server.rpc.requests import Limits
 from server.rpc.status import status_of
+from server.scheduling.backlog import Reservation
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 WAITING_RESPONSES = 16
@@ -48,7 +48,7 @@ class Bulk:
         self,
         pipeline: Pipeline,
         call: Call,
-        claim: Claim,
+        reservation: Reservation,
         drain: Drain,
         limits: Limits,
         unit: Unit,
@@ -57,7 +57,7 @@ class Bulk:
     ) -> None:
         self._pipeline = pipeline
         self._call = call
-        self._claim = claim
+        self._reservation = reservation
         self._drain = drain
         self._limits = limits
         self._unit = unit
@@ -161,7 +161,7 @@ class Bulk:
         call, timings = self._call, Timings()
         answer = Answer(call, Ruler(text, self._unit), stream=True)
         said = replies.SegmentBatch(call.tasks)
-        document = self._pipeline.open(call, text, timings, self._claim)
+        document = self._pipeline.open(call, text, timings, self._reservation)
         async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
             async for segment in results:
                 info = answer.take(segment)

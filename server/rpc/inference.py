@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
-from server.backlog import Claim
-from server.calls import Call, Timings, Usage
-from server.cursor import Cursors
-from server.drain import Drain
 from server.errors import CallError, DeadlineExceeded, EmptyDocument, InvalidCall
-from server.models import Catalogue
-from server.pipeline import Document, Pipeline, Prepared
-from server.priority import Priority
+from server.health.drain import Drain
+from server.inference.call import Call, Timings, Usage
+from server.inference.cursor import Cursors
+from server.inference.models import Catalogue
+from server.inference.pipeline import Document, Pipeline, Prepared
 from server.rpc import replies, requests
 from server.rpc.answer import Answer
 from server.rpc.bulk import Bulk
-from server.rpc.entrance import client_of_call
+from server.rpc.call_gate import client_of_call
 from server.rpc.interceptor import Context, request_id
 from server.rpc.requests import Envelope, Limits
 from server.rpc.status import status_of
+from server.scheduling.backlog import Reservation
+from server.types import Priority
 
 DOCUMENTS_AT_ONCE = 32  # of one Embed; enough to lay short ones end to end
 MARGIN_SECONDS = 1.0  # before a stream's deadline, for its summary; a tenth of the time left if that is less
@@ -70,8 +70,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         call = requests.call_of(request.options, (), text, self._catalogue, self._envelope(context))
         ruler = Ruler(text, requests.offset_unit(request.options))
-        async with self._bounded(call) as claim:
-            cut = await self._cut(call, text, "document.text", timings, claim)
+        async with self._bounded(call) as reservation:
+            cut = await self._cut(call, text, "document.text", timings, reservation)
             segments = cut.segments
             known = await self._pipeline.known(cut.document, segments)
         sizes = [prepared.segment.processed_tokens for prepared in segments]
@@ -96,15 +96,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         task = pb.Task(name="embed", embed=request.embed)
         call = requests.call_of(request.options, [task], texts[0], self._catalogue, self._envelope(context), path="")
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
-        async with self._bounded(call) as claim:
-            claim.foresee(sum(map(len, texts)), call.deadline)
-            cuts = [await self._cut_or_fault(call, text, i, timings, claim) for i, text in enumerate(texts)]
+        async with self._bounded(call) as reservation:
+            reservation.foresee(sum(map(len, texts)), call.deadline)
+            cuts = [await self._cut_or_fault(call, text, i, timings, reservation) for i, text in enumerate(texts)]
             sizes = [replies.size_of(call.tasks, len(cut.segments)) for cut in cuts if isinstance(cut, Cut)]
             ids = sum(len(document.id.encode()) for document in documents)
             requests.check_reply(replies.REPLY_BYTES * (1 + len(documents)) + ids + sum(sizes), self._limits)
             read = [cut for cut in cuts if isinstance(cut, Cut)]
             uncached, cached = sum(cut.uncached for cut in read), sum(cut.cached for cut in read)
-            await self._pipeline.admit(call, claim, uncached, cached)
+            await self._pipeline.admit(call, reservation, uncached, cached)
             answers = await self._answer_all(cuts, rulers)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         return pb.EmbedResponse(
@@ -118,10 +118,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
         call = requests.call_of(request.options, tasks, text, self._catalogue, self._envelope(context))
-        async with self._bounded(call) as claim:
-            claim.foresee(len(text), call.deadline)
-            cut = await self._cut(call, text, "document.text", timings, claim)
-            await self._pipeline.admit(call, claim, cut.uncached, cut.cached)
+        async with self._bounded(call) as reservation:
+            reservation.foresee(len(text), call.deadline)
+            cut = await self._cut(call, text, "document.text", timings, reservation)
+            await self._pipeline.admit(call, reservation, cut.uncached, cut.cached)
             answer = await self._answer(cut, Ruler(text, requests.offset_unit(request.options)))
         info = replies.reply_info(call, answer.usage, timings, self._price(answer.usage))
         return pb.AnalyzeResponse(info=info, segments=answer.infos, results=answer.of_document())
@@ -142,8 +142,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if request.cursor:
             first = cursors.first(request.cursor)
         last_moment = call.deadline - min(MARGIN_SECONDS, 0.1 * (call.deadline - timings.began))
-        with self._pipeline.claim(call) as claim:
-            document = self._pipeline.open(call, text, timings, claim)
+        with self._pipeline.reserve(call) as reservation:
+            document = self._pipeline.open(call, text, timings, reservation)
             async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
                 while not partial:
                     try:
@@ -188,9 +188,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             ready=pb.ProcessReady(info=info, max_document_bytes=limits.max_document_bytes)
         )
         unit = requests.offset_unit(start.options)
-        with self._pipeline.claim(call) as claim:
+        with self._pipeline.reserve(call) as reservation:
             returning = start.return_segments
-            bulk = Bulk(self._pipeline, call, claim, self._drain, limits, unit, return_segments=returning)
+            bulk = Bulk(self._pipeline, call, reservation, self._drain, limits, unit, return_segments=returning)
             async with aclosing(bulk.responses(request_iterator)) as responses:
                 async for response in responses:
                     yield response
@@ -215,14 +215,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.EmbedResult(id=document.id, segments=answer.infos, embedding=result.embed, usage=usage)
 
     @asynccontextmanager
-    async def _bounded(self, call: Call) -> AsyncIterator[Claim]:
-        """A unary call's time and its claim on the machine."""
-        with self._pipeline.claim(call) as claim:
+    async def _bounded(self, call: Call) -> AsyncIterator[Reservation]:
+        """A unary call's time and its reservation on the machine."""
+        with self._pipeline.reserve(call) as reservation:
             async with _within(call.deadline):
-                yield claim
+                yield reservation
 
-    async def _cut(self, call: Call, text: str, field: str, timings: Timings, claim: Claim) -> Cut:
-        document = self._pipeline.open(call, text, timings, claim)
+    async def _cut(self, call: Call, text: str, field: str, timings: Timings, reservation: Reservation) -> Cut:
+        document = self._pipeline.open(call, text, timings, reservation)
         groups: list[list[Prepared]] = []
         segments = 0
         async with aclosing(self._pipeline.read(document)) as reading:
@@ -234,9 +234,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise EmptyDocument(field)
         return Cut(document, groups)
 
-    async def _cut_or_fault(self, call: Call, text: str, index: int, timings: Timings, claim: Claim) -> Cut | CallError:
+    async def _cut_or_fault(
+        self, call: Call, text: str, index: int, timings: Timings, reservation: Reservation
+    ) -> Cut | CallError:
         try:
-            return await self._cut(call, text, f"documents[{index}].text", timings, claim)
+            return await self._cut(call, text, f"documents[{index}].text", timings, reservation)
         except EmptyDocument as fault:
             return fault
 

@@ -19,9 +19,9 @@ import structlog
 
 from server.errors import Malformed
 from server.limits import Slot
-from server.metrics import Metrics
-from server.rpc.entrance import Entrance
+from server.rpc.call_gate import CallGate
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
+from server.telemetry.metrics import Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 class Outermost(grpc.aio.ServerInterceptor):
     """Wraps the deserialiser and the handler of every method."""
 
-    def __init__(self, metrics: Metrics, entrance: Entrance | None = None) -> None:
+    def __init__(self, metrics: Metrics, entrance: CallGate | None = None) -> None:
         self._metrics = metrics
         self._entrance = entrance
 

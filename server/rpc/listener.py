@@ -11,16 +11,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
-from server.drain import Drain
 from server.errors import StartError
-from server.metrics import Metrics
-from server.models import Catalogue
-from server.pipeline import Pipeline
-from server.rpc.entrance import Entrance
+from server.health.drain import Drain
+from server.inference.models import Catalogue
+from server.inference.pipeline import Pipeline
+from server.rpc.call_gate import CallGate
 from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Context, Outermost
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
+from server.telemetry.metrics import Metrics
 
 MIB = 1 << 20
 KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives
@@ -42,7 +42,7 @@ class Listener:
         drain: Drain,
         secret: bytes,
         max_connection_age_seconds: float,
-        entrance: Entrance,
+        entrance: CallGate,
     ) -> None:
         self._server = grpc.aio.server(
             interceptors=[Outermost(metrics, entrance)],

@@ -2,8 +2,8 @@
 
 from octavo.v1 import models_pb2, models_pb2_grpc
 from server.errors import InvalidCall
-from server.models import Catalogue
-from server.rpc.entrance import client_of_call
+from server.inference.models import Catalogue
+from server.rpc.call_gate import client_of_call
 from server.rpc.interceptor import Context
 from server.rpc.replies import model_of
 

@@ -9,12 +9,12 @@ from google.protobuf.duration_pb2 import Duration
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
-from server.calls import Call, Timings, Usage
-from server.models import ServedModel
-from server.pipeline import Prepared, Result
+from server.inference.call import Call, Timings, Usage
+from server.inference.models import ServedModel
+from server.inference.pipeline import Prepared, Result
+from server.inference.tasks import Embedding, EmbedMerge, EmbedTask
+from server.inference.tasks.embed import DataTypeName, Vectors
 from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS
-from server.tasks import Embedding, EmbedMerge, EmbedTask
-from server.tasks.embed import DataTypeName, Vectors
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
 REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.calls import CacheMode, Call
-from server.clients import Client
+from server.auth.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
-from server.models import Catalogue, ServedModel, least_tokens, window_of
-from server.priority import Priority
-from server.tasks import EmbedTask
-from server.tasks.embed import DataTypeName
-from server.work import PoolingName
+from server.inference.call import CacheMode, Call
+from server.inference.models import Catalogue, ServedModel, least_tokens, window_of
+from server.inference.tasks import EmbedTask
+from server.inference.tasks.embed import DataTypeName
+from server.types import PoolingName, Priority
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a call (see `server.settings.ServerSettings`)."""
+    """The bounds of a call (see `server.config.schema.ServerSettings`)."""
 
     max_document_bytes: int
     max_reply_bytes: int

@@ -12,7 +12,7 @@ from benchmarks import ablation, levers, texts
 from benchmarks.ablation import Samples
 from benchmarks.figures import Bars, Figure
 from benchmarks.levers import NONE, Levers
-from server.settings import Settings
+from server.config.schema import Settings
 
 
 def test_all_levers_are_the_default_configuration_and_a_window() -> None:

@@ -140,13 +140,13 @@ def test_a_share_of_the_capacity_becomes_calls_of_that_many_tokens() -> None:
 def test_guests_are_let_in_by_their_keys() -> None:
     import tomllib
 
-    from server.identity import Caller as Shown
-    from server.identity import Doorman
-    from server.settings import Settings
+    from server.auth.authenticator import Authenticator
+    from server.auth.authenticator import Caller as Shown
+    from server.config.schema import Settings
 
     guests = invite(3)
     settings = Settings.model_validate(tomllib.loads(toml(guests, "tokens_per_minute = 60_000")))
-    doorman = Doorman(settings)
+    doorman = Authenticator(settings)
     client = doorman.identify(Shown((f"Bearer {guests[1].key}",), local=True, encrypted=False))
     assert client.name == guests[1].name
     assert client.plan.tokens_per_minute == 60_000

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.fidelity import cosines
 from benchmarks.numerics import Parts, TakenApart
 from benchmarks.peers.worker_octavo import Octavo
-from server.settings import ModelSettings
+from server.config.schema import ModelSettings
 
 
 @pytest.fixture(scope="module")

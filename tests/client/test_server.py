@@ -16,8 +16,8 @@ import pytest
 from octavo.client import AsyncClient, Client, Embed, ResourceExhausted, Retry, Unauthenticated
 from octavo.v1 import inference_pb2 as pb
 from server import app
-from server.identity_keys import KeptKey, Key, changing_keys
-from server.settings import ClientSettings, LimitSettings, PlanSettings, Settings
+from server.auth.keys import KeptKey, Key, changing_keys
+from server.config.schema import ClientSettings, LimitSettings, PlanSettings, Settings
 from tests.client.test_identity import certificate as certificate  # noqa: PLC0414 - a fixture
 from tests.server.conftest import models as models  # noqa: PLC0414
 from tests.server.conftest import state_home as state_home  # noqa: PLC0414

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import cache_home
+from server.config.schema import cache_home
 from tests.server.helpers import E5, MINILM, TINY, Server, model, serving, settings
 
 

@@ -12,13 +12,13 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from server.drain import Drain
-from server.identity import Doorman
+from server.auth.authenticator import Authenticator
+from server.config.schema import Settings
+from server.health.drain import Drain
 from server.limits import Admission, Limiter
-from server.metrics import Metrics
-from server.rpc.entrance import Entrance, client_of_call
+from server.rpc.call_gate import CallGate, client_of_call
 from server.rpc.interceptor import Context, Outermost
-from server.settings import Settings
+from server.telemetry.metrics import Metrics
 
 METHOD = "/test.Echo/Echo"
 STREAM = "/test.Echo/Stream"
@@ -61,7 +61,7 @@ async def entry(
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     limiter = Limiter(settings.limits, metrics)
-    entrance = Entrance(Doorman(settings), Admission(limiter, settings.limits, metrics), Drain(1.0))
+    entrance = CallGate(Authenticator(settings), Admission(limiter, settings.limits, metrics), Drain(1.0))
     server = grpc.aio.server(interceptors=[Outermost(metrics, entrance)])
     made = Entry("", registry)
 

@@ -21,8 +21,15 @@ from numpy.typing import NDArray
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc, models_pb2_grpc
 from server import app
-from server.metrics import Metrics
-from server.settings import CacheSettings, ComputeSettings, MetricsSettings, ModelSettings, ServerSettings, Settings
+from server.config.schema import (
+    CacheSettings,
+    ComputeSettings,
+    MetricsSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+)
+from server.telemetry.metrics import Metrics
 
 TINY = "splade-tiny"  # BERT of 2 layers, 128 wide: where speed matters
 MINILM = "all-MiniLM-L6-v2"  # where numbers matter

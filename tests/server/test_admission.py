@@ -11,11 +11,11 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.clients import Client, Plan
+from server.auth.clients import Client, Plan
+from server.config.schema import LimitSettings, Settings
 from server.errors import QueueFull, RateLimited
 from server.limits import Admission, Limiter
-from server.metrics import Metrics
-from server.settings import LimitSettings, Settings
+from server.telemetry.metrics import Metrics
 from tests.server.entry import METHOD, STREAM, Entry, Refusal, echo, entry, refusal
 
 DOCS = Path(__file__).parents[2] / "docs"

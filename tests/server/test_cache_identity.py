@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from cache import Kind, RunFields, SegmentFields
 from octavo.v1 import inference_pb2 as pb
-from server.settings import CacheSettings, ModelSettings, Settings
-from server.shelf import layout_fields
+from server.config.schema import CacheSettings, ModelSettings, Settings
+from server.inference.cache_view import layout_fields
 from tests.server.helpers import SOON, TINY, Server, model, prose, serving, settings
 
 TEXT = prose(4000)

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from server.commands.config import as_json, as_toml, config
 from server.commands.serve import serve
-from server.configuration import Configuration, Leaf, Origin, load
-from server.settings import Settings
+from server.config.load import Configuration, Leaf, Origin, load
+from server.config.schema import Settings
 
 
 @pytest.fixture(autouse=True)

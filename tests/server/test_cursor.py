@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from server.cursor import Cursors
 from server.errors import CursorMismatch
+from server.inference.cursor import Cursors
 
 SECRET = bytes(range(32))
 SUBJECT = (b"tenant", b"document", b"fingerprint", b"task")

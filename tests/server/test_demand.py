@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.backlog import Backlog, Claim
-from server.clients import Client, Plan
-from server.demand import MEMORY_SECONDS, Demand
+from server.auth.clients import Client, Plan
 from server.errors import QueueFull
-from server.fairness import FairQueue
-from server.priority import Priority
+from server.scheduling.backlog import Backlog, Reservation
+from server.scheduling.demand import MEMORY_SECONDS, Demand
+from server.scheduling.fair_queue import FairQueue
+from server.types import Priority
 
 SPEED = 40_000.0  # tokens a second
 SEGMENT = 330
@@ -25,7 +25,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         for module in ("backlog", "demand"):
-            monkeypatch.setattr(f"server.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
+            monkeypatch.setattr(f"server.scheduling.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_who_asks_no_more_is_forgotten(clock: Clock) -> None:
 @dataclass(eq=False)
 class Call:
     client: Client
-    claim: Claim
+    reservation: Reservation
     deadline: float
     left: int
     segments: int
@@ -125,22 +125,22 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
         while clock.now < at:
             for call in [each for each in taken if each.deadline <= clock.now]:
                 taken.remove(call)
-                call.claim.close()
+                call.reservation.close()
                 ends["late"] += 1
             current = queues[0].pop() or queues[1].pop()
             if current is None:
                 clock.now = at
                 break
             try:
-                current.claim.reconsider()
+                current.reservation.reconsider()
             except QueueFull:
                 taken.remove(current)
-                current.claim.close()
+                current.reservation.close()
                 refusals[current.client.name] += 1
                 continue
-            current.claim.begin(SEGMENT)
+            current.reservation.begin(SEGMENT)
             clock.now += SEGMENT / SPEED
-            current.claim.settle(SEGMENT)
+            current.reservation.settle(SEGMENT)
             current.left -= 1
             if not current.left and current.deadline > clock.now:
                 taken.remove(current)
@@ -149,9 +149,9 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
                 ends["tokens"] += current.segments * SEGMENT
         if name:
             caller, segments = client(name), draw.randint(1, 15)
-            call = Call(caller, Claim(backlog, caller, Priority.INTERACTIVE), at + deadline, segments, segments)
+            call = Call(caller, Reservation(backlog, caller, Priority.INTERACTIVE), at + deadline, segments, segments)
             try:
-                call.claim.promise(segments * SEGMENT, call.deadline)
+                call.reservation.promise(segments * SEGMENT, call.deadline)
             except QueueFull:
                 refusals[name] += 1
                 continue

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import redis_server
+from server.auth.keys import KeptKey, Key, changing_keys
 from server.commands.access import certificate, keys, redis
 from server.commands.doctor import cache_folder, cores, doctor, listener, processor, served, software
-from server.identity_keys import KeptKey, Key, changing_keys
-from server.settings import (
+from server.config.schema import (
     ClientSettings,
     LimitSettings,
     ModelSettings,

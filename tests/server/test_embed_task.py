@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from chunking import Segment
 from octavo.v1 import inference_pb2 as pb
+from server.inference.tasks import Embedding, EmbedMerge, EmbedTask
+from server.inference.tasks.embed import DataTypeName
 from server.rpc.replies import tensor
-from server.tasks import Embedding, EmbedMerge, EmbedTask
-from server.tasks.embed import DataTypeName
-from server.work import Head, Pool, SumRanges
+from server.types import Head, Pool, SumRanges
 from tests.server.helpers import array
 
 HIDDEN = 16

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fairness import FairQueue
+from server.scheduling.fair_queue import FairQueue
 
 Item = tuple[str, int]
 COST = 10.0

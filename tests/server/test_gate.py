@@ -2,9 +2,9 @@
 
 import asyncio
 
-from server.clients import Client, Plan
-from server.gate import FairGate
-from server.priority import Priority
+from server.auth.clients import Client, Plan
+from server.scheduling.gate import FairGate
+from server.types import Priority
 
 FLOOD, POLITE = (Client(name, name, Plan(name)) for name in ("flood", "polite"))
 

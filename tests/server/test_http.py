@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.errors import StartError
-from server.http import HttpListener
-from server.metrics import Metrics
+from server.health.http import HttpListener
+from server.telemetry.metrics import Metrics
 
 
 class Server:

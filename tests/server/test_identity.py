@@ -15,13 +15,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from server.auth.authenticator import LOOK_SECONDS, Authenticator, Caller, clients_of
+from server.auth.keys import KeptKey, Key, changing_keys
+from server.config.schema import Settings
 from server.errors import PermissionDenied, StartError, Unauthenticated
-from server.identity import LOOK_SECONDS, Caller, Doorman, clients_of
-from server.identity_keys import KeptKey, Key, changing_keys
-from server.priority import Priority
-from server.rpc.entrance import is_local_peer
+from server.rpc.call_gate import is_local_peer
 from server.rpc.listener import credentials_of
-from server.settings import Settings
+from server.types import Priority
 from tests.server.entry import Refusal, bearer, echo, entry, refusal
 
 CLIENTS = {"acme": {"tenant": "t1", "plan": "gold"}, "globex": {"disabled": True}}
@@ -77,22 +77,22 @@ def test_the_anonymous_client_can_be_limited_and_shut_out(file: Path) -> None:
     assert clients_of(limited)["anonymous"].plan.tokens_per_minute == 1_000
     named = Settings.model_validate({"clients": {"anonymous": {"plan": "default"}}})
     assert clients_of(named)["anonymous"].plan.name == "default"
-    doorman = Doorman(configured(file, {"anonymous": {"disabled": True}}))
+    authenticator = Authenticator(configured(file, {"anonymous": {"disabled": True}}))
     with pytest.raises(Unauthenticated, match="credentials are needed"):
-        doorman.identify(caller())
+        authenticator.identify(caller())
 
 
 def test_a_key_names_its_client_and_several_live_side_by_side(file: Path) -> None:
     old, new = add(file), add(file, expires=timedelta(days=90))
-    doorman = Doorman(configured(file))
-    assert doorman.identify(caller(old)).name == doorman.identify(caller(new)).name == "acme"
-    assert doorman.identify(Caller((f"bearer  {new} ",), local=True, encrypted=False)).name == "acme"
+    authenticator = Authenticator(configured(file))
+    assert authenticator.identify(caller(old)).name == authenticator.identify(caller(new)).name == "acme"
+    assert authenticator.identify(Caller((f"bearer  {new} ",), local=True, encrypted=False)).name == "acme"
 
 
 def test_a_key_of_the_settings_opens_too(file: Path) -> None:
     key, token = Key.make()
-    doorman = Doorman(configured(file, {"acme": {"keys": [str(key)]}}))
-    assert doorman.identify(caller(token)).name == "acme"
+    authenticator = Authenticator(configured(file, {"acme": {"keys": [str(key)]}}))
+    assert authenticator.identify(caller(token)).name == "acme"
 
 
 def changed(token: str) -> str:
@@ -113,17 +113,17 @@ def test_all_wrong_credentials_are_told_the_same(file: Path) -> None:
         "longer": valid + "0",
         "not ASCII": valid[:-1] + "é",
     }
-    doorman = Doorman(configured(file))
-    assert doorman.identify(caller(valid))
+    authenticator = Authenticator(configured(file))
+    assert authenticator.identify(caller(valid))
     told = set()
     for case, token in wrong.items():
         with pytest.raises(Unauthenticated) as caught:
-            doorman.identify(caller(token))
+            authenticator.identify(caller(token))
         told.add(str(caught.value))
         assert token not in str(caught.value) or not token, case
     for values in (("Basic " + valid,), (valid,), (f"Bearer {valid}", f"Bearer {valid}"), ("",)):
         with pytest.raises(Unauthenticated) as caught:
-            doorman.identify(Caller(values, local=True, encrypted=True))
+            authenticator.identify(Caller(values, local=True, encrypted=True))
         told.add(str(caught.value))
     assert told == {"the credentials are not valid"}
 
@@ -131,14 +131,14 @@ def test_all_wrong_credentials_are_told_the_same(file: Path) -> None:
 def test_all_wrong_credentials_take_the_same_time(file: Path) -> None:
     valid = add(file)
     tokens = [Key.make()[1], changed(valid), add(file, expires=timedelta(seconds=-1)), add(file, "globex")]
-    doorman = Doorman(configured(file))
+    authenticator = Authenticator(configured(file))
     times: list[list[float]] = [[] for _ in tokens]
     for _ in range(3_000):
         for token, spent in zip(tokens, times, strict=True):
             shown = caller(token)
             began = time.perf_counter()
             with pytest.raises(Unauthenticated):
-                doorman.identify(shown)
+                authenticator.identify(shown)
             spent.append(time.perf_counter() - began)
     medians = [statistics.median(spent) for spent in times]
     assert max(medians) - min(medians) < 0.25 * max(medians), "a digest is more than a quarter of it"
@@ -153,30 +153,32 @@ def test_an_unknown_id_costs_a_digest_too(file: Path, monkeypatch: pytest.Monkey
         return original(key, secret)
 
     monkeypatch.setattr(Key, "matches", matches)
-    doorman = Doorman(configured(file))
+    authenticator = Authenticator(configured(file))
     for token in (Key.make()[1], "", "nonsense"):
         with pytest.raises(Unauthenticated):
-            doorman.identify(caller(token))
+            authenticator.identify(caller(token))
     assert len(compared) == 3
 
 
 def test_strangers_from_other_machines_are_let_in_when_asked_for_by_name(file: Path) -> None:
-    doorman = Doorman(configured(file))
-    assert doorman.identify(caller()).name == "anonymous"
+    authenticator = Authenticator(configured(file))
+    assert authenticator.identify(caller()).name == "anonymous"
     for encrypted in (True, False):
         with pytest.raises(Unauthenticated, match="credentials are needed"):
-            doorman.identify(caller(local=False, encrypted=encrypted))
-    assert Doorman(configured(file, allow_anonymous_remote=True)).identify(caller(local=False)).name == "anonymous"
+            authenticator.identify(caller(local=False, encrypted=encrypted))
+    assert (
+        Authenticator(configured(file, allow_anonymous_remote=True)).identify(caller(local=False)).name == "anonymous"
+    )
 
 
 def test_credentials_that_others_could_read_are_refused_unless_asked_for_by_name(file: Path) -> None:
     token = add(file)
-    doorman = Doorman(configured(file))
-    assert doorman.identify(caller(token, local=False, encrypted=True)).name == "acme"
+    authenticator = Authenticator(configured(file))
+    assert authenticator.identify(caller(token, local=False, encrypted=True)).name == "acme"
     for each in (token, changed(token)):
         with pytest.raises(Unauthenticated, match="without encryption"):
-            doorman.identify(caller(each, local=False))
-    allowed = Doorman(configured(file, allow_plaintext_credentials=True))
+            authenticator.identify(caller(each, local=False))
+    allowed = Authenticator(configured(file, allow_plaintext_credentials=True))
     assert allowed.identify(caller(token, local=False)).name == "acme"
 
 
@@ -184,7 +186,7 @@ def test_changes_of_the_file_apply_without_a_restart_and_looks_are_rare(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    doorman = Doorman(configured(file), clock)
+    authenticator = Authenticator(configured(file), clock)
     token = add(file)
     looks: list[Path] = []
     look = Path.stat
@@ -195,47 +197,47 @@ def test_changes_of_the_file_apply_without_a_restart_and_looks_are_rare(
 
     monkeypatch.setattr(Path, "stat", counted)
     with pytest.raises(Unauthenticated):
-        doorman.identify(caller(token))
+        authenticator.identify(caller(token))
     assert not looks
     clock.now += LOOK_SECONDS
     for _ in range(10):
-        assert doorman.identify(caller(token)).name == "acme"
+        assert authenticator.identify(caller(token)).name == "acme"
     assert len(looks) == 1
     with changing_keys(file) as kept:
         kept.clear()
     clock.now += LOOK_SECONDS
     with pytest.raises(Unauthenticated):
-        doorman.identify(caller(token))
+        authenticator.identify(caller(token))
 
 
 def test_a_file_that_broke_leaves_its_keys_and_is_told_once(file: Path) -> None:
     clock, token = Clock(), add(file)
-    doorman = Doorman(configured(file), clock)
+    authenticator = Authenticator(configured(file), clock)
     content = file.read_text()
     with capture_logs() as told:
         file.write_text(content[:-20])
         for _ in range(3):
             clock.now += LOOK_SECONDS
-            assert doorman.identify(caller(token)).name == "acme"
+            assert authenticator.identify(caller(token)).name == "acme"
         assert [(line["event"], line["reason"]) for line in told] == [("keys not read", f"{file} is not JSON")]
         file.write_text(content + " ")
         clock.now += LOOK_SECONDS
-        assert doorman.identify(caller(token)).name == "acme"
+        assert authenticator.identify(caller(token)).name == "acme"
     assert told[-1]["event"] == "keys read"
     file.unlink()
     clock.now += LOOK_SECONDS
     with pytest.raises(Unauthenticated):
-        doorman.identify(caller(token))
+        authenticator.identify(caller(token))
 
 
 def test_a_file_that_cannot_be_used_stops_the_start(file: Path) -> None:
     file.write_text("{")
     with pytest.raises(StartError, match="is not JSON"):
-        Doorman(configured(file))
+        Authenticator(configured(file))
     file.write_text(json.dumps({"format": 1, "keys": []}))
     file.chmod(0o666)
     with pytest.raises(StartError, match="may be written by others"):
-        Doorman(configured(file))
+        Authenticator(configured(file))
 
 
 def test_no_secret_is_shown_by_what_holds_it() -> None:

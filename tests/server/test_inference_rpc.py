@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
+from server.inference.tasks import EmbedTask
 from server.rpc import replies
-from server.tasks import EmbedTask
 from tests.server.helpers import (
     E5,
     MINILM,

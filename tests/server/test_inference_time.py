@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
-from server.runner import Runner
-from server.scheduler import Scheduler
-from server.settings import ComputeSettings
-from server.work import Computed, Work
+from server.config.schema import ComputeSettings
+from server.inference.runner import Runner
+from server.scheduling.scheduler import Scheduler
+from server.types import Computed, Work
 from tests.server.helpers import (
     SOON,
     Refusal,

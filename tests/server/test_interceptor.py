@@ -13,11 +13,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from server import logs
+from server.config.schema import LogSettings
 from server.errors import EmptyDocument, UnknownModel
-from server.metrics import Metrics
 from server.rpc.interceptor import Outermost, request_id
-from server.settings import LogSettings
+from server.telemetry import logs
+from server.telemetry.metrics import Metrics
 from tests.server.helpers import Refusal, refusal_of_trailers
 
 SECRET = "SECRET TEXT"  # noqa: S105 - of a document

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from server.auth.keys import Key, read_keys, split_token
 from server.commands.keys import keys
-from server.identity_keys import Key, read_keys, split_token
 
 CLIENTS = "[clients.acme]\n[clients.globex]\ndisabled = true\n"
 
@@ -124,7 +124,7 @@ def test_a_record_may_live_in_the_settings(file: Path) -> None:
 def test_many_who_add_at_the_same_time_lose_nothing(file: Path) -> None:
     from datetime import UTC, datetime
 
-    from server.identity_keys import KeptKey, changing_keys
+    from server.auth.keys import KeptKey, changing_keys
 
     def add(_: int) -> None:
         with changing_keys(file) as kept:

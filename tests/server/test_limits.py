@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from server.clients import Client, Plan
+from server.auth.clients import Client, Plan
+from server.config.schema import LimitSettings
 from server.errors import RateLimited
 from server.limits import Limiter
 from server.limits.meter import Meter, Windows
 from server.limits.windows import UNITS, LocalWindows, Quota, Rate
-from server.metrics import Metrics
-from server.settings import LimitSettings
+from server.telemetry.metrics import Metrics
 
 START = 1_000_000.0
 

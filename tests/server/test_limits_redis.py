@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from benchmarks.redis_server import NoRedis, Redis, running
-from server.clients import Client, Plan
+from server.auth.clients import Client, Plan
+from server.config.schema import LimitSettings
 from server.limits import Limiter
 from server.limits.meter import Meter, Windows
 from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
-from server.metrics import Metrics
-from server.settings import LimitSettings
+from server.telemetry.metrics import Metrics
 
 PLAN = Plan("free", tokens_per_minute=60_000, requests_per_second=5)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from server import logs
-from server.settings import LogSettings
+from server.config.schema import LogSettings
+from server.telemetry import logs
 
 TEXT = "the text that a user sent"
 Records = Callable[[], list[dict[str, Any]]]

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from cache import CacheSettings, Store
-from server.loopwatch import PERIOD_SECONDS, LoopWatch
-from server.metrics import Metrics
-from server.reference import DOCS, metrics_table, renewed
+from server.commands.reference import DOCS, metrics_table, renewed
+from server.health.loop_watch import PERIOD_SECONDS, LoopWatch
+from server.telemetry.metrics import Metrics
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def check_descriptions(metrics: Metrics) -> None:
 
 def test_the_document_tells_what_the_code_does() -> None:
     page = (DOCS / "metrics.md").read_text("utf-8")
-    assert page == renewed(page, metrics_table()), "run python -m server.reference"
+    assert page == renewed(page, metrics_table()), "run python -m server.commands.reference"
 
 
 async def test_a_blocked_loop_is_reported_with_its_whole_delay() -> None:

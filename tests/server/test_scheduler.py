@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.clients import ANONYMOUS, Client
+from server.auth.clients import ANONYMOUS, Client
+from server.config.schema import LimitSettings
 from server.errors import DeadlineExceeded, QueueFull
 from server.limits import Limiter
-from server.metrics import Metrics
-from server.priority import Priority
-from server.scheduler import Scheduler
-from server.settings import LimitSettings
-from server.work import Computed, Work
+from server.scheduling.scheduler import Scheduler
+from server.telemetry.metrics import Metrics
+from server.types import Computed, Priority, Work
 
 if TYPE_CHECKING:
-    from server.runner import Runner
+    from server.inference.runner import Runner
 
 SOON = 5.0  # seconds; nothing here takes so long unless it is broken
 

@@ -29,16 +29,16 @@ from prometheus_client import CollectorRegistry
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
-from server.drain import Drain
-from server.metrics import Metrics
+from server.health.drain import Drain
 from server.rpc.listener import SERVICES, Listener
 from server.rpc.requests import Limits
+from server.telemetry.metrics import Metrics
 from tests.server.helpers import SOON, TINY, document, eventually, prose, refused, serving, settings, task
 
 SERVE = "from server.commands.serve import serve; serve()"
 SLOWLY = f"""
 import time
-from server.runner import Runner
+from server.inference.runner import Runner
 compute = Runner.compute
 def slowed(*arguments):
     time.sleep(0.1)

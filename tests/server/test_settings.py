@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.configuration import Configuration, ConfigurationError, Leaf, assignment, dotted, flag, load
-from server.reference import DOCS, renewed, settings_table
-from server.settings import ModelSettings, ServerSettings, Settings, is_local, split_address
+from server.commands.reference import DOCS, renewed, settings_table
+from server.config.load import Configuration, ConfigurationError, Leaf, assignment, dotted, flag, load
+from server.config.schema import ModelSettings, ServerSettings, Settings, is_local, split_address
 
 WriteFile = Callable[[str], Path]
 
@@ -213,7 +213,7 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_the_document_tells_what_the_code_does() -> None:
     page = (DOCS / "configuration.md").read_text("utf-8")
-    assert page == renewed(page, settings_table()), "run python -m server.reference"
+    assert page == renewed(page, settings_table()), "run python -m server.commands.reference"
 
 
 def test_the_document_s_example_is_a_file(write_file: WriteFile) -> None:

@@ -1,0 +1,1 @@
+"""Who calls: clients, keys and the authenticator."""

@@ -1,0 +1,161 @@
+"""Who is calling: from credentials, or their absence, to a client.
+
+Whoever shows a wrong key learns only that it is wrong: an unknown id, a wrong secret, an expired key and one of a
+disabled client have the same message and cost the same time.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from server.auth.clients import ANONYMOUS, Client, Plan
+from server.auth.keys import Key, KeysError, default_keys_path, read_keys, split_token
+from server.config.schema import PlanSettings, ServerSettings, Settings
+from server.errors import StartError, Unauthenticated
+from server.types import Priority
+
+LOOK_SECONDS = 1.0  # between two looks at the file of keys
+
+log = structlog.get_logger(__name__)
+
+NOBODY = Key.make()[0]  # what unknown ids are compared with; its secret is known to nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a connection shows of who calls.
+
+    Attributes:
+        authorization: the values of that header.
+        local: it comes from this machine.
+        encrypted: others cannot read what it sends.
+    """
+
+    authorization: tuple[str, ...] = field(repr=False)
+    local: bool
+    encrypted: bool
+
+
+class Authenticator:
+    """Knows all clients and their keys."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read the file of keys.
+
+        Raises:
+            StartError: it cannot be used.
+        """
+        self._settings: ServerSettings = settings.server
+        self._clients = clients_of(settings)
+        inline = {Key.parse(text): name for name, client in settings.clients.items() for text in client.keys}
+        try:
+            self._keys = Keys(settings.server.keys_file or default_keys_path(), inline, clock)
+        except KeysError as error:
+            raise StartError(f"keys: {error}") from None
+
+    def identify(self, caller: Caller) -> Client:
+        """The client that calls.
+
+        Raises:
+            Unauthenticated: credentials are needed, or are not valid; it is not told why.
+        """
+        if not caller.authorization:
+            return self._anonymous(caller)
+        if not (caller.encrypted or caller.local or self._settings.allow_plaintext_credentials):
+            raise Unauthenticated("credentials came without encryption, where others can read them: use TLS")
+        scheme, _, token = caller.authorization[0].partition(" ")
+        parts = split_token(token.strip()) if scheme.lower() == "bearer" else None
+        identifier, secret = parts or ("", b"")
+        key, name = self._keys.find(identifier)
+        client = self._clients.get(name)
+        known = key.matches(secret) and not key.expired(datetime.now(UTC))
+        if not known or client is None or len(caller.authorization) > 1:
+            raise Unauthenticated("the credentials are not valid")
+        return client
+
+    def _anonymous(self, caller: Caller) -> Client:
+        client = self._clients.get(ANONYMOUS.name)
+        if client is None or not (caller.local or self._settings.allow_anonymous_remote):
+            raise Unauthenticated("credentials are needed: send authorization: Bearer oct_...")
+        return client
+
+
+class Keys:
+    """The keys of settings and of a file, which is read again when it has changed.
+
+    A file that cannot be used any more leaves the keys that it had, until it can: a slip must not lock everybody out.
+    One that is gone has no keys.
+    """
+
+    def __init__(self, path: Path, inline: Mapping[Key, str], clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._inline = {key.id: (key, client) for key, client in inline.items()}
+        self._state = self._look()
+        self._looked = clock()
+        self._kept = self._read()
+
+    def find(self, identifier: str) -> tuple[Key, str]:
+        """The key of an id and the name of its client; one that nothing matches, for an id that is unknown."""
+        if self._clock() >= self._looked + LOOK_SECONDS:
+            self._renew()
+        return self._kept.get(identifier) or self._inline.get(identifier) or (NOBODY, "")
+
+    def _renew(self) -> None:
+        self._looked = self._clock()
+        state = self._look()
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            self._kept = self._read()
+            log.info("keys read", keys=len(self._kept))
+        except KeysError as error:
+            log.error("keys not read", reason=str(error))  # noqa: TRY400 - the reason says it all
+
+    def _read(self) -> dict[str, tuple[Key, str]]:
+        return {kept.key.id: (kept.key, kept.client) for kept in read_keys(self._path)}
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def clients_of(settings: Settings) -> dict[str, Client]:
+    """The clients that may call, by name; the anonymous one among them unless it is disabled."""
+    configured = settings.clients
+    unlimited = {name: PlanSettings() for name in ("default", ANONYMOUS.plan.name)}
+    plans = {name: plan_of(name, plan) for name, plan in (unlimited | settings.plans).items()}
+    clients = {
+        name: Client(
+            name,
+            client.tenant or name,
+            plans[client.plan or (ANONYMOUS.plan.name if name == ANONYMOUS.name else "default")],
+        )
+        for name, client in configured.items()
+        if not client.disabled
+    }
+    if ANONYMOUS.name not in configured:
+        clients[ANONYMOUS.name] = replace(ANONYMOUS, plan=plans[ANONYMOUS.plan.name])
+    return clients
+
+
+def plan_of(name: str, settings: PlanSettings) -> Plan:
+    """A plan as it was configured."""
+    return Plan(
+        name,
+        weight=settings.weight,
+        tokens_per_minute=settings.tokens_per_minute,
+        requests_per_second=settings.requests_per_second,
+        max_concurrent=settings.max_concurrent,
+        max_bytes_in_flight=settings.max_bytes_in_flight,
+        priority=Priority(settings.priority),
+        models=frozenset(settings.models),
+    )

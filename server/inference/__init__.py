@@ -1,0 +1,1 @@
+"""What is computed: the service, and a document's way through it."""

@@ -1,0 +1,207 @@
+"""What the layer cache holds for a call: which keys, looked up in which order, kept under which tag.
+
+Two things are kept of a segment. *Results*, what a head made of it, serve repeats: 1 to 2 kB each. *States* at cut
+layers serve heads that were not asked before, late chunking, and models that share lower layers: some 400 kB each. The
+tokens of a region are kept as well. The store knows none of these words; this file gives them their keys.
+
+Methods of `CacheView` block on the disk: they are called in worker threads.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import HeadFields, Key, KeyMaker, LayoutFields, RunFields, SegmentFields, Store, Tag, TokensFields
+from chunking import FORMAT_VERSION, Region, RegionTokens, Segment, Tokens
+from server.inference.call import Call
+from server.types import Head, Pool, Priority, StateArray
+
+if TYPE_CHECKING:
+    from server.inference.models import ServedModel
+
+Parts = Mapping[Head, NDArray[np.float32]]
+
+
+class Doorkeeper:
+    """Which keys bulk calls have come by, as far back as memory reaches: most of what they bring never comes again."""
+
+    def __init__(self, most: int = 1 << 18) -> None:
+        self._most = most
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = Lock()
+
+    def again(self, key: Key) -> bool:
+        """Whether the key was seen before; from now on it was."""
+        with self._lock:
+            if key.digest in self._seen:
+                self._seen.move_to_end(key.digest)
+                return True
+            self._seen[key.digest] = None
+            if len(self._seen) > self._most:
+                self._seen.popitem(last=False)
+            return False
+
+
+class LayerCache:
+    """The store with the deployment's keys; gives each call its view."""
+
+    def __init__(self, keys: KeyMaker, store: Store | None, *, keep_results: bool) -> None:
+        self._keys = keys
+        self._store = store
+        self._keep_results = keep_results
+        self._seen = Doorkeeper()
+
+    def view(self, call: Call, text: str) -> "CacheView":
+        """A call's view for one document."""
+        return CacheView(self._keys, self._store, call, text, self._seen, keep_results=self._keep_results)
+
+
+class CacheView:
+    """What one document of one call finds and leaves."""
+
+    def __init__(
+        self, keys: KeyMaker, store: Store | None, call: Call, text: str, seen: Doorkeeper, *, keep_results: bool
+    ) -> None:
+        self._keys = keys
+        self._tenant = call.client.tenant
+        self._text = text
+        self._source = store if call.cache_mode.reads else None
+        self._target = store if call.cache_mode.writes else None
+        self._keep_results = keep_results
+        self._seen = seen if call.priority is Priority.BULK else None
+        self._model = call.model
+        self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
+
+    @cached_property
+    def _tag(self) -> Tag:
+        """Names the document that leaves something. Lazy: a long text takes a while, and who only reads needs none."""
+        return Tag(self._tenant, self._model.name, self._keys.document(self._tenant, self._text.encode()))
+
+    def key(self, segment: Segment, cut: int | None = None) -> Key:
+        """Names a segment's state after `cut` layers; after the last by default."""
+        run = self._runs[self._model.cuts[-1] if cut is None else cut]
+        return self._keys.state(run, SegmentFields(layout_fields(len(segment.ids)), segment.ids))
+
+    def results(self, wanted: Sequence[tuple[Key, Sequence[Head]]]) -> Sequence[Parts]:
+        """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
+        if self._source is None or not self._keep_results:
+            return [{} for _ in wanted]
+        asked = [(i, head) for i, (_, heads) in enumerate(wanted) for head in heads if isinstance(head, Pool)]
+        kept = self._look_up([self._result_key(wanted[i][0], head) for i, head in asked])
+        found: list[dict[Head, NDArray[np.float32]]] = [{} for _ in wanted]
+        for (i, head), part in zip(asked, kept, strict=True):
+            if part is not None:
+                found[i][head] = part
+        return found
+
+    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> list[tuple[int, StateArray] | None]:
+        """For each segment, with the key of its last state, the deepest cut whose state is known, and that state."""
+        best: list[tuple[int, StateArray] | None] = [None] * len(wanted)
+        if self._source is None:
+            return best
+        last = self._model.cuts[-1]
+        for cut in reversed(self._model.cuts):
+            missing = [i for i, found in enumerate(best) if found is None]
+            keys = [wanted[i][1] if cut == last else self.key(wanted[i][0], cut) for i in missing]
+            states = self._look_up(keys)
+            for i, state in zip(missing, states, strict=True):
+                if state is not None:
+                    best[i] = cut, state
+        return best
+
+    def holds(self, keys: Sequence[Key]) -> list[bool]:
+        """Whether each state is known, without reading it."""
+        return [False] * len(keys) if self._source is None else self._source.contains_many(keys)
+
+    def keep_computed(self, segment: Segment, key: Key, states: Mapping[int, StateArray], parts: Parts) -> None:
+        """Leave what was computed of a segment, whose last state the key names; the store never waits."""
+        if self._target is None:
+            return
+        last = self._model.cuts[-1]
+        for cut, state in states.items():
+            self._leave(key if cut == last else self.key(segment, cut), state)
+        self.keep_results(key, parts)
+
+    def keep_results(self, key: Key, parts: Parts) -> None:
+        """Leave what heads made of a state."""
+        if self._target is None or not self._keep_results:
+            return
+        for head, part in parts.items():
+            if isinstance(head, Pool):  # ranges of tokens are a caller's own; nobody would ask for them again
+                self._leave(self._result_key(key, head), part)
+
+    def _look_up(self, keys: Sequence[Key]) -> list[NDArray[Any] | None]:
+        return self._source.get_many(keys, modest=self._seen is not None) if self._source else [None] * len(keys)
+
+    def _leave(self, key: Key, array: NDArray[Any]) -> None:
+        """Put an array into the store; a bulk call's only when it is made for the second time, and in free room."""
+        if self._target is None or (self._seen and not self._seen.again(key)):
+            return
+        self._target.put(key, array, self._tag, modest=self._seen is not None)
+
+    def _result_key(self, state: Key, head: Pool) -> Key:
+        return self._keys.result(HeadFields(self._tenant, head=b"pool 1", options=head.pooling), state)
+
+    def known(self, regions: Sequence[Region]) -> Sequence[RegionTokens | None]:
+        """Tokens of regions that were read earlier."""
+        if self._source is None:
+            return [None] * len(regions)
+        found = self._look_up([self._tokens_key(region) for region in regions])
+        return [None if rows is None else _region_tokens(rows) for rows in found]
+
+    def keep(self, region: Region, tokens: RegionTokens) -> None:
+        """Leave a region's tokens: int32 (4, n), ids, starts and ends within the region, kinds of boundary."""
+        if self._target is not None:
+            read = tokens.tokens
+            rows = np.stack([read.ids, read.starts, read.ends, tokens.kinds]).astype(np.int32)
+            self._leave(self._tokens_key(region), rows)
+
+    def _tokens_key(self, region: Region) -> Key:
+        digest = bytes.fromhex(self._model.tokenizer.digest)
+        fields = TokensFields(self._tenant, digest, FORMAT_VERSION, region.before.encode(), region.text.encode())
+        return self._keys.tokens(fields)
+
+
+def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:
+    ids, starts, ends, kinds = rows
+    return RegionTokens(Tokens(ids, starts.astype(np.int64), ends.astype(np.int64)), kinds.astype(np.uint8))
+
+
+@lru_cache(maxsize=1024)
+def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunFields:
+    """What decides a state after `cut` layers, apart from the segment."""
+    encoder = model.runner.encoder
+    return RunFields(
+        tenant=tenant,
+        architecture=encoder.architecture.canonical(),
+        layers=bytes.fromhex(encoder.layer_digests[cut]),
+        cut=cut,
+        scheme=encoder.scheme,
+        lossy_cuts=(),
+        numerics=encoder.numerics(cut).encode(),
+        window=window or None,
+    )
+
+
+@lru_cache(maxsize=512)
+def layout_fields(tokens: int) -> LayoutFields:
+    """How so many tokens are read: of one type, at positions from the first, the first and the last one global."""
+    return LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
+
+
+def shared_cuts(model: "ServedModel", others: Iterable["ServedModel"]) -> set[int]:
+    """Layers up to which another model computes the same: their states serve both."""
+    own = model.runner.encoder
+    cuts = set()
+    for other in others:
+        theirs = other.runner.encoder
+        if other is model or theirs.architecture.canonical() != own.architecture.canonical():
+            continue
+        same = [a == b for a, b in zip(own.layer_digests, theirs.layer_digests, strict=False)]
+        cuts.add(same.index(False) - 1 if False in same else len(same) - 1)
+    return {cut for cut in cuts if cut > 0}

@@ -1,0 +1,110 @@
+"""A call as the server understands it: checked, with every default filled in, and free of protobuf."""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from chunking import Cutting, Segment
+from server.auth.clients import Client
+from server.inference.tasks import EmbedTask
+from server.types import Computed, Head, Priority
+
+if TYPE_CHECKING:
+    from server.inference.models import ServedModel
+
+
+class CacheMode(Enum):
+    """What a call wants of the cache."""
+
+    READ_WRITE = "read_write"
+    READ_ONLY = "read_only"
+    REFRESH = "refresh"
+    BYPASS = "bypass"
+
+    @property
+    def reads(self) -> bool:
+        """Whether what was kept may be used."""
+        return self in {CacheMode.READ_WRITE, CacheMode.READ_ONLY}
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is computed is kept."""
+        return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """Everything that holds for all documents of a call.
+
+    Attributes:
+        deadline: of the monotonic clock, in seconds.
+        fingerprint: two vectors may share an index only when theirs are equal.
+    """
+
+    request_id: str
+    client: Client
+    priority: Priority
+    deadline: float
+    model: "ServedModel"
+    cutting: Cutting
+    prefix: str
+    window: int
+    cache_mode: CacheMode
+    tasks: tuple[EmbedTask, ...]
+    fingerprint: str
+
+    def heads(self, segment: Segment) -> tuple[Head, ...]:
+        """What the model has to make of a segment for all of the tasks, each once."""
+        return tuple(dict.fromkeys(head for task in self.tasks for head in task.heads(segment)))
+
+
+@dataclass(slots=True)
+class Stage:
+    """Wall time during which a call was in a stage, in seconds: overlapping stays count once."""
+
+    seconds: float = 0.0
+    _until: float = 0.0
+
+    def stay(self, start: float, end: float) -> None:
+        """Count a stay; stays come about in the order of their ends."""
+        self.seconds += max(0.0, end - max(start, self._until))
+        self._until = max(self._until, end)
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts; `processed = computed + cached`."""
+
+    tokens: int = 0
+    processed: int = 0
+    computed: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens of segments for which no layer ran."""
+        return self.processed - self.computed
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
+
+
+@dataclass(slots=True)
+class Timings:
+    """Wall time of a call's stages."""
+
+    began: float = field(default_factory=time.monotonic)
+    tokenize: Stage = field(default_factory=Stage)
+    queue: Stage = field(default_factory=Stage)
+    cache: Stage = field(default_factory=Stage)
+    compute: Stage = field(default_factory=Stage)
+
+    def computed(self, computed: Computed) -> None:
+        """Count what a segment went through."""
+        self.queue.stay(computed.queued, computed.started)
+        self.compute.stay(computed.started, computed.finished)
+
+    @property
+    def total(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.began

@@ -1,0 +1,120 @@
+"""The models that are served, by name."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import chunking
+from chunking import Cutting, Tokenizer
+from encoder.folder import ModelFolder
+from server.errors import InvalidCall, UnknownModel
+from server.inference.tasks import EmbedTask
+from server.types import PoolingName
+
+if TYPE_CHECKING:
+    from server.inference.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """A trunk with its serving configuration: what a call gets that says nothing else.
+
+    Attributes:
+        digest: hexadecimal, of weights as executed, configuration and tokenizer; the version is its beginning.
+        prefixes: by input type, "" being the one of a call that names none.
+        budget: the most tokens that a segment may own.
+        cuts: layers after which states are kept, ascending; the last one is the model's last.
+    """
+
+    name: str
+    digest: str
+    folder: ModelFolder
+    runner: "Runner"
+    tokenizer: Tokenizer
+    prefixes: dict[str, str]
+    pooling: PoolingName
+    normalize: bool
+    cutting: Cutting
+    budget: int
+    window: int
+    cuts: tuple[int, ...]
+
+    @property
+    def version(self) -> str:
+        """What follows the @ in name@version."""
+        return self.digest[:12]
+
+    def embed_task(self, name: str = "embed") -> EmbedTask:
+        """The task of a call that sets no options."""
+        return EmbedTask(name, self.pooling, self.normalize, self.runner.encoder.hidden)
+
+    def fingerprint(self, cutting: Cutting, window: int, tasks: Iterable[EmbedTask]) -> str:
+        """Digest of everything that decides whether two vectors may share an index, as effective for a call.
+
+        The input type is left out: queries and passages are made to be compared.
+        """
+        facts = (
+            f"octavo {chunking.FORMAT_VERSION}",
+            self.digest,
+            self.runner.encoder.digest,  # of the tensors as executed
+            self.runner.encoder.scheme,
+            *(f"{kind}={prefix}" for kind, prefix in sorted(self.prefixes.items())),
+            f"{cutting.policy} {cutting.min_tokens} {cutting.max_tokens}",
+            f"window {window}",
+            *sorted({f"{task.pooling} {task.normalize} {task.dimensions}" for task in tasks}),
+        )
+        digest = hashlib.blake2b(digest_size=16)
+        for fact in facts:
+            digest.update(b"%d:" % len(fact.encode()) + fact.encode())
+        return digest.hexdigest()
+
+    @property
+    def default_fingerprint(self) -> str:
+        """The fingerprint of a call that sets no options."""
+        return self.fingerprint(self.cutting, self.window, [self.embed_task()])
+
+
+class Catalogue:
+    """The served models; the first one is the default."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        """The model of a call that names none."""
+        return next(iter(self._models.values()))
+
+    def resolve(self, reference: str) -> ServedModel:
+        """The model of a reference `name` or `name@version`; an empty one is the default.
+
+        Raises:
+            UnknownModel: there is none of that name, or it is served in another version.
+        """
+        if not reference:
+            return self.default
+        name, _, version = reference.partition("@")
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel(f"no model of that name is served; served are: {', '.join(sorted(self._models))}")
+        if version and version != model.version:
+            raise UnknownModel(f"{model.name} is served in version {model.version}")
+        return model
+
+
+def least_tokens(max_tokens: int) -> int:
+    """The fewest tokens of a segment where only the most were said: in the proportion of chunking's own defaults."""
+    default = Cutting()
+    return max(1, max_tokens * default.min_tokens // default.max_tokens)
+
+
+def window_of(call_window: int | None, model: ServedModel) -> int:
+    """The window of a call: its own, or else the model's; one that sees a whole segment is none (0)."""
+    window = model.window if call_window is None else call_window
+    if window < 0:
+        raise InvalidCall("options.window", "a window is a number of tokens, 0 for none")
+    return window if window < model.runner.encoder.max_tokens - 1 else 0

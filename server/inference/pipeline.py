@@ -1,0 +1,320 @@
+"""A document's journey, from its text to its answer.
+
+    text → regions → tokens → segments → look-up → queue → layers → store → head → merge → reply
+
+It is a stream of segments with a bounded number in flight, never a list of a document's states: a million tokens are
+the same code as ten. What needs a thread (tokenising, the disk) goes there a region's segments at a time, for a hop to
+a thread and back costs as much as answering ten segments from the cache.
+
+A caller that must know the reply's size first collects `read`, whose items are small, and feeds them to `results`; one
+that streams feeds the one to the other.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+import chunking
+from cache import Key
+from chunking import Segment
+from server.errors import DeadlineExceeded, QueueFull
+from server.inference.cache_view import CacheView, LayerCache, Parts
+from server.inference.call import Call, Timings
+from server.inference.single_flight import SingleFlight
+from server.inference.verify import Verifier
+from server.limits import Limiter
+from server.scheduling.backlog import Reservation
+from server.scheduling.gate import FairGate
+from server.scheduling.scheduler import Scheduler
+from server.telemetry.metrics import Metrics
+from server.types import Computed, Head, StateArray, Work
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DIGEST_BYTES = 16
+STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A segment that was cut and looked up.
+
+    Attributes:
+        key: names its state after the last layer.
+        heads: what the call's tasks need.
+        parts: what is known of those, from earlier.
+        layer: the layer from which it can be resumed.
+        state: the state there, unless it is the embeddings'.
+    """
+
+    segment: Segment
+    key: Key
+    heads: tuple[Head, ...]
+    parts: Parts
+    layer: int = 0
+    state: StateArray | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return len(self.parts) == len(self.heads)
+
+    @property
+    def digest(self) -> bytes:
+        """The segment's digest on the wire: that of all that decides its state."""
+        return self.key.digest[:DIGEST_BYTES]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What became of a segment: its heads' numbers, and how many layers did not run for this call."""
+
+    prepared: Prepared
+    parts: Parts
+    resumed_from: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """A text on its journey for a call, with what the cache holds for it."""
+
+    call: Call
+    text: str
+    timings: Timings
+    view: CacheView
+    reservation: Reservation
+
+
+class Pipeline:
+    """The verbs of the journey; what they mean in detail is each room's own concern."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        layer_cache: LayerCache,
+        limiter: Limiter,
+        metrics: Metrics,
+        *,
+        tokenizer_threads: int,
+        in_flight: int,
+        verify: float,
+    ) -> None:
+        self._scheduler = scheduler
+        self._layer_cache = layer_cache
+        self._limiter = limiter
+        self._metrics = metrics
+        self._in_flight = in_flight
+        self._verifier = Verifier(scheduler, metrics, share=verify)
+        self._single_flight: SingleFlight[Computed] = SingleFlight()
+        self._gate = FairGate(tokenizer_threads)
+        self._readers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="reader")
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+
+    async def close(self) -> None:
+        """End the threads; what was computed is handed to the store first."""
+        await self._verifier.close()
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._keeper.shutdown(wait=True)
+
+    def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
+        """What a call takes of the machine's time, for as long as it lasts."""
+        return self._scheduler.backlog.reserve(call.client, call.priority)
+
+    def open(self, call: Call, text: str, timings: Timings, reservation: Reservation) -> Document:
+        """Begin a document's journey."""
+        self._metrics.documents.labels(call.model.name).inc()
+        return Document(call, text, timings, self._layer_cache.view(call, text), reservation)
+
+    async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
+        """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
+        steps, more = self._steps(document), True
+        while more:
+            group, more = await self._aside(document.call, next, steps)
+            yield group
+
+    async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
+        """Compute what is not known, several segments at a time; results come in the document's order."""
+        window: deque[Result | asyncio.Task[Result]] = deque()
+        computing = False
+        try:
+            async for group in groups:
+                resumed = await self._resume(document, group)
+                await self._pay(document.call, resumed)
+                for prepared in resumed:
+                    computing = computing or not prepared.complete
+                    window.append(self._begin(document, prepared))
+                    while window and (len(window) >= self._in_flight or _is_here(window[0])):
+                        yield await _arrival(window.popleft())
+            while window:
+                yield await _arrival(window.popleft())
+            if computing:
+                await self._settle()
+        finally:
+            for item in window:
+                if isinstance(item, asyncio.Task):
+                    item.cancel()
+
+    async def admit(self, call: Call, reservation: Reservation, uncached: int, cached: int) -> None:
+        """Test a call whose tokens are known against its client's budget and the queue, before anything is computed.
+
+        Raises:
+            RateLimited, QueueFull: it could not be done by its deadline.
+        """
+        await self._limiter.budget(call.client).check(self.price(uncached + reservation.waiting, cached), call.deadline)
+        reservation.promise(uncached, call.deadline)
+
+    def price(self, uncached: int, cached: int) -> float:
+        """What tokens are charged at."""
+        return self._limiter.price(uncached, cached)
+
+    async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
+        """Whether each segment would be answered without running a layer."""
+        states = await self._aside(document.call, document.view.holds, [prepared.key for prepared in group])
+        return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
+
+    def _steps(self, document: Document) -> Iterator[tuple[list[Prepared], bool]]:
+        """The part of `read` that blocks; a step is a region, or as many as a moment is enough for.
+
+        Each tells whether more follow: a hop to a thread to learn that none do would cost as much as five segments.
+        """
+        call, view = document.call, document.view
+        regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.prefix, view)
+        more = True
+        while more:
+            began = time.monotonic()
+            segments: list[Segment] = []
+            for region in regions:
+                segments += region
+                if time.monotonic() - began > STEP_SECONDS:
+                    break
+            else:
+                more = False
+            ended = time.monotonic()
+            document.timings.tokenize.stay(began, ended)
+            self._metrics.tokenize_seconds.observe(ended - began)
+            heads = [call.heads(segment) for segment in segments]
+            keys = [view.key(segment) for segment in segments]
+            known = view.results(list(zip(keys, heads, strict=True)))
+            document.timings.cache.stay(ended, time.monotonic())
+            yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)], more
+
+    async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        """Find states of the segments whose results are not all known."""
+        if all(prepared.complete for prepared in group):
+            return group
+        return await self._aside(document.call, self._with_states, document, group)
+
+    def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        began = time.monotonic()
+        missing = [prepared for prepared in group if not prepared.complete]
+        states = document.view.states([(prepared.segment, prepared.key) for prepared in missing])
+        resumed = iter([self._resumed(document, *each) for each in zip(missing, states, strict=True)])
+        document.timings.cache.stay(began, time.monotonic())
+        return [prepared if prepared.complete else next(resumed) for prepared in group]
+
+    def _resumed(self, document: Document, prepared: Prepared, found: tuple[int, StateArray] | None) -> Prepared:
+        if found is None:
+            return prepared
+        layer, state = found
+        runner = document.call.model.runner
+        if layer < runner.layers:
+            return replace(prepared, layer=layer, state=state)
+        made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
+        document.view.keep_results(prepared.key, made)
+        return replace(prepared, parts={**prepared.parts, **made})
+
+    async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
+        """Charge what needs no computing; the rest is charged when the queue releases it."""
+        if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
+            price = self.price(0, cached)
+            await self._limiter.budget(call.client).pay(price, call.priority, call.deadline)
+
+    def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
+        if not prepared.complete:
+            return asyncio.create_task(self._compute(document, prepared))
+        self._verifier.consider(document.call, prepared.segment.ids, prepared.key, prepared.parts)
+        return self._result(document, prepared, prepared.parts, document.call.model.runner.layers)
+
+    async def _compute(self, document: Document, prepared: Prepared) -> Result:
+        call, runner, tokens = document.call, document.call.model.runner, prepared.segment.processed_tokens
+        document.reservation.begin(tokens)
+        try:
+            computed, started = await self._fly(call, prepared, document.reservation)
+        finally:
+            document.reservation.settle(tokens)
+        if started:
+            document.timings.computed(computed)
+            # Not awaited: the answer does not wait for the cache.
+            keeping = self._keeper.submit(
+                document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
+            )
+            keeping.add_done_callback(_report)
+        parts = {**prepared.parts, **computed.parts}
+        if missing := [head for head in prepared.heads if head not in parts]:
+            parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
+        return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
+
+    async def _settle(self) -> None:
+        """Return once what was computed so far can be looked up: whoever asks again at once is to find it.
+
+        The keeper is one thread, first in, first out; it copies and queues, and waits for no disk.
+        """
+        await asyncio.wrap_future(self._keeper.submit(int))
+
+    async def _fly(self, call: Call, prepared: Prepared, reservation: Reservation) -> tuple[Computed, bool]:
+        """The segment's states, computed for this call or awaited from another's computing."""
+        model = call.model
+        # Computing is one client's, in one class: nobody waits in another's queue, or for another's tokens. And who
+        # wants nothing from the cache waits for nobody who may have taken something from it.
+        mode = "any" if call.cache_mode.reads else "fresh"
+        key = bytes(prepared.key) + f"{call.priority.value} {mode} {call.client.name}".encode()
+        cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
+        ids = prepared.segment.ids
+        work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads)
+        while True:
+            try:
+                return await self._single_flight.join(
+                    key,
+                    lambda: self._scheduler.submit(
+                        work, call.client, call.priority, call.deadline, reservation.reconsider
+                    ),
+                )
+            except (DeadlineExceeded, QueueFull):  # perhaps of whoever started it, while this caller has time left
+                reservation.reconsider()
+                if time.monotonic() >= call.deadline:
+                    raise
+
+    def _result(self, document: Document, prepared: Prepared, parts: Parts, resumed_from: int) -> Result:
+        model = document.call.model
+        tokens = prepared.segment.processed_tokens
+        self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
+        return Result(prepared, parts, resumed_from)
+
+    async def _aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what blocks in a thread of the readers, when it is the client's turn."""
+        async with self._gate.entered(call.client, call.priority):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
+
+
+def _report(keeping: Future[None]) -> None:
+    """Tell of a bug in keeping: nobody waits for it who would."""
+    if error := keeping.exception():
+        log.error("a segment was not kept", error=type(error).__qualname__)
+
+
+def _is_here(item: Result | asyncio.Task[Result]) -> bool:
+    return isinstance(item, Result) or item.done()
+
+
+async def _arrival(item: Result | asyncio.Task[Result]) -> Result:
+    return item if isinstance(item, Result) else await item

@@ -1,0 +1,101 @@
+"""The only place of the server that knows tensors: runs batches of segments through an encoder, in worker threads."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoder import Batch, Encoder, numpy_to_state, state_to_numpy
+from encoder.heads.pooling import pool, range_sums
+from server.telemetry.metrics import Metrics
+from server.types import Computed, Head, StateArray, SumRanges, Work
+
+CPU_BATCH_TOKENS = 512
+CUDA_BATCH_TOKENS = 16_384
+
+
+class Runner:
+    """An encoder with its bounds. Its methods block and may be called from any thread.
+
+    Attributes:
+        layers: how many layers a segment goes through.
+        warm_seconds: what a longest segment took on one thread, once it was warm.
+        batch_tokens: how many tokens may share a run. 1 where a state's bits depend on its batch-mates: then every
+            segment is a run of its own, on one thread (see docs/numerics.md).
+    """
+
+    def __init__(self, encoder: Encoder, batch_tokens: int, name: str, metrics: Metrics) -> None:
+        self.encoder = encoder
+        self.layers = encoder.layers
+        self._shares = shares_runs(encoder)
+        self.batch_tokens = batch_budget(encoder, batch_tokens)
+        self.warm_seconds = 0.0
+        self._batch_tokens_seen = metrics.batch_tokens
+        self._seconds_seen = metrics.compute_seconds.labels(name)
+
+    def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
+        """Run segments of one window and the same layers, and their heads, on so many threads where that is exact."""
+        started = time.monotonic()
+        torch.set_num_threads(threads if self._shares else 1)  # of the calling thread alone
+        batch = self.encoder.batch([work.ids for work in works], works[0].window)
+        layer = works[0].start
+        if layer:
+            kept = [numpy_to_state(work.state) for work in works if work.state is not None]
+            batch = replace(batch, state=torch.cat(kept))
+        states: list[dict[int, StateArray]] = [{} for _ in works]
+        for cut in works[0].cuts:
+            batch, layer = self.encoder.run(batch, layer, cut), cut
+            for own, state in zip(states, _split(batch), strict=True):
+                own[cut] = state_to_numpy(state)
+        parts = [self.apply(own[layer], work.heads) for own, work in zip(states, works, strict=True)]
+        finished = time.monotonic()
+        self._batch_tokens_seen.observe(sum(batch.lengths))
+        self._seconds_seen.observe((finished - started) / len(works))
+        return [
+            Computed(own, made, queued=started, started=started, finished=finished)
+            for own, made in zip(states, parts, strict=True)
+        ]
+
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+        """Make heads' numbers of one segment's state after the last layer."""
+        if not heads:
+            return {}
+        tensor = numpy_to_state(state)
+        return {head: _apply(tensor, head) for head in heads}
+
+    def warm_up(self) -> None:
+        """Run a longest segment twice: the first caller is not to pay for what is set up on first use."""
+        torch.set_num_threads(1)  # of the calling thread alone
+        batch = self.encoder.batch([np.full(self.encoder.max_tokens, 1, np.int32)], 0)
+        for _ in range(2):
+            began = time.monotonic()
+            self.encoder.run(batch, 0, self.layers)
+        self.warm_seconds = time.monotonic() - began
+
+
+def shares_runs(encoder: Encoder) -> bool:
+    """Whether segments may share a run: on a CPU bf16 and fp32 products differ with the rows beside and the threads."""
+    return encoder.scheme == "int8" or encoder.device != "cpu"
+
+
+def batch_budget(encoder: Encoder, batch_tokens: int) -> int:
+    """The most tokens of a run, as set or by default; 1 where segments do not share runs."""
+    if not shares_runs(encoder):
+        return 1
+    return batch_tokens or (CPU_BATCH_TOKENS if encoder.device == "cpu" else CUDA_BATCH_TOKENS)
+
+
+def _split(batch: Batch) -> tuple[torch.Tensor, ...]:
+    assert batch.state is not None
+    pieces: tuple[torch.Tensor, ...] = torch.split_with_sizes(batch.state, batch.lengths)
+    return pieces
+
+
+def _apply(state: torch.Tensor, head: Head) -> NDArray[np.float32]:
+    if isinstance(head, SumRanges):
+        return range_sums(state, head.ranges)
+    vector: NDArray[np.float32] = pool(state, (len(state),), head.pooling)[0]
+    return vector

@@ -1,0 +1,60 @@
+"""Trust, but verify: a sample of what the cache answered is computed again, and disagreements are counted."""
+
+import asyncio
+import random
+import time
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from cache import Key
+from server.auth.clients import Client, Plan
+from server.errors import CallError
+from server.inference.cache_view import Parts
+from server.inference.call import Call
+from server.scheduling.scheduler import Scheduler
+from server.telemetry.metrics import Metrics
+from server.types import Priority, Work
+
+AUDITOR = Client("auditor", "auditor", Plan("auditor"))  # on nobody's account
+AUDIT_SECONDS = 60.0  # a sample that could not be computed by then is given up
+
+log = structlog.get_logger(__name__)
+
+
+class Verifier:
+    """Recomputes a share of the cache's answers in the bulk class, one at a time, after they were given."""
+
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, share: float) -> None:
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._share = share
+        self._audit: asyncio.Task[None] | None = None
+
+    def consider(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+        """Perhaps check this answer; never waits."""
+        if random.random() >= self._share or (self._audit and not self._audit.done()):  # noqa: S311 - a sample
+            return
+        self._audit = asyncio.create_task(self._check(call, ids, key, parts))
+
+    async def close(self) -> None:
+        """Give up what is being checked."""
+        if self._audit:
+            self._audit.cancel()
+            await asyncio.gather(self._audit, return_exceptions=True)
+
+    async def _check(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+        runner = call.model.runner
+        work = Work(
+            bytes(key), runner, ids, call.window, start=0, state=None, cuts=(runner.layers,), heads=tuple(parts)
+        )
+        deadline = time.monotonic() + AUDIT_SECONDS
+        try:
+            computed = await self._scheduler.submit(work, AUDITOR, Priority.BULK, deadline)
+        except CallError:
+            return
+        agrees = all(np.array_equal(part, computed.parts[head]) for head, part in parts.items())
+        self._metrics.cache_verified.labels("agrees" if agrees else "disagrees").inc()
+        if not agrees:
+            log.error("a cached answer disagrees with its recomputation", model=call.model.name)

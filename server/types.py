@@ -1,0 +1,93 @@
+"""What every room speaks of: the classes of service, and a segment on its way through the machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Priority(Enum):
+    """In the order of service; the values are names on the wire and in settings."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+BULK_SHARE = 0.1
+"""Of what interactive calls get, while both wait: bulk is slowed, never starved."""
+
+
+StateArray = NDArray[Any]
+"""Hidden states of one segment at one layer, (tokens, hidden), as the encoder keeps their bits in an array."""
+
+PoolingName = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The segment's vector, float32 (hidden,), as the pooling makes it of all states, specials included."""
+
+    pooling: PoolingName
+
+
+@dataclass(frozen=True, slots=True)
+class SumRanges:
+    """Sums of states over ranges of token positions, float32 (ranges, hidden)."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+Head = Pool | SumRanges
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """One segment to compute.
+
+    Attributes:
+        key: names the state after the last layer: equal keys, equal states bit for bit.
+        start: the layer to start from; 0 are the embeddings.
+        state: the state there, unless the start is 0.
+        cuts: layers after which the state is wanted, ascending; the last one ends the run.
+    """
+
+    key: bytes
+    runner: "Machine"
+    ids: NDArray[np.int32]
+    window: int
+    start: int
+    state: StateArray | None
+    cuts: tuple[int, ...]
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """A segment's states at the cuts and what the heads made of the last one.
+
+    `queued`, `started` and `finished` are times of the monotonic clock in seconds.
+    """
+
+    states: dict[int, StateArray]
+    parts: dict[Head, NDArray[np.float32]]
+    queued: float
+    started: float
+    finished: float
+
+
+class Machine(Protocol):
+    """What computes segments; `server.inference.runner.Runner` is it, and knows tensors. Its methods block."""
+
+    layers: int
+    batch_tokens: int
+
+    def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
+        """Run segments that may share a run, and their heads."""
+        ...
+
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+        """Make heads' numbers of one segment's state after the last layer."""
+        ...
