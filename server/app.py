@@ -39,6 +39,7 @@ from server.inference.call import CacheMode, Call, Timings
 from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
 from server.inference.runner import Runner
+from server.inference.service import Service
 from server.inference.storage import open_store, secret
 from server.limits import Admission, Limiter
 from server.rpc.call_gate import CallGate
@@ -164,13 +165,18 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         listener = Listener(
             catalogue,
-            pipeline,
+            Service(pipeline),
             limits_of(settings),
             metrics,
             drain,
             deployment_secret,
             settings.server.max_connection_age_seconds,
-            CallGate(Authenticator(settings), Admission(limiter, settings.limits, metrics), drain),
+            CallGate(
+                Authenticator(settings),
+                Admission(limiter, settings.limits, metrics),
+                drain,
+                settings.server.default_deadline_seconds,
+            ),
         )
         credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         addresses = await listener.bind(settings.server.listen, credentials)
@@ -207,11 +213,9 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
             tasks=(model.embed_task(),),
             fingerprint="",
         )
-        with pipeline.reserve(call) as reservation:
-            document = pipeline.open(call, WARM_UP_TEXT, Timings(), reservation)
-            async with aclosing(pipeline.results(document, pipeline.read(document))) as results:
-                async for _ in results:
-                    pass
+        async with aclosing(Service(pipeline).stream(call, WARM_UP_TEXT, Timings())) as results:
+            async for _ in results:
+                pass
     await pipeline.close()
     await scheduler.close()
 

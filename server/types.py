@@ -35,7 +35,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class SumRanges:
-    """Sums of states over ranges of token positions, float32 (ranges, hidden)."""
+    """Sums of states over ranges of token positions, float64 (ranges, hidden)."""
 
     ranges: tuple[tuple[int, int], ...]
 
@@ -72,7 +72,7 @@ class Computed:
     """
 
     states: dict[int, StateArray]
-    parts: dict[Head, NDArray[np.float32]]
+    parts: dict[Head, NDArray[Any]]
     queued: float
     started: float
     finished: float
@@ -88,6 +88,6 @@ class Machine(Protocol):
         """Run segments that may share a run, and their heads."""
         ...
 
-    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[Any]]:
         """Make heads' numbers of one segment's state after the last layer."""
         ...

@@ -356,7 +356,7 @@ class PlanSettings(Section):
         default=None, description="Most calls of a client that are being answered; unset: all."
     )
     max_bytes_in_flight: Count | None = Field(
-        default=None, description="Most bytes of a client's requests that are being answered; unset: all."
+        default=None, description="Most bytes of a client's requests and replies that are being answered; unset: all."
     )
     priority: Literal["interactive", "bulk"] = Field(
         default="interactive", description="The best class that its clients may ask for."
@@ -397,8 +397,14 @@ class LimitSettings(Section):
         default=0.02, gt=0, le=1, description="What a token costs for which no layer ran, in tokens."
     )
     max_concurrent: Count = Field(default=1024, description="Most calls of all clients that are being answered.")
+    max_bulk_streams: Count = Field(
+        default=16,
+        description="Most ProcessDocuments streams of all clients; gRPC may hold a message of each in memory.",
+    )
     max_bytes_in_flight: Count = Field(
-        default=256 << 20, description="Most bytes of all clients' requests that are being answered."
+        default=48 << 20,
+        description="Most bytes of all clients' requests and replies that are being answered; memory holds each two "
+        "or three times. What is below 16 KiB always has room.",
     )
 
 

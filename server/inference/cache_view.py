@@ -24,7 +24,7 @@ from server.types import Head, Pool, Priority, StateArray
 if TYPE_CHECKING:
     from server.inference.models import ServedModel
 
-Parts = Mapping[Head, NDArray[np.float32]]
+Parts = Mapping[Head, NDArray[Any]]
 
 
 class Doorkeeper:

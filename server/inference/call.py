@@ -1,12 +1,17 @@
 """A call as the server understands it: checked, with every default filled in, and free of protobuf."""
 
+import asyncio
+import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from chunking import Cutting, Segment
 from server.auth.clients import Client
+from server.errors import DeadlineExceeded
 from server.inference.tasks import EmbedTask
 from server.types import Computed, Head, Priority
 
@@ -108,3 +113,23 @@ class Timings:
     def total(self) -> float:
         """Seconds since the call began."""
         return time.monotonic() - self.began
+
+
+@asynccontextmanager
+async def within(
+    deadline: float, message: str = "the deadline passed before the answer was ready"
+) -> AsyncIterator[None]:
+    """Bound what happens inside by a time of the monotonic clock, which is the event loop's own.
+
+    Args:
+        deadline: in seconds; infinity is no bound.
+        message: what the caller is told.
+
+    Raises:
+        DeadlineExceeded: the time came first.
+    """
+    try:
+        async with asyncio.timeout(None if math.isinf(deadline) else deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(message) from None

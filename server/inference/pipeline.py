@@ -298,7 +298,7 @@ class Pipeline:
         model = document.call.model
         tokens = prepared.segment.processed_tokens
         self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
-        return Result(prepared, parts, resumed_from)
+        return Result(replace(prepared, state=None), parts, resumed_from)
 
     async def _aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks in a thread of the readers, when it is the client's turn."""

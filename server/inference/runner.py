@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class Runner:
             for own, made in zip(states, parts, strict=True)
         ]
 
-    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[np.float32]]:
+    def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[Any]]:
         """Make heads' numbers of one segment's state after the last layer."""
         if not heads:
             return {}
@@ -94,8 +95,8 @@ def _split(batch: Batch) -> tuple[torch.Tensor, ...]:
     return pieces
 
 
-def _apply(state: torch.Tensor, head: Head) -> NDArray[np.float32]:
+def _apply(state: torch.Tensor, head: Head) -> NDArray[Any]:
     if isinstance(head, SumRanges):
         return range_sums(state, head.ranges)
-    vector: NDArray[np.float32] = pool(state, (len(state),), head.pooling)[0]
+    vector: NDArray[Any] = pool(state, (len(state),), head.pooling)[0]
     return vector

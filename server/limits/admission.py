@@ -1,65 +1,99 @@
-"""Stage one: what a call must pass before a byte of its request is parsed."""
+"""What a call must pass before a byte of its request is read: places for calls, and room for their bytes."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from server.auth.clients import Client
 from server.config.schema import LimitSettings
 from server.errors import QueueFull, RateLimited
+from server.limits.arrivals import Arrivals
 from server.limits.limiter import Limiter
 from server.telemetry.metrics import Metrics
 
-SMOOTHING = 0.05  # of one call in the estimate of how long calls take
+T = TypeVar("T")
+
+SMALL_BYTES = 16 << 10
+"""Always has room: the number of calls bounds it, and a few large requests must not keep out everybody."""
+
+SMOOTHING = 0.05  # weight of one call in the estimate of how long calls take
 FIRST_GUESS_SECONDS = 0.1
 SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 5.0
 
 
 class Admission:
-    """Counts calls and bytes, of each client and of all. Belongs to one event loop."""
+    """Counts calls and bytes, of each client and of all. Belongs to one event loop.
+
+    Attributes:
+        arrivals: requests that are still arriving.
+    """
 
     def __init__(self, limiter: Limiter, settings: LimitSettings, metrics: Metrics) -> None:
+        self.arrivals = Arrivals()
         self._limiter = limiter
         self._max_calls = settings.max_concurrent
+        self._max_streams = settings.max_bulk_streams
         self._max_bytes = settings.max_bytes_in_flight
         self._metrics = metrics
-        self._calls: Counter[str] = Counter()  # by client; nobody without calls
+        self._streams = 0
+        self._calls: Counter[str] = Counter()  # by client; no client without calls
         self._bytes: Counter[str] = Counter()
         self._freed = asyncio.Event()
         self._usual_seconds = FIRST_GUESS_SECONDS
 
     @asynccontextmanager
-    async def enter(self, client: Client, size: int) -> AsyncGenerator["Slot", None]:
-        """Hold a place for a call, and for `size` bytes of its request, while it is being answered.
+    async def enter(self, client: Client, *, streams_requests: bool = False) -> AsyncGenerator["Slot", None]:
+        """Hold a place for a call while it is answered.
+
+        Args:
+            client: who calls.
+            streams_requests: whether any number of requests follow. gRPC may hold a message of each such call at any
+                time, so these have a bound of their own.
 
         Raises:
             RateLimited: the client has used up what its plan allows.
             QueueFull: the server has no room for anybody.
         """
-        self._check_calls(client)
-        self._check_bytes(client, size)
+        self._check_calls(client, streams_requests=streams_requests)
         slot = Slot(self, client)
         self._calls[client.name] += 1
-        self.change(client, size)
-        slot.size = size
+        self._streams += streams_requests
         try:
             await self._spend(client)
             began = time.monotonic()
             yield slot
             self._usual_seconds += SMOOTHING * (time.monotonic() - began - self._usual_seconds)
         finally:
+            self._streams -= streams_requests
             self._calls[client.name] -= 1
             if not self._calls[client.name]:
                 del self._calls[client.name]
-            self.change(client, -slot.size)
+            if not slot.lingers:
+                slot.release()
 
     def has_room(self, client: Client, size: int) -> bool:
-        """Whether so many more bytes may come in; more than are allowed may when there are no others."""
+        """Whether so many more bytes may come in. What exceeds a limit by itself may when there is nothing else."""
         own = client.plan.max_bytes_in_flight
-        fits = self._bytes.total() + min(size, self._max_bytes) <= self._max_bytes
+        fits = size <= SMALL_BYTES or self._bytes.total() + min(size, self._max_bytes) <= self._max_bytes
         return fits and (own is None or self._bytes[client.name] + min(size, own) <= own)
+
+    def check_room(self, client: Client, size: int) -> None:
+        """Refuse bytes that there is no room for.
+
+        Raises:
+            RateLimited: the client's plan allows no more.
+            QueueFull: the server has no room for anybody's.
+        """
+        own = client.plan.max_bytes_in_flight
+        if own is not None and size > own:
+            raise self._limited(client, "max_bytes_in_flight", f"{size:,} bytes; the plan allows {own:,}", ever=False)
+        if own is not None and self._bytes[client.name] + size > own:
+            raise self._limited(client, "max_bytes_in_flight", f"calls of {own:,} bytes are being answered already")
+        if not self.has_room(client, size):
+            raise QueueFull("the server holds as many bytes of calls as it has room for", self._usual_wait)
 
     def change(self, client: Client, size: int) -> None:
         """Count bytes that came in, or left."""
@@ -75,21 +109,14 @@ class Admission:
         self._freed.clear()
         await self._freed.wait()
 
-    def _check_calls(self, client: Client) -> None:
+    def _check_calls(self, client: Client, *, streams_requests: bool) -> None:
         own = client.plan.max_concurrent
         if own is not None and self._calls[client.name] >= own:
             raise self._limited(client, "max_concurrent", f"{own} calls are being answered already, as many as allowed")
         if self._calls.total() >= self._max_calls:
             raise QueueFull(f"the server answers {self._max_calls} calls already", self._usual_wait)
-
-    def _check_bytes(self, client: Client, size: int) -> None:
-        own = client.plan.max_bytes_in_flight
-        if own is not None and size > own:
-            raise self._limited(client, "max_bytes_in_flight", f"{size:,} bytes; the plan allows {own:,}", ever=False)
-        if own is not None and self._bytes[client.name] + size > own:
-            raise self._limited(client, "max_bytes_in_flight", f"requests of {own:,} bytes are being answered already")
-        if self._bytes.total() + size > self._max_bytes:
-            raise QueueFull("the server holds as many bytes of requests as it has room for", self._usual_wait)
+        if streams_requests and self._streams >= self._max_streams:
+            raise QueueFull(f"the server reads {self._max_streams} streams of documents already", self._usual_wait)
 
     async def _spend(self, client: Client) -> None:
         meter = self._limiter.requests(client)
@@ -113,27 +140,51 @@ class Admission:
 
 
 class Slot:
-    """One call's place.
+    """One call's place, and the bytes that are held for it.
 
     Attributes:
-        size: bytes of its request that are held.
+        busy: how many documents of a stream are being answered.
+        lingers: its bytes outlive its place: gRPC still holds a reply that nobody reads.
     """
 
     def __init__(self, admission: Admission, client: Client) -> None:
         self._admission = admission
         self._client = client
-        self.size = 0
+        self._size = 0
+        self.busy = 0
+        self.lingers = False
 
-    async def following(self, messages: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-        """Hand on a stream's messages, each held until the next is asked for; without room the stream waits."""
-        async for message in messages:
-            self._hold(0)
-            while not self._admission.has_room(self._client, len(message)):
-                await self._admission.wait_for_room()
-            self._hold(len(message))
-            yield message
-        self._hold(0)
+    async def receive(self, message: Awaitable[T]) -> T:
+        """Wait for the call's only request, or for a stream's first.
 
-    def _hold(self, size: int) -> None:
-        self._admission.change(self._client, size - self.size)
-        self.size = size
+        Raises:
+            QueueFull: it took long to arrive, and others needed its place.
+        """
+        return await self._admission.arrivals.receive(self._client.name, message)
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a request or of a reply.
+
+        Raises:
+            RateLimited, QueueFull: there is no room for them.
+        """
+        self._admission.check_room(self._client, size)
+        self._change(size)
+
+    async def hold_soon(self, size: int) -> None:
+        """Count bytes as soon as there is room for them."""
+        while not self._admission.has_room(self._client, size):
+            await self._admission.wait_for_room()
+        self._change(size)
+
+    def give_back(self, size: int) -> None:
+        """Stop counting bytes."""
+        self._change(-size)
+
+    def release(self) -> None:
+        """Stop counting all that is still held."""
+        self._change(-self._size)
+
+    def _change(self, size: int) -> None:
+        self._admission.change(self._client, size)
+        self._size += size

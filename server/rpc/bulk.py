@@ -1,44 +1,60 @@
-"""ProcessDocuments: any number of documents through one stream, a bounded number of bytes at a time.
+"""ProcessDocuments: any number of documents through one stream, a bounded number at a time.
 
-One task reads requests, as long as there is room; each document is a task; what they have to say goes through a short
-queue to the writer. While the caller does not read, the queue stays full, documents do not end, room does not come
-free, and nothing more is read: the caller's pace is the stream's.
+One task reads requests while there is room; each document is a task; their responses go through a short queue to the
+writer. A document keeps its room until its answer has gone to the caller. So while the caller does not read, nothing
+more is read from it: the caller's pace is the stream's.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.rpc.status_pb2 import Status
 
 from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.errors import CallError, DocumentTooLarge, EmptyDocument, InvalidCall
+from server.errors import CallError, DocumentTooLarge, Draining, EmptyDocument, InvalidCall, Refused
 from server.health.drain import Drain
+from server.inference.answer import Answer
 from server.inference.call import Call, Timings
-from server.inference.pipeline import Pipeline
+from server.inference.service import Service
+from server.limits import Slot
 from server.rpc import replies
-from server.rpc.answer import Answer
 from server.rpc.interceptor import report
 from server.rpc.requests import Limits
 from server.rpc.status import status_of
 from server.scheduling.backlog import Reservation
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
-WAITING_RESPONSES = 16
+DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too
+WAITING_RESPONSES = 2  # not yet written
 PART_BYTES = 900_000  # of a result; messages stay below 1 MiB
+MOST_ID_BYTES = 1024
+MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
 
 Parts = AsyncIterator[pb.ProcessDocumentsRequest]
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """A document whose parts are coming in; its text is dropped once it is too long."""
+    """A document whose parts are coming in; its text is dropped once it cannot be answered.
+
+    Attributes:
+        held: bytes that count as in flight.
+        refusal: why it will not be answered.
+    """
 
     id: str
-    parts: list[str]
+    parts: list[str] = field(default_factory=list)
     size: int = 0
+    held: int = 0
+    refusal: CallError | None = None
+
+    @property
+    def room(self) -> int:
+        """What it takes of the stream's read-ahead."""
+        return self.held + DOCUMENT_BYTES
 
 
 class Bulk:
@@ -46,25 +62,30 @@ class Bulk:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        service: Service,
         call: Call,
         reservation: Reservation,
+        slot: Slot,
         drain: Drain,
         limits: Limits,
         unit: Unit,
         *,
         return_segments: bool,
     ) -> None:
-        self._pipeline = pipeline
+        self._service = service
         self._call = call
         self._reservation = reservation
+        self._slot = slot
         self._drain = drain
         self._limits = limits
         self._unit = unit
         self._return_segments = return_segments
-        self._responses: asyncio.Queue[pb.ProcessDocumentsResponse] = asyncio.Queue(WAITING_RESPONSES)
+        self._responses: asyncio.Queue[tuple[pb.ProcessDocumentsResponse, _Incoming | None]] = asyncio.Queue(
+            WAITING_RESPONSES
+        )
         self._room = _Room(READ_AHEAD_BYTES)
-        self._ids: set[str] = set()
+        # Hashes keyed by the process, 64 bits each: the chance of an equal pair in a full stream is 1e-10.
+        self._ids: set[int] = set()
 
     async def responses(self, parts: Parts) -> AsyncGenerator[pb.ProcessDocumentsResponse, None]:
         """Answer all documents of the stream.
@@ -75,13 +96,16 @@ class Bulk:
         work = asyncio.create_task(self._work(parts))
         try:
             while not (work.done() and self._responses.empty()):
-                response = asyncio.ensure_future(self._responses.get())
+                waiting = asyncio.ensure_future(self._responses.get())
                 try:
-                    await asyncio.wait((response, work), return_when=asyncio.FIRST_COMPLETED)
-                    if response.done():
-                        yield response.result()
+                    await asyncio.wait((waiting, work), return_when=asyncio.FIRST_COMPLETED)
+                    if waiting.done():
+                        response, answered = waiting.result()
+                        yield response
+                        if answered:
+                            self._forget(answered)
                 finally:
-                    response.cancel()
+                    waiting.cancel()
             await work  # whose fault, if any, is the stream's
         finally:
             work.cancel()
@@ -101,7 +125,7 @@ class Bulk:
                 finally:
                     reading.cancel()
                     draining.cancel()
-        except* CallError as faults:
+        except BaseExceptionGroup as faults:
             raise faults.exceptions[0] from None
 
     async def _read(self, parts: Parts, documents: asyncio.TaskGroup) -> None:
@@ -111,34 +135,74 @@ class Bulk:
             if request.WhichOneof("message") != "document":
                 raise InvalidCall("start", "the start comes first, and once")
             part = request.document
-            incoming = self._take_in(part, incoming)
+            incoming = await self._take_in(part, incoming)
             if part.more:
                 continue
             text = "".join(incoming.parts)
-            await self._room.enter(incoming.size)
+            incoming.parts.clear()
+            await self._room.enter(incoming.room)
+            self._slot.busy += 1
             documents.create_task(self._process(incoming, text))
             incoming = None
+            del text
+            if len(self._ids) >= MOST_DOCUMENTS:
+                full = Draining(f"a stream takes {MOST_DOCUMENTS:,} documents: send the others in another", 0.0)
+                await self._say(draining=status_of(full, self._call.request_id))
+                return
         if incoming:
             raise InvalidCall("document.more", "the stream ended within a document")
 
-    def _take_in(self, part: pb.DocumentPart, incoming: _Incoming | None) -> _Incoming:
+    async def _take_in(self, part: pb.DocumentPart, incoming: _Incoming | None) -> _Incoming:
         if not part.id:
             raise InvalidCall("document.id", "each document has an id")
+        text = part.text
+        size = len(text.encode())
         if incoming is None:
-            if part.id in self._ids:
-                raise InvalidCall("document.id", "the ids of a stream differ")
-            self._ids.add(part.id)
-            incoming = _Incoming(part.id, [])
+            self._check_id(part.id)
+            incoming = _Incoming(part.id)
+            await self._slot.hold_soon(size)
+            incoming.held = size
         elif part.id != incoming.id:
             raise InvalidCall("document.more", "a document's parts follow one another")
-        text = part.text
-        incoming.size += len(text.encode())
-        incoming.parts.append(text)
+        elif incoming.refusal is None:
+            self._hold_more(incoming, size)
+        incoming.size += size
         if incoming.size > self._limits.max_document_bytes:
-            incoming.parts.clear()
+            most = self._limits.max_document_bytes
+            self._refuse(incoming, DocumentTooLarge("document.text", f"the text is over {most:,} bytes"))
+        if incoming.refusal is None:
+            incoming.parts.append(text)
         return incoming
 
+    def _check_id(self, identifier: str) -> None:
+        if len(identifier.encode()) > MOST_ID_BYTES:
+            raise InvalidCall("document.id", f"an id has at most {MOST_ID_BYTES:,} bytes")
+        number = hash(identifier)
+        if number in self._ids:
+            raise InvalidCall("document.id", "the ids of a stream differ")
+        self._ids.add(number)
+
+    def _hold_more(self, incoming: _Incoming, size: int) -> None:
+        """Count a further part. It must not wait: streams that wait within a document would wait for each other."""
+        try:
+            self._slot.hold(size)
+            incoming.held += size
+        except Refused as refusal:
+            self._refuse(incoming, refusal)
+
+    def _refuse(self, incoming: _Incoming, refusal: CallError) -> None:
+        incoming.refusal = incoming.refusal or refusal
+        incoming.parts.clear()
+        self._slot.give_back(incoming.held)
+        incoming.held = 0
+
+    def _forget(self, answered: _Incoming) -> None:
+        self._room.leave(answered.room)
+        self._slot.give_back(answered.held)
+        self._slot.busy -= 1
+
     async def _process(self, incoming: _Incoming, text: str) -> None:
+        outcome: pb.AnalyzeResponse | Status
         try:
             outcome = await self._answer(incoming, text)
         except CallError as fault:
@@ -146,45 +210,46 @@ class Bulk:
         except Exception as error:  # noqa: BLE001 - a poisonous document fails alone
             report(error)
             outcome = status_of(error, self._call.request_id)
-        finally:
-            self._room.leave(incoming.size)
         if isinstance(outcome, Status):
-            await self._say(result=pb.DocumentResult(id=incoming.id, error=outcome))
+            await self._say(incoming, result=pb.DocumentResult(id=incoming.id, error=outcome))
         else:
-            await self._say(result=pb.DocumentResult(id=incoming.id, ok=outcome))
+            await self._say(incoming, result=pb.DocumentResult(id=incoming.id, ok=outcome))
 
     async def _answer(self, incoming: _Incoming, text: str) -> pb.AnalyzeResponse:
-        """Compute a document; its segments, if they are wanted, are said as they come, but for the last of them."""
-        most = self._limits.max_document_bytes
-        if incoming.size > most:
-            raise DocumentTooLarge("document.text", f"{incoming.size:,} bytes of text; this server takes {most:,}")
+        """Compute a document; segments that were asked for are said as they come, but for the last of them."""
+        if incoming.refusal:
+            raise incoming.refusal
         call, timings = self._call, Timings()
-        answer = Answer(call, Ruler(text, self._unit), stream=True)
+        answer, ruler = Answer(call, stream=True), Ruler(text, self._unit)
         said = replies.SegmentBatch(call.tasks)
-        document = self._pipeline.open(call, text, timings, self._reservation)
-        async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
-            async for segment in results:
-                info = answer.take(segment)
+        async with aclosing(self._service.results(call, text, timings, self._reservation)) as results:
+            async for result in results:
+                segment = answer.take(result)
                 if not self._return_segments:
                     continue
-                said.add(info, answer.of_segment(segment))
+                said.add(
+                    replies.segment_info(segment, ruler),
+                    replies.segment_results(call.tasks, answer.of_segment(result)),
+                )
                 if said.size > PART_BYTES:
                     await self._say(result=pb.DocumentResult(id=incoming.id, ok=said.take(), more=True))
         if not answer.usage.tokens:
             raise EmptyDocument("document.text")
         reply = said.take()
-        charged = self._pipeline.price(answer.usage.computed, answer.usage.cached)
+        charged = self._service.price(answer.usage)
         reply.info.CopyFrom(replies.reply_info(call, answer.usage, timings, charged))
-        for result, of_document in zip(reply.results, answer.of_document(), strict=True):
-            result.MergeFrom(of_document)
+        of_document = replies.document_results(call.tasks, answer)
+        for result_so_far, whole in zip(reply.results, of_document, strict=True):
+            result_so_far.MergeFrom(whole)
         return reply
 
-    async def _say(self, **message: pb.DocumentResult | Status) -> None:
-        await self._responses.put(pb.ProcessDocumentsResponse(**message))  # type: ignore[arg-type]
+    async def _say(self, answered: _Incoming | None = None, **message: pb.DocumentResult | Status) -> None:
+        """Queue a response; a document that it answers to the end is forgotten once it has gone."""
+        await self._responses.put((pb.ProcessDocumentsResponse(**message), answered))  # type: ignore[arg-type]
 
 
 class _Room:
-    """Lets documents in while their bytes together are below a bound, and any document when it is alone.
+    """Lets documents in while what they take together is below a bound, and any document when it is alone.
 
     One task enters; any may leave.
     """

@@ -1,8 +1,10 @@
-"""The way in: who calls, and whether there is room for the call."""
+"""Who calls, and whether there is room for the call: settled before a byte of its request is read."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
@@ -10,57 +12,90 @@ from urllib.parse import unquote
 import structlog
 
 from server.auth.authenticator import Authenticator, Caller
-from server.auth.clients import ANONYMOUS, Client
-from server.errors import DeadlineExceeded
+from server.auth.clients import Client
+from server.errors import DeadlineExceeded, QueueFull
 from server.health.drain import Drain
 from server.limits import Admission, Slot
 
 if TYPE_CHECKING:
     import grpc
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-OPEN = "/grpc.health.v1.Health/"  # who asks whether we live is asked nothing
+HEALTH = "/grpc.health.v1.Health/"
+HEALTH_PLACES = 64  # of health checks and watches together, apart from those of calls
+HEALTH_CLIENT = Client("grpc.health", "grpc.health")
+BUSY_SECONDS = 1.0
 
-client_of_call: ContextVar[Client] = ContextVar("client_of_call", default=ANONYMOUS)
-"""Who called what the current task serves."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """What a call has beside its messages.
+
+    Attributes:
+        request_id: 32 hexadecimal digits, also in the server's log.
+        deadline: of the monotonic clock, in seconds: the caller's, else the server's default. A stream of requests
+            whose caller set none has no end, but may not stall.
+    """
+
+    request_id: str
+    client: Client
+    deadline: float
+    slot: Slot
 
 
 class CallGate:
-    """What every call but a health check passes before a byte of its request is parsed."""
+    """What every call passes before its request is read. Health checks bypass authentication and limits.
 
-    def __init__(self, authenticator: Authenticator, admission: Admission, drain: Drain) -> None:
-        self._doorman = authenticator
+    Attributes:
+        default_deadline: seconds that a call has whose caller set no deadline, and the longest that a peer may stall.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, admission: Admission, drain: Drain, default_deadline_seconds: float
+    ) -> None:
+        self._authenticator = authenticator
         self._admission = admission
         self._drain = drain
+        self.default_deadline = default_deadline_seconds
+        self._health_calls = 0
 
     @asynccontextmanager
-    async def enter(self, method: str, context: Context, size: int) -> AsyncGenerator[Slot | None, None]:
-        """Let a call in, and hold its place while it is answered; None where no place is needed.
-
-        Args:
-            method: its full name.
-            context: gRPC's.
-            size: bytes of its request, 0 for a stream of them.
+    async def enter(
+        self, method: str, context: GrpcContext, request_id: str, *, streams_requests: bool
+    ) -> AsyncGenerator[Context, None]:
+        """Let a call in, and hold its place while it is answered.
 
         Raises:
             Draining, Unauthenticated, RateLimited, QueueFull, DeadlineExceeded: it is not let in.
         """
-        if method.startswith(OPEN):
-            yield None
+        if method.startswith(HEALTH):
+            with self._health_place():
+                yield Context(request_id, HEALTH_CLIENT, math.inf, Slot(self._admission, HEALTH_CLIENT))
             return
         self._drain.check()
-        client = self._doorman.identify(caller_of(context))
-        client_of_call.set(client)  # both until the call's task ends, so that its last log line has the name too
-        structlog.contextvars.bind_contextvars(client=client.name)
+        client = self._authenticator.identify(caller_of(context))
+        structlog.contextvars.bind_contextvars(client=client.name)  # until the task ends: for its last log line too
         left = context.time_remaining()
         if left is not None and left <= 0:
             raise DeadlineExceeded("the deadline had passed when the call arrived")
-        async with self._admission.enter(client, size) as slot:
-            yield slot
+        default = math.inf if streams_requests else self.default_deadline
+        deadline = time.monotonic() + (default if left is None else left)
+        async with self._admission.enter(client, streams_requests=streams_requests) as slot:
+            yield Context(request_id, client, deadline, slot)
+
+    @contextmanager
+    def _health_place(self) -> Iterator[None]:
+        if self._health_calls >= HEALTH_PLACES:
+            raise QueueFull(f"the server answers {HEALTH_PLACES} health checks already", BUSY_SECONDS)
+        self._health_calls += 1
+        try:
+            yield
+        finally:
+            self._health_calls -= 1
 
 
-def caller_of(context: Context) -> Caller:
+def caller_of(context: GrpcContext) -> Caller:
     """What a call's connection and metadata show of who calls."""
     # The type stubs know metadata as a mapping; it is a sequence of pairs, in which a key may come twice.
     metadata: Any = context.invocation_metadata() or ()

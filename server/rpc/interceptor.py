@@ -1,8 +1,9 @@
-"""The outermost layer of every method, ours or not: nothing leaves it that is not a status of ours.
+"""The outermost layer of every method, ours or not: whatever happens further in, the caller gets a status of ours.
 
-gRPC itself would answer a frame that does not parse with UNKNOWN, would put an exception's text (a user's text!) into
-the status's details, and would let an escaping CancelledError hang the caller. So this interceptor takes the bytes,
-parses them itself, gives the call its id, and turns whatever a handler raises into a status.
+By itself gRPC would read a request before anybody is asked, answer a frame that does not parse with UNKNOWN, put an
+exception's text (a user's text!) into the status's details, and let an escaping CancelledError hang the caller. So each
+method is served as a stream of bytes, which is the same on the wire: the call is let in first, then its request is read
+and parsed here, and whatever a handler raises becomes a status. A place ends when the reply has gone.
 """
 
 import asyncio
@@ -10,34 +11,81 @@ import contextlib
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import structlog
 
-from server.errors import Malformed
+from server.errors import DeadlineExceeded, Malformed
+from server.inference.call import within
 from server.limits import Slot
-from server.rpc.call_gate import CallGate
+from server.rpc.call_gate import CallGate, Context, GrpcContext
+from server.rpc.hang_up import hang_up
+from server.rpc.messages import parse
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
 from server.telemetry.metrics import Metrics
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
-
-request_id: ContextVar[str] = ContextVar("request_id")
-"""Of the call that the current task serves; 32 hexadecimal digits."""
 
 log = structlog.get_logger(__name__)
 
 
-class Outermost(grpc.aio.ServerInterceptor):
-    """Wraps the deserialiser and the handler of every method."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Method:
+    """A method's handler, apart from how gRPC would call it.
 
-    def __init__(self, metrics: Metrics, entrance: CallGate | None = None) -> None:
+    Attributes:
+        behaviour: takes a message, or an iterator of them, and a context; returns an awaitable or an async generator.
+        ours: whether the context is ours, and not gRPC's.
+    """
+
+    name: str
+    behaviour: Callable[[Any, Any], Any]
+    deserializer: Callable[[bytes], Any] | None
+    streams_requests: bool
+    streams_responses: bool
+    ours: bool
+
+    @classmethod
+    def of(cls, name: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "_Method":
+        behaviour: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        return cls(
+            name,
+            behaviour,
+            handler.request_deserializer,
+            handler.request_streaming,
+            handler.response_streaming,
+            ours=not name.startswith("/grpc."),
+        )
+
+
+class _Writer:
+    """Writes messages, each within a time.
+
+    Attributes:
+        pending: a message was handed to gRPC and has not gone.
+    """
+
+    def __init__(self, context: GrpcContext, seconds: float) -> None:
+        self._context = context
+        self._seconds = seconds
+        self.pending = False
+
+    async def write(self, message: Any) -> None:
+        self.pending = True
+        async with within(time.monotonic() + self._seconds, "the reply was not read in time"):
+            await self._context.write(message)
+        self.pending = False
+
+
+class Outermost(grpc.aio.ServerInterceptor):
+    """Wraps the handler of every method."""
+
+    def __init__(self, metrics: Metrics, gate: CallGate) -> None:
         self._metrics = metrics
-        self._entrance = entrance
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -48,48 +96,23 @@ class Outermost(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # gRPC answers UNIMPLEMENTED by itself
             return handler
-        method = handler_call_details.method
-        parse = _parser(handler)
-        # The type stubs know a handler's functions in their synchronous form alone.
-        behaviour: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        method = _Method.of(handler_call_details.method, handler)
 
-        async def unary(request: Any, context: Context) -> Any:
-            return await self._guard(method, context, request, lambda slot: behaviour(parse(request, slot), context))
+        async def serve(_: Any, context: GrpcContext) -> None:
+            await self._guard(method, context)
 
-        async def stream(request: Any, context: Context) -> None:
-            await self._guard(
-                method, context, request, lambda slot: _write_all(behaviour(parse(request, slot), context), context)
-            )
+        make: Any = grpc.stream_stream_rpc_method_handler
+        return cast("Handler", make(serve, request_deserializer=None, response_serializer=handler.response_serializer))
 
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        return cast(
-            "Handler",
-            make(
-                stream if handler.response_streaming else unary,
-                request_deserializer=None,
-                response_serializer=handler.response_serializer,
-            ),
-        )
-
-    async def _guard(
-        self, method: str, context: Context, request: Any, run: Callable[[Slot | None], Awaitable[Any]]
-    ) -> Any:
-        call_id = uuid.uuid4().hex
-        request_id.set(call_id)
+    async def _guard(self, method: _Method, context: GrpcContext) -> None:
+        request_id = uuid.uuid4().hex
         began = time.monotonic()
         code, reason = grpc.StatusCode.OK, ""
-        self._metrics.requests_in_flight.labels(method).inc()
-        with structlog.contextvars.bound_contextvars(request_id=call_id, method=method):
+        writer = _Writer(context, self._gate.default_deadline)
+        self._metrics.requests_in_flight.labels(method.name).inc()
+        with structlog.contextvars.bound_contextvars(request_id=request_id, method=method.name):
             try:
-                size = len(request) if isinstance(request, bytes) else 0  # a stream's messages come later
-                entered = self._entrance.enter(method, context, size) if self._entrance else contextlib.nullcontext()
-                async with entered as slot:
-                    return await run(slot)
+                await self._let_in(method, context, writer, request_id)
             except grpc.aio.AbortError:  # a handler that is not ours has set its status
                 code = context.code()
                 raise
@@ -99,48 +122,97 @@ class Outermost(grpc.aio.ServerInterceptor):
                     raise
                 code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL
                 log.error("internal error", error="CancelledError")  # noqa: TRY400
-                await _abort(context, RuntimeError(), call_id)
+                await _abort(context, RuntimeError(), request_id)
             except Exception as error:  # noqa: BLE001 - this is where everything ends
                 number, reason = reason_of(error)
                 code = CODES[number]
                 if reason is Reason.INTERNAL:
                     report(error)
-                await _abort(context, error, call_id)
+                if writer.pending:
+                    await _leave_unread(context)
+                await _abort(context, error, request_id)
             finally:
                 seconds = time.monotonic() - began
-                self._metrics.requests_in_flight.labels(method).dec()
-                self._metrics.observe_request(method, code.name, reason, seconds)
+                self._metrics.requests_in_flight.labels(method.name).dec()
+                self._metrics.observe_request(method.name, code.name, reason, seconds)
                 log.info("call", code=code.name, reason=reason, seconds=round(seconds, 4))
 
+    async def _let_in(self, method: _Method, context: GrpcContext, writer: _Writer, request_id: str) -> None:
+        entering = self._gate.enter(method.name, context, request_id, streams_requests=method.streams_requests)
+        async with entering as call:
+            try:
+                async with within(call.deadline):
+                    await self._answer(method, context, writer, call)
+            except Exception:
+                if writer.pending:  # gRPC holds the reply for as long as the connection lasts
+                    call.slot.lingers = True
+                    release: Any = lambda _: call.slot.release()  # noqa: E731 - the type stubs' protocol fits no function
+                    context.add_done_callback(release)
+                raise
 
-def _parser(handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Any, Slot | None], Any]:
-    """What makes messages of a method's bytes: of the one request, or of each of a stream of them."""
-
-    def one(data: bytes) -> Any:
-        try:
-            return handler.request_deserializer(data) if handler.request_deserializer else data
-        except Exception as error:
-            raise Malformed from error
-
-    async def each(stream: AsyncIterator[bytes], slot: Slot | None) -> AsyncIterator[Any]:
-        async for data in slot.following(stream) if slot else stream:
-            yield one(data)
-
-    return each if handler.request_streaming else lambda data, _: one(data)
-
-
-async def _write_all(answers: Any, context: Context) -> None:
-    """Send a stream's messages; handlers come as async generators, or as coroutines that write by themselves."""
-    if not hasattr(answers, "__aiter__"):
-        await answers
-        return
-    async with contextlib.aclosing(answers):
-        async for message in answers:
-            await context.write(message)
+    async def _answer(self, method: _Method, context: GrpcContext, writer: _Writer, call: Context) -> None:
+        requests: Any
+        async with within(time.monotonic() + self._gate.default_deadline, "the request did not arrive in time"):
+            first = await call.slot.receive(context.read())
+        if method.streams_requests:
+            requests = _each(first, method, context, call.slot, self._gate.default_deadline)
+        elif first is grpc.aio.EOF:
+            raise Malformed
+        else:
+            call.slot.hold(len(first))
+            requests = parse(first, method.deserializer)
+        del first
+        answers = method.behaviour(requests, call if method.ours else context)
+        if hasattr(answers, "__aiter__"):
+            async with contextlib.aclosing(answers):
+                async for message in answers:
+                    await writer.write(message)
+        elif method.streams_responses:  # writes by itself
+            await answers
+        else:
+            await writer.write(await answers)
 
 
-async def _abort(context: Context, error: BaseException, call_id: str) -> NoReturn:
-    status = status_of(error, call_id)
+async def _each(
+    first: Any, method: _Method, context: GrpcContext, slot: Slot, stall_seconds: float
+) -> AsyncGenerator[Any, None]:
+    """A stream's messages; each holds room until the next is asked for, and waits where there is none.
+
+    Raises:
+        DeadlineExceeded: none came for a long time in which nothing else happened.
+    """
+    data = first
+    while data is not grpc.aio.EOF:
+        size = len(data)
+        await slot.hold_soon(size)
+        message = parse(data, method.deserializer)
+        del data
+        yield message
+        del message
+        slot.give_back(size)
+        data = await _next(context, slot, stall_seconds)
+
+
+async def _next(context: GrpcContext, slot: Slot, stall_seconds: float) -> Any:
+    reading = asyncio.ensure_future(cast("Awaitable[Any]", context.read()))
+    try:
+        while not (await asyncio.wait({reading}, timeout=stall_seconds))[0]:
+            if not slot.busy:
+                raise DeadlineExceeded(f"nothing was sent for {stall_seconds:g} s")
+        return reading.result()
+    finally:
+        reading.cancel()
+
+
+async def _leave_unread(context: GrpcContext) -> NoReturn:
+    """End a call whose reply is not read: gRPC can send no status behind it."""
+    log.warning("reply not read", connection_closed=hang_up(context.peer()))
+    await asyncio.Event().wait()  # until gRPC cancels the call
+    raise AssertionError
+
+
+async def _abort(context: GrpcContext, error: BaseException, request_id: str) -> NoReturn:
+    status = status_of(error, request_id)
     await context.abort(CODES[status.code], status.message, trailers_of(status))
 
 

@@ -14,10 +14,10 @@ from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_
 from server.errors import StartError
 from server.health.drain import Drain
 from server.inference.models import Catalogue
-from server.inference.pipeline import Pipeline
-from server.rpc.call_gate import CallGate
+from server.inference.service import Service
+from server.rpc.call_gate import CallGate, GrpcContext
 from server.rpc.inference import InferenceServicer
-from server.rpc.interceptor import Context, Outermost
+from server.rpc.interceptor import Outermost
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 from server.telemetry.metrics import Metrics
@@ -36,16 +36,16 @@ class Listener:
     def __init__(
         self,
         catalogue: Catalogue,
-        pipeline: Pipeline,
+        service: Service,
         limits: Limits,
         metrics: Metrics,
         drain: Drain,
         secret: bytes,
         max_connection_age_seconds: float,
-        entrance: CallGate,
+        gate: CallGate,
     ) -> None:
         self._server = grpc.aio.server(
-            interceptors=[Outermost(metrics, entrance)],
+            interceptors=[Outermost(metrics, gate)],
             options=[
                 ("grpc.so_reuseport", 0),  # two servers that share a port by mistake must hear of it
                 # so that our own limit, which says what is wrong, comes first
@@ -53,6 +53,7 @@ class Listener:
                 ("grpc.max_send_message_length", limits.max_reply_bytes + MIB),
                 # Connections are closed now and then, gRPC adding a tenth of jitter, so that balancers can balance.
                 ("grpc.max_connection_age_ms", round(1000 * max_connection_age_seconds)),
+                ("grpc.max_connection_age_grace_ms", round(1000 * limits.default_deadline_seconds)),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
@@ -60,7 +61,7 @@ class Listener:
         )
         self._health = _Health()
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalogue, pipeline, limits, drain, secret), self._server
+            InferenceServicer(catalogue, service, limits, drain, secret), self._server
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -121,7 +122,7 @@ class _Health(health.aio.HealthServicer):
         """Let go of all who watch."""
         self._over.set()
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - the contract's
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: GrpcContext) -> None:  # noqa: N802 - the contract's
         """Tell of each change until the client leaves or the server stops."""
         watching = asyncio.ensure_future(super().Watch(request, context))
         over = asyncio.ensure_future(self._over.wait())

@@ -3,8 +3,7 @@
 from octavo.v1 import models_pb2, models_pb2_grpc
 from server.errors import InvalidCall
 from server.inference.models import Catalogue
-from server.rpc.call_gate import client_of_call
-from server.rpc.interceptor import Context
+from server.rpc.call_gate import Context
 from server.rpc.replies import model_of
 
 PAGE_SIZE = 100
@@ -22,7 +21,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.ListModelsResponse:
         """List by name the served models that the client may use."""
         size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
-        plan = client_of_call.get().plan
+        plan = context.client.plan
         models = sorted((model for model in self._catalogue if plan.allows(model.name)), key=lambda model: model.name)
         if request.page_token and request.page_token not in {model.name for model in models}:
             raise InvalidCall("page_token", "it is not from a reply of this server")
@@ -35,5 +34,5 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """Describe one model."""
         model = self._catalogue.resolve(request.name)
-        client_of_call.get().check_model(model.name)
+        context.client.check_model(model.name)
         return models_pb2.GetModelResponse(model=model_of(model, model is self._catalogue.default))

@@ -9,12 +9,13 @@ from google.protobuf.duration_pb2 import Duration
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
+from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage
 from server.inference.models import ServedModel
-from server.inference.pipeline import Prepared, Result
-from server.inference.tasks import Embedding, EmbedMerge, EmbedTask
+from server.inference.tasks import Embedding, EmbedTask
 from server.inference.tasks.embed import DataTypeName, Vectors
-from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS
+from server.limits import Slot
+from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS, Limits, check_reply
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
 REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
@@ -25,6 +26,36 @@ def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
     return segments * SEGMENT_INFO_BYTES + sum(
         len(task.name.encode()) + 64 + task.tensor_bytes(segments) for task in tasks
     )
+
+
+class Bounds:
+    """Holds a unary reply to the size allowed, and makes room for it."""
+
+    def __init__(self, tasks: Sequence[EmbedTask], limits: Limits, slot: Slot, ids: Sequence[str] = ()) -> None:
+        self._tasks = tasks
+        self._limits = limits
+        self._slot = slot
+        self._fixed = REPLY_BYTES * (1 + len(ids)) + sum(len(each.encode()) for each in ids)
+
+    def check(self, segments: Sequence[int]) -> None:
+        """Refuse a reply for documents of so many segments each.
+
+        Raises:
+            ReplyTooLarge: it would be over `max_reply_bytes`.
+        """
+        check_reply(self._size(segments), self._limits)
+
+    def hold(self, segments: Sequence[int]) -> None:
+        """Count the reply's bytes as in flight.
+
+        Raises:
+            ReplyTooLarge, RateLimited, QueueFull: there is no room for it.
+        """
+        self.check(segments)
+        self._slot.hold(self._size(segments))
+
+    def _size(self, segments: Sequence[int]) -> int:
+        return self._fixed + sum(size_of(self._tasks, count) for count in segments if count)
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:
@@ -65,17 +96,16 @@ def usage_of(usage: Usage, charged: float) -> pb.Usage:
     )
 
 
-def segment_info(prepared: Prepared, ruler: Ruler, resumed_from: int = 0) -> pb.SegmentInfo:
-    """A segment's description. Segments must come in the document's order, since the ruler goes forward alone."""
-    segment = prepared.segment
+def segment_info(segment: SegmentAnswer, ruler: Ruler) -> pb.SegmentInfo:
+    """A segment's description. Segments must come in the document's order, since the ruler only goes forward."""
     start, end = ruler.span(segment.start, segment.end)
     return pb.SegmentInfo(
         index=segment.index,
         span=pb.Span(start=start, end=end),
         tokens=segment.tokens,
         processed_tokens=segment.processed_tokens,
-        resumed_from_layer=resumed_from or None,
-        digest=prepared.digest,
+        resumed_from_layer=segment.resumed_from or None,
+        digest=segment.digest,
     )
 
 
@@ -116,17 +146,19 @@ class SegmentBatch:
         return reply
 
 
-def document_results(tasks: Sequence[EmbedTask], merges: Sequence[EmbedMerge]) -> list[pb.TaskResult]:
+def document_results(tasks: Sequence[EmbedTask], answer: Answer) -> list[pb.TaskResult]:
     """What the tasks say of the segments taken in so far; nothing while there are none."""
-    answers = [(task, merge.result()) for task, merge in zip(tasks, merges, strict=True)]
-    return [pb.TaskResult(name=task.name, embed=embedding(task, answer)) for task, answer in answers if answer]
+    return [
+        pb.TaskResult(name=task.name, embed=embedding(task, each))
+        for task, each in zip(tasks, answer.of_document(), strict=False)
+    ]
 
 
-def segment_results(tasks: Sequence[EmbedTask], merges: Sequence[EmbedMerge], result: Result) -> list[pb.TaskResult]:
+def segment_results(tasks: Sequence[EmbedTask], vectors: Sequence[Vectors | None]) -> list[pb.TaskResult]:
     """What the tasks say of one segment."""
     return [
-        pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=tensor(merge.of_segment(result.parts), task)))
-        for task, merge in zip(tasks, merges, strict=True)
+        pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=tensor(vector, task)))
+        for task, vector in zip(tasks, vectors, strict=True)
     ]
 
 

@@ -1,7 +1,5 @@
 """From the wire to the server's own words: every option checked, every default filled in."""
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,12 +9,12 @@ from numpy.typing import NDArray
 
 from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.auth.clients import Client
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
 from server.inference.models import Catalogue, ServedModel, least_tokens, window_of
 from server.inference.tasks import EmbedTask
 from server.inference.tasks.embed import DataTypeName
+from server.rpc.call_gate import Context
 from server.types import PoolingName, Priority
 
 T = TypeVar("T")
@@ -51,30 +49,12 @@ class Limits:
     default_deadline_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What a call has beside its message."""
-
-    request_id: str
-    client: Client
-    deadline: float
-
-
-def envelope(
-    request_id: str, client: Client, seconds_left: float | None, limits: Limits, *, bulk: bool = False
-) -> Envelope:
-    """A call without a deadline gets the default one; a bulk stream may last for ever."""
-    default = math.inf if bulk else limits.default_deadline_seconds
-    seconds = default if seconds_left is None else seconds_left
-    return Envelope(request_id, client, time.monotonic() + seconds)
-
-
 def call_of(
     options: pb.CallOptions,
     tasks: Sequence[pb.Task],
     text: str,
     catalogue: Catalogue,
-    around: Envelope,
+    around: Context,
     default_priority: Priority = Priority.INTERACTIVE,
     path: str = "tasks[{}].",
 ) -> Call:

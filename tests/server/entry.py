@@ -16,8 +16,8 @@ from server.auth.authenticator import Authenticator
 from server.config.schema import Settings
 from server.health.drain import Drain
 from server.limits import Admission, Limiter
-from server.rpc.call_gate import CallGate, client_of_call
-from server.rpc.interceptor import Context, Outermost
+from server.rpc.call_gate import CallGate, Context
+from server.rpc.interceptor import Outermost
 from server.telemetry.metrics import Metrics
 
 METHOD = "/test.Echo/Echo"
@@ -54,6 +54,12 @@ def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token is not None else ()
 
 
+def gate_of(settings: Settings, metrics: Metrics, limiter: Limiter) -> CallGate:
+    """The gate of a server with such settings."""
+    admission = Admission(limiter, settings.limits, metrics)
+    return CallGate(Authenticator(settings), admission, Drain(1.0), settings.server.default_deadline_seconds)
+
+
 @asynccontextmanager
 async def entry(
     settings: Settings, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
@@ -61,8 +67,7 @@ async def entry(
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     limiter = Limiter(settings.limits, metrics)
-    entrance = CallGate(Authenticator(settings), Admission(limiter, settings.limits, metrics), Drain(1.0))
-    server = grpc.aio.server(interceptors=[Outermost(metrics, entrance)])
+    server = grpc.aio.server(interceptors=[Outermost(metrics, gate_of(settings, metrics, limiter))])
     made = Entry("", registry)
 
     def parse(data: bytes) -> bytes:
@@ -72,7 +77,7 @@ async def entry(
     async def answer(request: bytes, context: Context) -> bytes:
         if request.startswith(b"wait"):
             await made.open.wait()
-        return client_of_call.get().name.encode()
+        return context.client.name.encode()
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async for request in requests:

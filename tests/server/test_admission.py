@@ -165,15 +165,17 @@ async def test_a_refused_call_holds_nothing() -> None:
     settings, metrics = LimitSettings(max_concurrent=3), Metrics(CollectorRegistry())
     admission = Admission(Limiter(settings, metrics), settings, metrics)
     client = Client("acme", "acme", Plan("p", max_concurrent=1, requests_per_second=2, max_bytes_in_flight=10))
-    async with admission.enter(client, 5):
-        for size in (1, 6):
-            with pytest.raises(RateLimited):
-                async with admission.enter(client, size):
-                    pass
-    async with admission.enter(client, 10):
-        pass
+    async with admission.enter(client) as slot:
+        slot.hold(5)
+        with pytest.raises(RateLimited):
+            slot.hold(6)
+        with pytest.raises(RateLimited):
+            async with admission.enter(client):
+                pass
+    async with admission.enter(client) as slot:
+        slot.hold(10)
     with pytest.raises(RateLimited, match="2 calls a second"):
-        async with admission.enter(client, 10):
+        async with admission.enter(client):
             pass
     assert not admission._calls
     assert not admission._bytes
@@ -184,12 +186,12 @@ async def test_other_clients_have_bounds_of_their_own() -> None:
     admission = Admission(Limiter(settings, metrics), settings, metrics)
     plan = Plan("p", max_concurrent=2)
     one, other, third = (Client(name, "t", plan) for name in ("one", "other", "third"))
-    async with admission.enter(one, 0), admission.enter(one, 0), admission.enter(other, 0):
+    async with admission.enter(one), admission.enter(one), admission.enter(other):
         with pytest.raises(RateLimited):
-            async with admission.enter(one, 0):
+            async with admission.enter(one):
                 pass
         with pytest.raises(QueueFull):
-            async with admission.enter(third, 0):
+            async with admission.enter(third):
                 pass
 
 
@@ -199,15 +201,15 @@ async def test_the_wait_that_is_told_is_as_long_as_calls_take() -> None:
     client = Client("acme", "acme")
 
     async def told() -> float:
-        async with admission.enter(client, 0):
+        async with admission.enter(client):
             with pytest.raises(QueueFull) as caught:
-                async with admission.enter(client, 0):
+                async with admission.enter(client):
                     pass
             return caught.value.retry_after or 0.0
 
     before = await told()
     for _ in range(5):
-        async with admission.enter(client, 0):
+        async with admission.enter(client):
             await asyncio.sleep(0.3)
     after = await told()
     assert before < after < 0.3

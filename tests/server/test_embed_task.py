@@ -125,8 +125,19 @@ def test_a_span_over_several_segments_is_the_mean_of_its_tokens_states() -> None
 def test_a_segment_makes_sums_for_the_spans_that_touch_it_alone() -> None:
     first, second = cut([4, 4])
     task = EmbedTask("", "mean", normalize=True, dimensions=HIDDEN, spans=np.array([(0, 3), (4, 8)], np.int64))
-    assert task.heads(first) == (Pool("mean"), SumRanges(((SPECIALS, SPECIALS + 1), (SPECIALS + 1, SPECIALS + 2))))
+    edges = [(SPECIALS, SPECIALS + edge) for edge in (1, 2, first.tokens)]
+    assert task.heads(first) == (Pool("mean"), SumRanges(tuple(edges)))
     assert task.heads(second) == (Pool("mean"),)
+
+
+def test_spans_that_overlap_cost_their_edges_alone() -> None:
+    """Thousands of spans that each cover everything once made thousands of sums over all of each segment."""
+    segments = cut([8] * 5)
+    end = segments[-1].end
+    spans = np.array([(i % 2, end - i % 3) for i in range(4096)], np.int64)
+    task = EmbedTask("", "mean", normalize=True, dimensions=HIDDEN, spans=spans)
+    sums = [head for segment in segments for head in task.heads(segment) if isinstance(head, SumRanges)]
+    assert sum(len(head.ranges) for head in sums) <= len(segments) + 5
 
 
 def test_a_span_without_a_token_has_zeros_and_not_nan() -> None:

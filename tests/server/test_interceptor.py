@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
@@ -13,11 +14,14 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from server.config.schema import LogSettings
+from server.config.schema import LogSettings, ServerSettings, Settings
 from server.errors import EmptyDocument, UnknownModel
-from server.rpc.interceptor import Outermost, request_id
+from server.limits import Limiter
+from server.rpc.call_gate import Context
+from server.rpc.interceptor import Outermost
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
+from tests.server.entry import gate_of
 from tests.server.helpers import Refusal, refusal_of_trailers
 
 SECRET = "SECRET TEXT"  # noqa: S105 - of a document
@@ -97,7 +101,9 @@ class Wire:
 @asynccontextmanager
 async def guarded(metrics: Metrics, kind: str, behaviour: Behaviour) -> AsyncIterator[Wire]:
     """A server with one method behind the interceptor, and health beside it."""
-    server = grpc.aio.server(interceptors=[Outermost(metrics)])
+    settings = Settings(server=ServerSettings(keys_file=Path("/nonexistent/keys.json")))
+    gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
+    server = grpc.aio.server(interceptors=[Outermost(metrics, gate)])
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     handler = make(behaviour, StringValue.FromString, StringValue.SerializeToString)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Do": handler}),))
@@ -363,12 +369,9 @@ async def test_a_client_that_leaves_a_stream_is_counted_and_its_handler_is_close
         assert wire.in_flight == 0
 
 
-async def test_a_call_has_an_id_of_its_own_wherever_it_goes(metrics: Metrics) -> None:
-    async def tell(_: StringValue, __: Any) -> StringValue:
-        return StringValue(value=await asyncio.create_task(told()))
-
-    async def told() -> str:
-        return request_id.get()
+async def test_a_call_has_an_id_of_its_own(metrics: Metrics) -> None:
+    async def tell(_: StringValue, context: Context) -> StringValue:
+        return StringValue(value=context.request_id)
 
     async with guarded(metrics, "unary_unary", tell) as wire:
         ids = await asyncio.gather(*(wire.call("unary_unary")(b"") for _ in range(8)))

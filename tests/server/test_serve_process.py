@@ -29,10 +29,13 @@ from prometheus_client import CollectorRegistry
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
+from server.config.schema import Settings
 from server.health.drain import Drain
+from server.limits import Limiter
 from server.rpc.listener import SERVICES, Listener
 from server.rpc.requests import Limits
 from server.telemetry.metrics import Metrics
+from tests.server.entry import gate_of
 from tests.server.helpers import SOON, TINY, document, eventually, prose, refused, serving, settings, task
 
 SERVE = "from server.commands.serve import serve; serve()"
@@ -408,8 +411,9 @@ def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
 
 async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
     nothing: Any = None
-    limits = Limits(1000, 1000, 1, 1, 1.0)
-    listener = Listener(nothing, nothing, limits, Metrics(CollectorRegistry()), Drain(1.0), b"", 60.0, nothing)
+    limits, metrics, settings = Limits(1000, 1000, 1, 1, 1.0), Metrics(CollectorRegistry()), Settings()
+    gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
+    listener = Listener(nothing, nothing, limits, metrics, Drain(1.0), b"", 60.0, gate)
     (address,) = await listener.bind(["127.0.0.1:0"])
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)

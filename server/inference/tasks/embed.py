@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from server.types import Head, Pool, PoolingName, SumRanges
 
 DataTypeName = Literal["float32", "float16", "int8", "binary"]
 Vectors = NDArray[np.float32]
+Parts = Mapping[Head, NDArray[Any]]
 
-NOTHING = np.empty(0, np.int64)
 LEAST_NORM = np.float32(1e-12)  # of a vector of zeros; PyTorch normalises so
 BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 
@@ -37,9 +37,9 @@ class EmbedTask:
     spans: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:
-        """What the model has to make of this segment."""
-        _, ranges = _ranges_inside(segment, self.spans)
-        return (Pool(self.pooling), SumRanges(ranges)) if ranges else (Pool(self.pooling),)
+        """What the model has to make of this segment: its pooling, and sums up to where spans begin and end in it."""
+        edges = _Edges.of(segment, self.spans)
+        return (Pool(self.pooling), edges.sums) if edges.touched else (Pool(self.pooling),)
 
     def tensor_bytes(self, segments: int) -> int:
         """Size of the answer for a document of so many segments."""
@@ -66,7 +66,9 @@ class Embedding:
 class EmbedMerge:
     """Takes a document's segments one by one and keeps no state of theirs, but for the vectors that were asked for.
 
-    The document's vector is the mean of its segments' vectors before normalising, weighted by owned tokens.
+    The document's vector is the mean of its segments' vectors before normalising, weighted by owned tokens. A span's is
+    the mean of its tokens' states: the sum up to its end less the sum up to its start, so that thousands of spans that
+    overlap cost no more than their edges.
     """
 
     def __init__(self, task: EmbedTask, keep_segments: bool) -> None:
@@ -74,47 +76,111 @@ class EmbedMerge:
         self._sum: NDArray[np.float64] | None = None
         self._weight = 0
         self._segments: list[Vectors] | None = [] if keep_segments and task.segment_vectors else None
-        self._span_sums: NDArray[np.float64] | None = None
-        self._span_tokens = np.zeros(len(task.spans), np.int64)
+        self._spans = _SpanSums(task.spans)
 
-    def add(self, segment: Segment, parts: Mapping[Head, Vectors]) -> None:
+    def add(self, segment: Segment, parts: Parts) -> None:
         """Take in a segment's numbers."""
         vector = parts[Pool(self._task.pooling)]
         if self._sum is None:
             self._sum = np.zeros(len(vector), np.float64)
-            self._span_sums = np.zeros((len(self._task.spans), len(vector)), np.float64)
         self._sum += vector.astype(np.float64) * segment.tokens
         self._weight += segment.tokens
         if self._segments is not None:
             self._segments.append(vector)
-        touching, ranges = _ranges_inside(segment, self._task.spans)
-        if ranges and self._span_sums is not None:
-            self._span_sums[touching] += parts[SumRanges(ranges)]
-            self._span_tokens[touching] += [last - first for first, last in ranges]
+        if len(self._task.spans):
+            self._spans.add(segment, parts, len(vector))
 
-    def of_segment(self, parts: Mapping[Head, Vectors]) -> Vectors | None:
+    def of_segment(self, parts: Parts) -> Vectors | None:
         """One segment's own vector as it is answered, (1, dimensions), if it was asked for."""
         return self._task.finish(parts[Pool(self._task.pooling)][None]) if self._task.segment_vectors else None
 
     def result(self) -> Embedding | None:
         """The answer for the segments taken in so far; None while there are none."""
-        if self._sum is None or self._span_sums is None:
+        if self._sum is None:
             return None
         document = (self._sum / self._weight).astype(np.float32)
-        spans = (self._span_sums / np.maximum(self._span_tokens, 1)[:, None]).astype(np.float32)
         return Embedding(
             document=self._task.finish(document[None]),
             segments=None if self._segments is None else self._task.finish(np.stack(self._segments)),
-            spans=self._task.finish(spans) if len(self._task.spans) else None,
+            spans=self._task.finish(self._spans.means()) if len(self._task.spans) else None,
         )
 
 
-def _ranges_inside(segment: Segment, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[tuple[int, int], ...]]:
-    """Which spans share text with tokens that the segment owns, and those tokens' positions in `segment.ids`."""
-    if not len(spans):
-        return NOTHING, ()
-    first = np.searchsorted(segment.token_ends, spans[:, 0], side="right")
-    last = np.searchsorted(segment.token_starts, spans[:, 1], side="left")
-    touching = np.flatnonzero(first < last)
-    shift = segment.owned.start
-    return touching, tuple((shift + int(first[i]), shift + int(last[i])) for i in touching)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Edges:
+    """Where spans begin and end in a segment.
+
+    Attributes:
+        first: of each span, how many of the segment's tokens end before it begins.
+        last: of each span, how many begin before it ends.
+        touched: whether a span has a token here.
+        places: distinct edges of spans behind the segment's first token, ascending; its end is the last of them.
+        sums: sums of states from the segment's first token up to each of `places`.
+    """
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    touched: bool
+    places: NDArray[np.int64]
+    sums: SumRanges
+
+    @classmethod
+    def of(cls, segment: Segment, spans: NDArray[np.int64]) -> "_Edges":
+        first = np.searchsorted(segment.token_ends, spans[:, 0], side="right")
+        last = np.searchsorted(segment.token_starts, spans[:, 1], side="left")
+        touching = (first < segment.tokens) & (last > 0)
+        places = np.unique(np.concatenate([first[touching], last[touching], [segment.tokens]]))
+        places = places[places > 0]
+        start = segment.owned.start
+        ranges = tuple((start, start + int(place)) for place in places)
+        return cls(first, last, bool(touching.any()), places, SumRanges(ranges))
+
+
+class _SpanSums:
+    """Sums of the states of spans' tokens, float64: the differences of sums that began at the document's start."""
+
+    def __init__(self, spans: NDArray[np.int64]) -> None:
+        self._spans = spans
+        self._begun = np.zeros(len(spans), np.bool_)
+        self._ended = np.zeros(len(spans), np.bool_)
+        self._tokens = np.zeros(len(spans), np.int64)
+        self._seen_tokens = 0
+        self._sums = np.empty((0, 0))
+        self._seen = np.empty(0)  # the sum of all tokens so far, but for segments that no span touches
+
+    def add(self, segment: Segment, parts: Parts, hidden: int) -> None:
+        """Take in a segment's sums."""
+        if not self._seen_tokens:
+            self._sums, self._seen = np.zeros((len(self._spans), hidden)), np.zeros(hidden)
+        edges = _Edges.of(segment, self._spans)
+        if edges.touched:
+            upto = np.concatenate([np.zeros((1, hidden)), parts[edges.sums]]) + self._seen
+            begins = ~self._begun & (edges.first < segment.tokens)
+            self._count(begins, edges.first, upto, edges.places, -1)
+            self._begun |= begins
+            ends = self._begun & ~self._ended & (edges.last < segment.tokens)
+            self._count(ends, edges.last, upto, edges.places, 1)
+            self._ended |= ends
+            self._seen = upto[-1]
+        self._seen_tokens += segment.tokens
+
+    def means(self) -> Vectors:
+        """(spans, hidden); zeros for a span without a token. A span that has not ended is taken as far as it goes."""
+        going_on = (self._begun & ~self._ended)[:, None]
+        sums = self._sums + going_on * self._seen
+        tokens = self._tokens + going_on[:, 0] * self._seen_tokens
+        means: Vectors = np.where(tokens[:, None] > 0, sums / np.maximum(tokens, 1)[:, None], 0).astype(np.float32)
+        return means
+
+    def _count(
+        self,
+        spans: NDArray[np.bool_],
+        edges: NDArray[np.int64],
+        upto: NDArray[np.float64],
+        places: NDArray[np.int64],
+        sign: int,
+    ) -> None:
+        at = edges[spans]
+        rows = np.where(at > 0, np.searchsorted(places, at) + 1, 0)
+        self._sums[spans] += sign * upto[rows]
+        self._tokens[spans] += sign * (self._seen_tokens + at)

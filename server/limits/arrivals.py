@@ -1,0 +1,114 @@
+"""Requests whose bytes are still arriving.
+
+gRPC shows nothing of a message before it is whole, not even its length, so each may hold as much memory as the longest
+message allowed. Only their number bounds the memory. Most requests are whole within milliseconds, and pass through a
+few quick places, the newest first: a flood of stalled requests delays itself. What takes longer needs one of a few slow
+places. When all are taken, a client that holds more of them than others loses its oldest, and so does whoever has taken
+too long; otherwise the newcomer is refused.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from server.errors import QueueFull
+
+T = TypeVar("T")
+
+QUICK_PLACES = 4
+QUICK_SECONDS = 0.02
+SLOW_PLACES = 4
+SLOW_SECONDS = 10.0  # after which a slow place must be given up to a newcomer
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slow:
+    client: str
+    since: float
+    evicted: asyncio.Future[Any]
+
+
+class Arrivals:
+    """Bounds how many requests arrive at the same time. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._free = QUICK_PLACES
+        self._waiting: list[asyncio.Future[None]] = []  # for a quick place; the last to come is the first served
+        self._slow: list[_Slow] = []  # oldest first
+
+    async def receive(self, client: str, message: Awaitable[T]) -> T:
+        """Wait for a message.
+
+        Raises:
+            QueueFull: it took long to arrive, and others needed its place.
+        """
+        await self._enter()
+        arriving = asyncio.ensure_future(message)
+        try:
+            try:
+                await asyncio.wait({arriving}, timeout=QUICK_SECONDS)
+                if not arriving.done():
+                    # After a pause of the loop the timer runs before what arrived in the meantime.
+                    await asyncio.sleep(0)
+            finally:
+                self._leave()
+            if not arriving.done():
+                await self._receive_slowly(client, arriving)
+            return arriving.result()
+        finally:
+            arriving.cancel()
+
+    async def _enter(self) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # its turn came in the moment that it left
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            turn = self._waiting.pop()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    async def _receive_slowly(self, client: str, arriving: "asyncio.Future[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        if len(self._slow) >= SLOW_PLACES:
+            self._evict_for(client, loop.time())
+        evicted: asyncio.Future[Any] = loop.create_future()
+        place = _Slow(client, loop.time(), evicted)
+        self._slow.append(place)
+        try:
+            await asyncio.wait((arriving, evicted), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if place in self._slow:
+                self._slow.remove(place)
+        if not arriving.done():
+            raise QueueFull("the request took long to arrive, and others needed its place", RETRY_SECONDS)
+
+    def _evict_for(self, client: str, now: float) -> None:
+        """Free a place.
+
+        Raises:
+            QueueFull: there is none to take away.
+        """
+        held = Counter(place.client for place in self._slow)
+        greedy, most = held.most_common(1)[0]
+        oldest = self._slow[0]
+        if most > held[client] + 1:
+            oldest = next(place for place in self._slow if place.client == greedy)
+        elif now < oldest.since + SLOW_SECONDS:
+            raise QueueFull("the server is receiving as many long requests as it has room for", RETRY_SECONDS)
+        self._slow.remove(oldest)
+        oldest.evicted.set_result(None)

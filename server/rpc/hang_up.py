@@ -1,0 +1,42 @@
+"""Ends the connection of a peer that does not read.
+
+gRPC's asyncio server cannot cancel a call: behind a reply that the peer does not take, no status can be sent, and gRPC
+holds the reply until the connection ends. So the connection's socket is shut down, and gRPC sees it end.
+"""
+
+import os
+import socket
+from contextlib import closing, suppress
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from urllib.parse import unquote
+
+DESCRIPTORS = Path("/dev/fd")
+
+
+def hang_up(peer: str) -> bool:
+    """Shut down the connection to gRPC's name of a peer (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`).
+
+    Returns:
+        Whether it was found. A peer on a unix socket has no name of its own, and is not.
+    """
+    scheme, _, rest = unquote(peer).partition(":")
+    if scheme not in {"ipv4", "ipv6"}:
+        return False
+    host, _, port = rest.rpartition(":")
+    wanted = _plain(host.strip("[]")), int(port)
+    for entry in os.listdir(DESCRIPTORS):  # noqa: PTH208 - numbers, not paths
+        with suppress(OSError), closing(socket.socket(fileno=os.dup(int(entry)))) as connection:  # closed, or no socket
+            if connection.family in {socket.AF_INET, socket.AF_INET6}:
+                address = connection.getpeername()
+                if (_plain(address[0]), address[1]) == wanted:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    return True
+    return False
+
+
+def _plain(host: str) -> str:
+    """An address in one form: a socket for both versions names IPv4 peers as `::ffff:127.0.0.1`."""
+    address = ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
