@@ -21,6 +21,7 @@ __all__ = [
     "empty_documents",
     "incomplete_requests",
     "long_reply",
+    "park",
     "stalled_streams",
     "start_of_documents",
     "unread_documents",
@@ -36,6 +37,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 
 _ATTACK_SECONDS = 30.0  # that an attack may go on before it is only held
 _QUIET_SECONDS = 3.0  # without a byte sent, after which nothing more will go
+_USUAL_WINDOW = 65_535
 _LEAST_TOKENS = 32  # of a segment
 _TASKS = 8
 _VECTOR_BYTES = 1_560  # of all-MiniLM-L6-v2, with what is around it
@@ -44,7 +46,7 @@ _WORDS = "river town old men north sea light house years winter road stone field
 
 def unread_documents(target: Endpoint, spent: Event, over: Event, count: int = 60_000) -> dict[str, float]:
     """Send small documents through one ProcessDocuments, and read nothing."""
-    connection = Connection(target.address)
+    connection = Connection(target.address, window=_USUAL_WINDOW)
     stream = connection.call(PROCESS, token=target.token)
     texts = (f"Document {i} says that nobody reads answers." for i in range(count))
     parts = (pb.DocumentPart(id=f"document-{i}", text=text) for i, text in enumerate(texts))
@@ -143,6 +145,21 @@ def stalled_streams(target: Endpoint, spent: Event, over: Event, count: int = 64
     drive(connections, 2.0)
     _hold(connections, spent, over)
     return _told(connections)
+
+
+def park(
+    target: Endpoint, spent: Event, over: Event, count: int = 3_000, streams: int = 3, words: int = 100
+) -> dict[str, float]:
+    """Send more small documents than a limit grants in some minutes, through a few streams that are read."""
+    connection = Connection(target.address, window=MOST_WINDOW, whole=1 << 30)
+    for i in range(streams):
+        parts = (pb.DocumentPart(id=f"{number}", text=_text(words, number)) for number in range(i, count, streams))
+        bodies = [frame(pb.ProcessDocumentsRequest(document=part).SerializeToString()) for part in parts]
+        stream = connection.call(PROCESS, token=target.token, timeout="600S")
+        connection.send(stream, start_of_documents(return_segments=False) + b"".join(bodies), end=True)
+    drive([connection], _QUIET_SECONDS)
+    _hold([connection], spent, over)
+    return _told([connection]) | {"received_mb": connection.received / 1e6}
 
 
 def start_of_documents(*, return_segments: bool = True) -> bytes:
