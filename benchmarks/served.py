@@ -36,19 +36,19 @@ class Served:
     metrics_address: str
     pid: int
 
-    def metric(self, name: str) -> float:
-        """Scrape one sample; of several with this name, their sum.
+    def metric(self, name: str, **labels: str) -> float:
+        """Scrape one sample; of several with this name and these labels, their sum.
 
         Raises:
-            LookupError: there is none.
+            LookupError: no sample has this name. Labels that none has give 0.
 
         """
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
             families = text_string_to_metric_families(reply.read().decode())
-            values = [sample.value for family in families for sample in family.samples if sample.name == name]
-        if not values:
+            samples = [sample for family in families for sample in family.samples if sample.name == name]
+        if not samples:
             raise LookupError(f"the server has no metric {name}")
-        return sum(values)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def forget_peak(self) -> None:
         """Let the peak of resident memory begin anew."""
