@@ -146,6 +146,7 @@ class Pipeline:
         """Compute what is not known, several segments at a time; results come in the document's order."""
         window: deque[Result | asyncio.Task[Result]] = deque()
         computing = False
+        turn = time.monotonic()
         try:
             async for group in groups:
                 resumed = await self._resume(document, group)
@@ -155,6 +156,9 @@ class Pipeline:
                     window.append(self._begin(document, prepared))
                     while window and (len(window) >= self._in_flight or _is_here(window[0])):
                         yield await _arrival(window.popleft())
+                    if time.monotonic() - turn > STEP_SECONDS:  # known segments never wait: let others have a turn
+                        await asyncio.sleep(0)
+                        turn = time.monotonic()
             while window:
                 yield await _arrival(window.popleft())
             if computing:

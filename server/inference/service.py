@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from server.errors import EmptyDocument
 from server.inference.answer import Answer
@@ -16,22 +15,8 @@ DOCUMENTS_AT_ONCE = 32  # of one call; enough to pack short ones into full runs
 MARGIN_SECONDS = 1.0  # before a stream's deadline, for its summary; a tenth of the time left if that is less
 
 
-class ReplyBounds(Protocol):
-    """What a door may answer in one reply; both take each document's number of segments."""
-
-    def check(self, segments: Sequence[int]) -> None:
-        """Refuse a reply that would be too large, before more is read.
-
-        Raises:
-            ReplyTooLarge: it would be.
-        """
-
-    def hold(self, segments: Sequence[int]) -> None:
-        """Make room for a reply, before anything is computed.
-
-        Raises:
-            RateLimited, QueueFull: there is none.
-        """
+Grow = Callable[[Sequence[int]], None]
+"""Told the documents' numbers of segments while they are read; raises once a door can't answer so much in one reply."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +50,7 @@ class Service:
         return self._pipeline.price(usage.computed, usage.cached)
 
     async def segment(
-        self, call: Call, text: str, field: str, timings: Timings, bounds: ReplyBounds
+        self, call: Call, text: str, field: str, timings: Timings, grow: Grow
     ) -> tuple[list[Prepared], Usage]:
         """Cut a document, and tell what it would cost; the model does not run.
 
@@ -73,22 +58,21 @@ class Service:
             Its segments, and its usage, in which those tokens count as computed for which a layer would run.
         """
         async with self._reserved(call) as reservation:
-            cut = await self._cut(call, text, field, timings, reservation, lambda count: bounds.check([count]))
-            bounds.hold([len(cut.segments)])
+            cut = await self._cut(call, text, field, timings, reservation, lambda count: grow([count]))
             known = await self._pipeline.known(cut.document, cut.segments)
         sizes = [prepared.segment.processed_tokens for prepared in cut.segments]
         uncached = sum(size for size, is_known in zip(sizes, known, strict=True) if not is_known)
         return cut.segments, Usage(cut.usage.tokens, sum(sizes), uncached)
 
-    async def analyze(self, call: Call, text: str, field: str, timings: Timings, bounds: ReplyBounds) -> Answer:
+    async def analyze(self, call: Call, text: str, field: str, timings: Timings, grow: Grow) -> Answer:
         """Answer the call's tasks over one document, in one pass."""
-        (answer,) = await self.embed(call, [text], [field], timings, bounds)
+        (answer,) = await self.embed(call, [text], [field], timings, grow)
         if isinstance(answer, EmptyDocument):
             raise answer
         return answer
 
     async def embed(
-        self, call: Call, texts: Sequence[str], fields: Sequence[str], timings: Timings, bounds: ReplyBounds
+        self, call: Call, texts: Sequence[str], fields: Sequence[str], timings: Timings, grow: Grow
     ) -> list[Answer | EmptyDocument]:
         """Answer the call's tasks over each document; an empty one is a fault of its own."""
         async with self._reserved(call) as reservation:
@@ -97,15 +81,12 @@ class Service:
             counts: list[int] = []
             for text, field in zip(texts, fields, strict=True):
                 try:
-                    cut = await self._cut(
-                        call, text, field, timings, reservation, lambda count: bounds.check([*counts, count])
-                    )
+                    cut = await self._cut(call, text, field, timings, reservation, lambda count: grow([*counts, count]))
                     cuts.append(cut)
                     counts.append(len(cut.segments))
                 except EmptyDocument as fault:
                     cuts.append(fault)
                     counts.append(0)
-            bounds.hold(counts)
             usage = sum((cut.usage for cut in cuts if isinstance(cut, Cut)), Usage())
             await self._pipeline.admit(call, reservation, usage.computed, usage.cached)
             return await self._answer_all(cuts)
@@ -153,7 +134,7 @@ class Service:
         field: str,
         timings: Timings,
         reservation: Reservation,
-        check: Callable[[int], None],
+        grow: Callable[[int], None],
     ) -> Cut:
         document = self._pipeline.open(call, text, timings, reservation)
         groups: list[list[Prepared]] = []
@@ -162,7 +143,7 @@ class Service:
             async for group in reading:
                 groups.append(group)
                 segments += len(group)
-                check(segments)
+                grow(segments)
         if not segments:
             raise EmptyDocument(field)
         return Cut(document, groups)

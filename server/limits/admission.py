@@ -74,14 +74,15 @@ class Admission:
             if not slot.lingers:
                 slot.release()
 
-    def has_room(self, client: Client, size: int) -> bool:
-        """Whether so many more bytes may come in. What exceeds a limit by itself may when there is nothing else."""
+    def has_room(self, client: Client, size: int, held: int) -> bool:
+        """Whether a call that holds some bytes may have more. What exceeds a limit by itself may when it is alone."""
         own = client.plan.max_bytes_in_flight
-        fits = size <= SMALL_BYTES or self._bytes.total() + min(size, self._max_bytes) <= self._max_bytes
+        small = held + size <= SMALL_BYTES
+        fits = small or self._bytes.total() + min(size, self._max_bytes) <= self._max_bytes
         return fits and (own is None or self._bytes[client.name] + min(size, own) <= own)
 
-    def check_room(self, client: Client, size: int) -> None:
-        """Refuse bytes that there is no room for.
+    def check_room(self, client: Client, size: int, held: int) -> None:
+        """Refuse a call that holds some bytes more of them, where there is no room.
 
         Raises:
             RateLimited: the client's plan allows no more.
@@ -92,7 +93,7 @@ class Admission:
             raise self._limited(client, "max_bytes_in_flight", f"{size:,} bytes; the plan allows {own:,}", ever=False)
         if own is not None and self._bytes[client.name] + size > own:
             raise self._limited(client, "max_bytes_in_flight", f"calls of {own:,} bytes are being answered already")
-        if not self.has_room(client, size):
+        if not self.has_room(client, size, held):
             raise QueueFull("the server holds as many bytes of calls as it has room for", self._usual_wait)
 
     def change(self, client: Client, size: int) -> None:
@@ -168,12 +169,12 @@ class Slot:
         Raises:
             RateLimited, QueueFull: there is no room for them.
         """
-        self._admission.check_room(self._client, size)
+        self._admission.check_room(self._client, size, self._size)
         self._change(size)
 
     async def hold_soon(self, size: int) -> None:
         """Count bytes as soon as there is room for them."""
-        while not self._admission.has_room(self._client, size):
+        while not self._admission.has_room(self._client, size, self._size):
             await self._admission.wait_for_room()
         self._change(size)
 

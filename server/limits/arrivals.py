@@ -17,9 +17,9 @@ from server.errors import QueueFull
 
 T = TypeVar("T")
 
-QUICK_PLACES = 4
+QUICK_PLACES = 3
 QUICK_SECONDS = 0.02
-SLOW_PLACES = 4
+SLOW_PLACES = 3
 SLOW_SECONDS = 10.0  # after which a slow place must be given up to a newcomer
 RETRY_SECONDS = 1.0
 

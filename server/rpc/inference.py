@@ -39,8 +39,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         call = requests.call_of(request.options, (), text, self._catalogue, context)
-        bounds = replies.Bounds(call.tasks, self._limits, context.slot)
-        segments, usage = await self._service.segment(call, text, "document.text", timings, bounds)
+        reply = replies.Reply(call.tasks, self._limits, context.slot)
+        segments, usage = await self._service.segment(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
         return pb.SegmentResponse(
             info=replies.reply_info(call, usage, timings),
@@ -61,8 +61,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         task = pb.Task(name="embed", embed=request.embed)
         call = requests.call_of(request.options, [task], texts[0], self._catalogue, context, path="")
         fields = [f"documents[{i}].text" for i in range(len(texts))]
-        bounds = replies.Bounds(call.tasks, self._limits, context.slot, [document.id for document in documents])
-        answers = await self._service.embed(call, texts, fields, timings, bounds)
+        reply = replies.Reply(call.tasks, self._limits, context.slot, [document.id for document in documents])
+        answers = await self._service.embed(call, texts, fields, timings, reply.grow)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
         return pb.EmbedResponse(
@@ -76,8 +76,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
         call = requests.call_of(request.options, tasks, text, self._catalogue, context)
-        bounds = replies.Bounds(call.tasks, self._limits, context.slot)
-        answer = await self._service.analyze(call, text, "document.text", timings, bounds)
+        reply = replies.Reply(call.tasks, self._limits, context.slot)
+        answer = await self._service.analyze(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
         return pb.AnalyzeResponse(
             info=replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage)),

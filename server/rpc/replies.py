@@ -18,6 +18,7 @@ from server.limits import Slot
 from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS, Limits, check_reply
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
+COPIES = 2  # of a reply in memory: first its segments' vectors and their look-up, then message and frame
 REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
 
 
@@ -28,34 +29,27 @@ def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
     )
 
 
-class Bounds:
-    """Holds a unary reply to the size allowed, and makes room for it."""
+class Reply:
+    """A unary reply that grows while its documents are read, before anything is computed."""
 
     def __init__(self, tasks: Sequence[EmbedTask], limits: Limits, slot: Slot, ids: Sequence[str] = ()) -> None:
         self._tasks = tasks
         self._limits = limits
         self._slot = slot
         self._fixed = REPLY_BYTES * (1 + len(ids)) + sum(len(each.encode()) for each in ids)
+        self._held = 0
 
-    def check(self, segments: Sequence[int]) -> None:
-        """Refuse a reply for documents of so many segments each.
-
-        Raises:
-            ReplyTooLarge: it would be over `max_reply_bytes`.
-        """
-        check_reply(self._size(segments), self._limits)
-
-    def hold(self, segments: Sequence[int]) -> None:
-        """Count the reply's bytes as in flight.
+    def grow(self, segments: Sequence[int]) -> None:
+        """Count as in flight what documents of so many segments each take.
 
         Raises:
-            ReplyTooLarge, RateLimited, QueueFull: there is no room for it.
+            ReplyTooLarge: the reply would be over `max_reply_bytes`.
+            RateLimited, QueueFull: there is no room for it.
         """
-        self.check(segments)
-        self._slot.hold(self._size(segments))
-
-    def _size(self, segments: Sequence[int]) -> int:
-        return self._fixed + sum(size_of(self._tasks, count) for count in segments if count)
+        size = self._fixed + sum(size_of(self._tasks, count) for count in segments if count)
+        check_reply(size, self._limits)
+        self._slot.hold(COPIES * size - self._held)
+        self._held = COPIES * size
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:
