@@ -30,8 +30,8 @@ from server.inference.call import Call, Timings
 from server.inference.single_flight import SingleFlight
 from server.inference.verify import Verifier
 from server.limits import Limiter
-from server.scheduling.backlog import Reservation
-from server.scheduling.gate import FairGate
+from server.scheduling.fair_queue import FairGate
+from server.scheduling.forecast import Reservation
 from server.scheduling.scheduler import Scheduler
 from server.telemetry.metrics import Metrics
 from server.types import Computed, Head, StateArray, Work
@@ -128,7 +128,7 @@ class Pipeline:
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
         """What a call takes of the machine's time, for as long as it lasts."""
-        return self._scheduler.backlog.reserve(call.client, call.priority)
+        return self._scheduler.forecast.reserve(call.client, call.priority)
 
     def open(self, call: Call, text: str, timings: Timings, reservation: Reservation) -> Document:
         """Begin a document's journey."""
@@ -237,7 +237,7 @@ class Pipeline:
         """Charge what needs no computing; the rest is charged when the queue releases it."""
         if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
             price = self.price(0, cached)
-            await self._limiter.budget(call.client).pay(price, call.priority, call.deadline)
+            await self._scheduler.pay(price, call.client, call.priority, call.deadline)
 
     def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
         if not prepared.complete:
@@ -285,9 +285,7 @@ class Pipeline:
             try:
                 return await self._single_flight.join(
                     key,
-                    lambda: self._scheduler.submit(
-                        work, call.client, call.priority, call.deadline, reservation.reconsider
-                    ),
+                    lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline, reservation),
                 )
             except (DeadlineExceeded, QueueFull):  # perhaps of whoever started it, while this caller has time left
                 reservation.reconsider()

@@ -23,7 +23,7 @@ from server.rpc.answer import Answer
 from server.rpc.interceptor import report
 from server.rpc.requests import Limits
 from server.rpc.status import status_of
-from server.scheduling.backlog import Reservation
+from server.scheduling.forecast import Reservation
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 WAITING_RESPONSES = 16

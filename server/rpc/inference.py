@@ -24,7 +24,7 @@ from server.rpc.call_gate import client_of_call
 from server.rpc.interceptor import Context, request_id
 from server.rpc.requests import Envelope, Limits
 from server.rpc.status import status_of
-from server.scheduling.backlog import Reservation
+from server.scheduling.forecast import Reservation
 from server.types import Priority
 
 DOCUMENTS_AT_ONCE = 32  # of one Embed; enough to lay short ones end to end
