@@ -19,8 +19,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-import structlog
-
 import chunking
 from cache import Key
 from chunking import Segment
@@ -33,6 +31,7 @@ from server.limits import Limiter
 from server.scheduling.fair_queue import FairGate
 from server.scheduling.forecast import Reservation
 from server.scheduling.scheduler import Scheduler
+from server.telemetry import loops
 from server.telemetry.metrics import Metrics
 from server.types import Computed, Head, StateArray, Work
 
@@ -41,8 +40,6 @@ T = TypeVar("T")
 
 DIGEST_BYTES = 16
 STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,11 +255,16 @@ class Pipeline:
             keeping = self._keeper.submit(
                 document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
             )
-            keeping.add_done_callback(_report)
+            keeping.add_done_callback(self._report)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
+
+    def _report(self, keeping: Future[None]) -> None:
+        """Report a segment that could not be kept; nobody awaits it."""
+        if not keeping.cancelled() and (error := keeping.exception()):
+            loops.report("keeper", error, self._metrics)
 
     async def _settle(self) -> None:
         """Return once what was computed so far can be looked up: whoever asks again at once is to find it.
@@ -302,12 +304,6 @@ class Pipeline:
         """Run what blocks in a thread of the readers, when it is the client's turn."""
         async with self._gate.entered(call.client, call.priority):
             return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
-
-
-def _report(keeping: Future[None]) -> None:
-    """Tell of a bug in keeping: nobody waits for it who would."""
-    if error := keeping.exception():
-        log.error("a segment was not kept", error=type(error).__qualname__)
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:
