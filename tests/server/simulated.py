@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _Selector(selectors.DefaultSelector):
     """Passes the time that it is asked to wait for."""
 
     def __init__(self, clock: Clock) -> None:
@@ -45,9 +45,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(clock))
         self._run_seconds = run_seconds
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: object, function: Callable[[*Ts], T], *args: *Ts
-    ) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: object, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         async def later() -> T:
             await asyncio.sleep(self._run_seconds)
             return function(*args)

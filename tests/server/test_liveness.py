@@ -166,7 +166,12 @@ async def test_livez_of_a_server_whose_stream_has_ended(models: Path, monkeypatc
 
     started: list[Scheduler] = []
     start = Scheduler.start
-    monkeypatch.setattr(Scheduler, "start", lambda self: (started.append(self), start(self)))
+
+    def noted(scheduler: Scheduler) -> None:
+        started.append(scheduler)
+        start(scheduler)
+
+    monkeypatch.setattr(Scheduler, "start", noted)
     configured = settings().model_copy(update={"metrics": MetricsSettings(listen=address)})
     async with app.running(configured):
         assert await asyncio.to_thread(livez) == (200, "ok\n")
