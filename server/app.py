@@ -33,6 +33,7 @@ from server.config.schema import (
 from server.errors import StartError
 from server.health.drain import Drain
 from server.health.http import HttpListener
+from server.health.liveness import Liveness
 from server.health.loop_watch import LoopWatch
 from server.inference.cache_view import LayerCache, shared_cuts
 from server.inference.call import CacheMode, Call, Timings
@@ -52,7 +53,6 @@ from server.types import Priority
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
-UNHEALTHY_SILENCE_SECONDS = 30.0  # a loop that is silent for so long will not come back by itself
 
 log = structlog.get_logger(__name__)
 
@@ -121,14 +121,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         metrics = Metrics(CollectorRegistry())
         not_ready = ["starting"]  # why; an empty string when ready
+        liveness = Liveness()
         watch = LoopWatch(asyncio.get_running_loop(), metrics.lagged)
         watch.start()
         stack.callback(watch.stop)
+        stack.enter_context(liveness.watching("event loop blocked", watch.is_alive))
         if settings.metrics.listen:
             http = HttpListener(
                 settings.metrics.listen,
                 metrics.registry,
-                not_live=lambda: "event loop blocked" if watch.silent_seconds > UNHEALTHY_SILENCE_SECONDS else "",
+                not_live=lambda: liveness.fault,
                 not_ready=lambda: not_ready[0] or ("stopping" if drain.begun else ""),
             )
             stack.enter_context(http)
@@ -146,9 +148,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(limiter.close)
         scheduler = Scheduler(compute.streams or threads, threads, limiter, metrics)
         for model in catalogue:
-            scheduler.backlog.speed.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
+            scheduler.forecast.speed.observe(model.runner.encoder.max_tokens, model.runner.warm_seconds, threads=1)
         scheduler.start()
         stack.push_async_callback(scheduler.close)
+        stack.enter_context(liveness.watching("a stream has ended", scheduler.is_alive))
         layer_cache = LayerCache(KeyMaker(deployment_secret), store, keep_results=settings.cache.results)
         pipeline = Pipeline(
             scheduler,

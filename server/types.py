@@ -68,7 +68,8 @@ class Work:
 class Computed:
     """A segment's states at the cuts and what the heads made of the last one.
 
-    `queued`, `started` and `finished` are times of the monotonic clock in seconds.
+    `queued`, `started` and `finished` are times of the monotonic clock in seconds; `layers_seconds` is what the layers
+    of the whole run took, without the heads.
     """
 
     states: dict[int, StateArray]
@@ -76,6 +77,7 @@ class Computed:
     queued: float
     started: float
     finished: float
+    layers_seconds: float = 0.0
 
 
 class Machine(Protocol):

@@ -1,7 +1,6 @@
 """Who can call, and how: what `octavo doctor` finds of certificates, keys and Redis."""
 
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from server.errors import StartError
 
 SOON_DAYS = 21  # a certificate that ends sooner should have been replaced by what replaces it
 REDIS_SECONDS = 2.0  # for its answer, four times what serving would wait
-CLOCKS_APART_SECONDS = 1.0
 
 
 def certificate(chain: Path | None, key: Path | None) -> Iterator[Finding]:
@@ -122,11 +120,8 @@ def redis(settings: LimitSettings) -> Iterator[Finding]:
             socket_connect_timeout=REDIS_SECONDS,
             retry=Retry(NoBackoff(), 0),
         ) as connection:
-            seconds, microseconds = connection.time()
+            connection.ping()
     except (RedisError, OSError, ValueError) as error:
         yield Finding("warn", "redis", f"{shown} does not answer ({type(error).__name__}): {without}")
         return
     yield Finding("ok", "redis", f"{shown} answers")
-    apart = abs(time.time() - seconds - microseconds * 1e-6)
-    if apart > CLOCKS_APART_SECONDS:
-        yield Finding("note", "redis", f"its clock and ours are {apart:.0f} s apart; those of all servers should agree")

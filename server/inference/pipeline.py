@@ -19,8 +19,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-import structlog
-
 import chunking
 from cache import Key
 from chunking import Segment
@@ -30,9 +28,10 @@ from server.inference.call import Call, Timings
 from server.inference.single_flight import SingleFlight
 from server.inference.verify import Verifier
 from server.limits import Limiter
-from server.scheduling.backlog import Reservation
-from server.scheduling.gate import FairGate
+from server.scheduling.fair_queue import FairGate
+from server.scheduling.forecast import Reservation
 from server.scheduling.scheduler import Scheduler
+from server.telemetry import loops
 from server.telemetry.metrics import Metrics
 from server.types import Computed, Head, StateArray, Work
 
@@ -41,8 +40,6 @@ T = TypeVar("T")
 
 DIGEST_BYTES = 16
 STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +125,7 @@ class Pipeline:
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
         """What a call takes of the machine's time, for as long as it lasts."""
-        return self._scheduler.backlog.reserve(call.client, call.priority)
+        return self._scheduler.forecast.reserve(call.client, call.priority)
 
     def open(self, call: Call, text: str, timings: Timings, reservation: Reservation) -> Document:
         """Begin a document's journey."""
@@ -241,7 +238,7 @@ class Pipeline:
         """Charge what needs no computing; the rest is charged when the queue releases it."""
         if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
             price = self.price(0, cached)
-            await self._limiter.budget(call.client).pay(price, call.priority, call.deadline)
+            await self._scheduler.pay(price, call.client, call.priority, call.deadline)
 
     def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
         if not prepared.complete:
@@ -262,11 +259,16 @@ class Pipeline:
             keeping = self._keeper.submit(
                 document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
             )
-            keeping.add_done_callback(_report)
+            keeping.add_done_callback(self._report)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
+
+    def _report(self, keeping: Future[None]) -> None:
+        """Report a segment that could not be kept; nobody awaits it."""
+        if not keeping.cancelled() and (error := keeping.exception()):
+            loops.report("keeper", error, self._metrics)
 
     async def _settle(self) -> None:
         """Return once what was computed so far can be looked up: whoever asks again at once is to find it.
@@ -289,9 +291,7 @@ class Pipeline:
             try:
                 return await self._single_flight.join(
                     key,
-                    lambda: self._scheduler.submit(
-                        work, call.client, call.priority, call.deadline, reservation.reconsider
-                    ),
+                    lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline, reservation),
                 )
             except (DeadlineExceeded, QueueFull):  # perhaps of whoever started it, while this caller has time left
                 reservation.reconsider()
@@ -308,12 +308,6 @@ class Pipeline:
         """Run what blocks in a thread of the readers, when it is the client's turn."""
         async with self._gate.entered(call.client, call.priority):
             return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
-
-
-def _report(keeping: Future[None]) -> None:
-    """Tell of a bug in keeping: nobody waits for it who would."""
-    if error := keeping.exception():
-        log.error("a segment was not kept", error=type(error).__qualname__)
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:

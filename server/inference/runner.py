@@ -51,12 +51,13 @@ class Runner:
             batch, layer = self.encoder.run(batch, layer, cut), cut
             for own, state in zip(states, _split(batch), strict=True):
                 own[cut] = state_to_numpy(state)
+        layers_seconds = time.monotonic() - started
         parts = [self.apply(own[layer], work.heads) for own, work in zip(states, works, strict=True)]
         finished = time.monotonic()
         self._batch_tokens_seen.observe(sum(batch.lengths))
         self._seconds_seen.observe((finished - started) / len(works))
         return [
-            Computed(own, made, queued=started, started=started, finished=finished)
+            Computed(own, made, queued=started, started=started, finished=finished, layers_seconds=layers_seconds)
             for own, made in zip(states, parts, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from server.errors import EmptyDocument
 from server.inference.answer import Answer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
-from server.scheduling.backlog import Reservation
+from server.scheduling.forecast import Reservation
 
 DOCUMENTS_AT_ONCE = 32  # of one call; enough to pack short ones into full runs
 MARGIN_SECONDS = 1.0  # before a stream's deadline, for its summary; a tenth of the time left if that is less

@@ -1,4 +1,4 @@
-"""Trust, but verify: a sample of what the cache answered is computed again, and disagreements are counted."""
+"""Recomputes a sample of what the cache answered and counts disagreements."""
 
 import asyncio
 import random
@@ -14,17 +14,18 @@ from server.errors import CallError
 from server.inference.cache_view import Parts
 from server.inference.call import Call
 from server.scheduling.scheduler import Scheduler
+from server.telemetry import loops
 from server.telemetry.metrics import Metrics
 from server.types import Priority, Work
 
-AUDITOR = Client("auditor", "auditor", Plan("auditor"))  # on nobody's account
-AUDIT_SECONDS = 60.0  # a sample that could not be computed by then is given up
+AUDITOR = Client("auditor", "auditor", Plan("auditor"))  # no limits, no charges to a caller
+AUDIT_SECONDS = 60.0  # a sample that could not be computed by then is dropped
 
 log = structlog.get_logger(__name__)
 
 
 class Verifier:
-    """Recomputes a share of the cache's answers in the bulk class, one at a time, after they were given."""
+    """Recomputes a share of the cache's answers in the bulk class, one at a time, after the reply."""
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics, share: float) -> None:
         self._scheduler = scheduler
@@ -33,16 +34,23 @@ class Verifier:
         self._audit: asyncio.Task[None] | None = None
 
     def consider(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
-        """Perhaps check this answer; never waits."""
+        """Check this answer if it is in the sample; does not wait."""
         if random.random() >= self._share or (self._audit and not self._audit.done()):  # noqa: S311 - a sample
             return
-        self._audit = asyncio.create_task(self._check(call, ids, key, parts))
+        self._audit = asyncio.create_task(self._audit_safely(call, ids, key, parts))
 
     async def close(self) -> None:
-        """Give up what is being checked."""
+        """Stop the check that is running."""
         if self._audit:
             self._audit.cancel()
             await asyncio.gather(self._audit, return_exceptions=True)
+
+    async def _audit_safely(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+        """A check that fails is reported; the next sample is checked all the same."""
+        try:
+            await self._check(call, ids, key, parts)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            loops.report("verifier", error, self._metrics)
 
     async def _check(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
         runner = call.model.runner

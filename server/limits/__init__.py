@@ -1,9 +1,9 @@
 """What a client may use: requests before their text is parsed, tokens when they are released to be computed.
 
 admission.py   stage one: calls, bytes and requests a second, of each client and of all
-budget.py      stage two: a client's tokens
+budget.py      stage two: the tokens of a client
 meter.py       how much of a quota is left; whole units are bought from windows
-windows.py     moving windows of the package `limits`, in memory or shared through Redis
+windows.py     moving windows, in memory or shared through Redis
 limiter.py     the meters of all clients
 """
 

@@ -1,13 +1,11 @@
-"""A client's tokens: tested when a document was looked up, charged when a segment is released to be computed."""
+"""A client's tokens: checked once a document was looked up, charged when a segment is released to be computed."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from server.auth.clients import Client
-from server.errors import DeadlineExceeded, RateLimited
-from server.limits.meter import Meter
-from server.types import Priority
+from server.errors import RateLimited
+from server.limits.meter import Meter, Wake
 
 LEAST_WAIT_SECONDS = 0.05  # whoever is refused may have missed by less than the network's jitter
 
@@ -19,46 +17,21 @@ class Budget:
         self._client = client
         self._meter = meter
         self._count = count
-        self._turns = {priority: asyncio.Lock() for priority in Priority}
 
-    def charge(self, tokens: float) -> float:
-        """Charge a segment that is about to be released: 0.0 when charged, else the seconds after which to try again.
+    def charge(self, tokens: float, wake: Wake | None = None) -> float:
+        """Charge all of it, or nothing: 0.0 when charged, else the seconds after which to try again.
 
-        Nothing is charged then. With limits shared through Redis the wait may be over earlier: see `Limiter.on_credit`.
+        Args:
+            tokens: what is about to be released.
+            wake: called once if it is worth trying earlier, because a purchase from Redis has ended.
+
+        Raises:
+            RateLimited: limits cannot be checked, and that refuses calls.
         """
-        seconds = self._meter.spend(tokens) if self._meter else 0.0
+        seconds = self._meter.spend(tokens, wake) if self._meter else 0.0
         if not seconds:
             self._count(tokens)
         return seconds
-
-    async def pay(self, tokens: float, priority: Priority, deadline: float) -> None:
-        """Wait until a segment is charged; within a class, whoever came first is first.
-
-        Args:
-            tokens: of the segment.
-            priority: the class it is in.
-            deadline: of the monotonic clock, in seconds.
-
-        Raises:
-            DeadlineExceeded: that came first; nothing was charged.
-        """
-        turn = self._turns[priority]
-        if not turn.locked() and not self.charge(tokens):
-            return
-        async with turn:
-            while seconds := await self._charge_soon(tokens):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise DeadlineExceeded("the deadline passed while the plan's tokens were waited for")
-                await asyncio.sleep(min(seconds, left))
-
-    def wait_for(self, tokens: float) -> float:
-        """Seconds until so many tokens could be charged; 0.0: at once."""
-        return self._meter.wait_for(tokens) if self._meter else 0.0
-
-    async def time_needed(self, tokens: float) -> float:
-        """Seconds until all of a document's tokens could have been released at the plan's rate."""
-        return await self._meter.time_needed(tokens) if self._meter else 0.0
 
     async def check(self, tokens: float, deadline: float) -> None:
         """Refuse a call whose tokens could not all be released by its deadline.
@@ -85,9 +58,3 @@ class Budget:
             subject=f"client:{self._client.name}",
             quota="tokens_per_minute",
         )
-
-    async def _charge_soon(self, tokens: float) -> float:
-        seconds = await self._meter.spend_soon(tokens) if self._meter else 0.0
-        if not seconds:
-            self._count(tokens)
-        return seconds

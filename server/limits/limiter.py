@@ -1,4 +1,4 @@
-"""The meters of all clients, made as they come."""
+"""The meters of all clients, made on first use."""
 
 from server.auth.clients import Client
 from server.config.schema import LimitSettings
@@ -10,20 +10,11 @@ from server.telemetry.metrics import Metrics
 MINUTE = 60
 
 
-def _nobody() -> None:
-    """Nobody waits for credit."""
-
-
 class Limiter:
-    """Hands out what counts a client's tokens and requests.
-
-    Attributes:
-        on_credit: called on the event loop when a budget that said "later" may say otherwise.
-    """
+    """Hands out what counts a client's tokens and requests."""
 
     def __init__(self, settings: LimitSettings, metrics: Metrics) -> None:
         url = settings.storage.get_secret_value()
-        self.on_credit = _nobody
         self._shared = None if url == "memory" else SharedWindows(url, metrics)
         self._windows = Windows(LocalWindows(), self._shared, fail_open=settings.when_storage_fails == "open")
         self._price = settings.cached_token_price
@@ -40,7 +31,8 @@ class Limiter:
         """The client's tokens."""
         if client.name not in self._budgets:
             limit = client.plan.tokens_per_minute
-            meter = self._meter(f"tokens/{client.name}", Rate(limit, MINUTE)) if limit else None
+            quota = Quota(f"tokens/{client.name}", Rate(limit, MINUTE)) if limit else None
+            meter = self._meter(quota, client, "tokens_per_minute") if quota else None
             charged = self._metrics.charged_tokens.labels(client.name)
             self._budgets[client.name] = Budget(client, meter, charged.inc)
         return self._budgets[client.name]
@@ -49,16 +41,13 @@ class Limiter:
         """The client's calls; None: as many as it likes."""
         if client.name not in self._requests:
             limit = client.plan.requests_per_second
-            meter = self._meter(f"requests/{client.name}", Rate.a_second(limit)) if limit else None
-            self._requests[client.name] = meter
+            quota = Quota(f"requests/{client.name}", Rate.a_second(limit)) if limit else None
+            self._requests[client.name] = self._meter(quota, client, "requests_per_second") if quota else None
         return self._requests[client.name]
 
     def price(self, computed: int, cached: int) -> float:
-        """What tokens are charged at; cached ones are never free, for they cost look-ups and sending."""
+        """What tokens are charged at; cached ones are never free, since they cost look-ups and sending."""
         return computed + self._price * cached
 
-    def _meter(self, name: str, rate: Rate) -> Meter:
-        return Meter(Quota(name, rate), self._windows, self._credit_came)
-
-    def _credit_came(self) -> None:
-        self.on_credit()
+    def _meter(self, quota: Quota, client: Client, setting: str) -> Meter:
+        return Meter(quota, self._windows, f"client:{client.name}", setting)

@@ -1,31 +1,62 @@
-"""Moving windows of the package `limits`: what was taken in the last seconds, in this process or in Redis.
+"""Moving windows: what was taken in the last seconds, counted in this process or in Redis.
 
-A moving window is exact, where its package's sliding counter grants up to 1.97 times the limit in some windows and a
-fixed one twice. It stores an entry for each unit, so units must be few: `Rate.units` of them, whatever the amount.
+A moving window is exact; a fixed one grants twice the limit around its boundary. It keeps an entry for each purchase,
+so purchases must be few: amounts are sold in at most `UNITS` units a window.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from limits import RateLimitItemPerSecond
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import MovingWindowRateLimiter as SharedLimiter
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter as LocalLimiter
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 UNITS = 1000
 REDIS_SECONDS = 0.5  # for one answer; a limiter must not become the slowest part of a call
-REDIS_PAUSE_SECONDS = 1.0  # between two attempts while it is gone
-SOON_SECONDS = 0.001  # the least that who was refused is told to wait
-FUTURE_SECONDS = 1.0  # a clock that was set back by less is waited for
+REDIS_PAUSE_SECONDS = 1.0  # between two attempts while it is unavailable
+MICROSECONDS = 1e6
+
+# One entry for each purchase, "microseconds:units", oldest first. The time is Redis' own: the servers' clocks need not
+# agree. If that clock was set back, entries from the future are forgotten; they would block the client until then.
+SCRIPT = """
+local limit, window, units, take = tonumber(ARGV[1]), tonumber(ARGV[2]) * 1e6, tonumber(ARGV[3]), ARGV[4] == '1'
+local clock = redis.call('TIME')
+local now = clock[1] * 1e6 + clock[2]
+local times, amounts, used = {}, {}, 0
+for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+    local at, amount = entry:match('(%d+):(%d+)')
+    at, amount = tonumber(at), tonumber(amount)
+    if at > now + 1e6 then
+        redis.call('DEL', KEYS[1])
+        times, amounts, used = {}, {}, 0
+        break
+    elseif at + window <= now then
+        redis.call('LPOP', KEYS[1])
+    else
+        table.insert(times, at)
+        table.insert(amounts, amount)
+        used = used + amount
+    end
+end
+local missing = used + units - limit
+for i, at in ipairs(times) do
+    if missing <= 0 then break end
+    missing = missing - amounts[i]
+    if missing <= 0 then return string.format('%.0f', at + window - now) end
+end
+if take then
+    redis.call('RPUSH', KEYS[1], string.format('%.0f:%d', now, units))
+    redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+return '0'
+"""
+KEY = "octavo:2:{name}/{amount}/{seconds}"  # 2: the version of the entries
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +74,7 @@ class Rate:
 
     @classmethod
     def a_second(cls, amount: float) -> "Rate":
-        """The rate whose window is as short as whole numbers allow: 2.5 are 5 in 2 seconds, 0.1 is 1 in 10."""
+        """The rate with the shortest window in whole numbers: 2.5 is 5 in 2 seconds, 0.1 is 1 in 10."""
         fraction = Fraction(amount).limit_denominator(max(10, math.ceil(1 / amount)))
         return cls(fraction.numerator, fraction.denominator)
 
@@ -54,109 +85,104 @@ class Rate:
 
     @property
     def unit(self) -> float:
-        """How much one of them is."""
+        """The amount of one part."""
         return self.amount / self.units
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A rate, and whose it is; the rate is part of the name, for a unit of another rate is another amount."""
+    """A rate and whose it is. The rate is part of the identity, since it decides what a unit is worth."""
 
     name: str
     rate: Rate
 
-    @property
-    def item(self) -> RateLimitItemPerSecond:
-        """The quota in the package's words."""
-        return RateLimitItemPerSecond(self.rate.units, self.rate.seconds, namespace=f"{self.name}/{self.rate.amount}")
-
 
 class Health(Protocol):
-    """Who wants to know whether the shared storage answers."""
+    """Is told whether the shared storage answers."""
 
     def limit_storage(self, *, up: bool) -> None:
         """Count a change, or another fault."""
 
 
+@dataclass(slots=True)
+class _Window:
+    """Purchases of the last seconds, oldest first."""
+
+    entries: deque[tuple[float, int]] = field(default_factory=deque)
+    used: int = 0
+
+
 class LocalWindows:
-    """Windows in this process. Everything is immediate, so it may run on the event loop."""
+    """Windows in this process; nothing blocks."""
 
     def __init__(self) -> None:
-        self._storage = MemoryStorage()
-        self._limiter = LocalLimiter(self._storage)
+        self._windows: dict[Quota, _Window] = {}
 
     def take(self, quota: Quota, units: int) -> bool:
         """Take so many units, or none."""
-        return self._limiter.hit(quota.item, cost=units) or (
-            self._is_of_the_future(quota.item) and self._limiter.hit(quota.item, cost=units)
-        )
+        window = self._current(quota)
+        if window.used + units > quota.rate.units:
+            return False
+        window.entries.append((time.monotonic(), units))
+        window.used += units
+        return True
 
     def wait(self, quota: Quota, units: int) -> float:
         """Seconds until so many units can be taken."""
-        item = quota.item
-        key, now = item.key_for(), time.time()
-        if self._is_of_the_future(item):
+        window = self._current(quota)
+        missing = window.used + units - quota.rate.units
+        if missing <= 0:
             return 0.0
-        events = self._storage.events.get(key, ())
-        place = item.amount - units  # of the newest entry that has to leave the window first
-        return _leaves_in(events[place].atime, item, now) if place < len(events) else 0.0
+        for at, amount in window.entries:
+            missing -= amount
+            if missing <= 0:
+                return at + quota.rate.seconds - time.monotonic()
+        return float(quota.rate.seconds)
 
-    def _is_of_the_future(self, item: RateLimitItemPerSecond) -> bool:
-        """Forget a window from after the present: the clock was set back, and it would not end before long."""
-        key = item.key_for()
-        events = self._storage.events.get(key)
-        if not events or events[0].atime < time.time() + FUTURE_SECONDS:
-            return False
-        self._storage.clear(key)
-        return True
+    def _current(self, quota: Quota) -> _Window:
+        """A quota's window, without what has left it."""
+        window = self._windows.setdefault(quota, _Window())
+        start = time.monotonic() - quota.rate.seconds
+        while window.entries and window.entries[0][0] <= start:
+            window.used -= window.entries.popleft()[1]
+        return window
 
 
 class SharedWindows:
-    """Windows in Redis, which several servers share; their clocks should agree to within a second.
+    """Windows in Redis, shared by several servers.
 
-    After a fault it is left alone for a second, so that a Redis that hangs is not waited for by every call.
+    After a fault Redis is left alone for a second, so that not every call waits for one that hangs.
     """
 
     def __init__(self, url: str, health: Health, clock: Callable[[], float] = time.monotonic) -> None:
-        options: dict[str, Any] = {
-            "socket_timeout": REDIS_SECONDS,
-            "socket_connect_timeout": REDIS_SECONDS,
-            "retry": Retry(NoBackoff(), 1),  # a connection that died with the Redis before is no fault of this one
-        }
-        self._storage = RedisStorage(f"async+{url}", implementation="redispy", key_prefix="octavo", **options)
-        self._limiter = SharedLimiter(self._storage)
+        self._redis = Redis.from_url(
+            url.replace("redis+unix://", "unix://"),
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 1),  # connections that died with the previous Redis are no fault of this one
+        )
+        self._script = self._redis.register_script(SCRIPT)
         self._health = health
         self._clock = clock
-        self._again_at: float | None = None  # while it is gone: when to try next
+        self._again_at: float | None = None  # while it is unavailable: when to try next
         health.limit_storage(up=True)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]
+        await self._redis.aclose()
 
     @property
     def gone(self) -> bool:
-        """Whether it failed a moment ago, and need not be asked now."""
+        """Whether it failed a moment ago and should not be asked now."""
         return self._again_at is not None and self._clock() < self._again_at
 
     async def take(self, quota: Quota, units: int) -> float:
-        """Take so many units, or none: 0.0 when taken, else the seconds until that can be.
+        """Take so many units, or none: 0.0 when taken, else the seconds until that is possible.
 
         Raises:
             StorageGone: Redis does not answer.
         """
-        if self.gone:
-            raise StorageGone
-        item = quota.item
-        try:
-            # What was refused may have room a moment later, when the wait is asked for: it is refused all the same.
-            refused = not await self._limiter.hit(item, cost=units)
-            seconds = max(SOON_SECONDS, await self._wait(item, units)) if refused else 0.0
-        except (RedisError, OSError) as error:
-            self._failed(error)
-            raise StorageGone from error
-        self._answered()
-        return seconds
+        return await self._run(quota, units, take=True)
 
     async def wait(self, quota: Quota, units: int) -> float:
         """Seconds until so many units can be taken.
@@ -164,34 +190,27 @@ class SharedWindows:
         Raises:
             StorageGone: Redis does not answer.
         """
-        if self.gone:
-            raise StorageGone
-        try:
-            seconds = await self._wait(quota.item, units)
-        except (RedisError, OSError) as error:
-            self._failed(error)
-            raise StorageGone from error
-        self._answered()
-        return seconds
+        return await self._run(quota, units, take=False)
 
-    async def _wait(self, item: RateLimitItemPerSecond, units: int) -> float:
-        bridge = self._storage.bridge
-        key = bridge.prefixed_key(item.key_for())
-        entry = await bridge.get_connection().lindex(key, item.amount - units)  # type: ignore[attr-defined]
-        return 0.0 if entry is None else _leaves_in(float(entry), item, time.time())
-
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
+        """Leave Redis alone for a while."""
         if self._again_at is None:
             log.warning("limit storage gone", error=type(error).__name__)
         self._again_at = self._clock() + REDIS_PAUSE_SECONDS
         self._health.limit_storage(up=False)
 
-    def _answered(self) -> None:
+    async def _run(self, quota: Quota, units: int, *, take: bool) -> float:
+        if self.gone:
+            raise StorageGone
+        rate = quota.rate
+        key = KEY.format(name=quota.name, amount=rate.amount, seconds=rate.seconds)
+        try:
+            microseconds = await self._script([key], [rate.units, rate.seconds, units, int(take)])
+        except Exception as error:  # whatever it is (no socket, no thread for DNS): limits cannot be counted there
+            self.failed(error)
+            raise StorageGone from error
         if self._again_at is not None:
             self._again_at = None
             log.info("limit storage back")
             self._health.limit_storage(up=True)
-
-
-def _leaves_in(taken: float, item: RateLimitItemPerSecond, now: float) -> float:
-    return max(0.0, taken + item.get_expiry() - now)
+        return float(microseconds) / MICROSECONDS

@@ -24,7 +24,7 @@ from server.rpc import replies
 from server.rpc.interceptor import report
 from server.rpc.requests import Limits
 from server.rpc.status import status_of
-from server.scheduling.backlog import Reservation
+from server.scheduling.forecast import Reservation
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too

@@ -141,6 +141,9 @@ class Metrics:
             "cache_verified_total", "Cached answers computed again; outcome: agrees or disagrees.", "outcome"
         )
 
+        self.background_faults = self._counter(
+            "background_faults_total", "Faults that a background loop of the server survived.", "loop"
+        )
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds",
             "How late the event loop woke a timer of every 20 ms; idle: up to 1 ms.",

@@ -4,15 +4,15 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 
 from server.auth.clients import Client, Plan
 from server.errors import QueueFull
-from server.scheduling.backlog import Backlog, Reservation
-from server.scheduling.demand import MEMORY_SECONDS, Demand
 from server.scheduling.fair_queue import FairQueue
+from server.scheduling.forecast import DEMAND_MEMORY_SECONDS, Demand, Forecast, Reservation
 from server.types import Priority
 
 SPEED = 40_000.0  # tokens a second
@@ -24,8 +24,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in ("backlog", "demand"):
-            monkeypatch.setattr(f"server.scheduling.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("server.scheduling.forecast.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def client(name: str, weight: float = 1.0) -> Client:
 def asking(rates: dict[str, float], weights: dict[str, float] | None = None) -> Demand:
     demand = Demand()
     for name, rate in rates.items():
-        demand.ask(client(name, (weights or {}).get(name, 1.0)), round(rate * MEMORY_SECONDS))
+        demand.ask(client(name, (weights or {}).get(name, 1.0)), round(rate * DEMAND_MEMORY_SECONDS))
     return demand
 
 
@@ -59,15 +58,15 @@ def test_others_get_what_they_ask_for_and_their_share_at_most(
 ) -> None:
     outlook = asking({**others, "me": 9000.0}).outlook(client("me"), 900.0)
     assert outlook.rate == pytest.approx(left)
-    assert not outlook.modest
+    assert not outlook.within_share
 
 
 def test_who_asks_for_less_than_his_share_comes_before_those_who_ask_for_more(clock: Clock) -> None:
     outlook = asking({"modest": 100.0, "greedy": 5000.0, "me": 300.0}).outlook(client("me"), 900.0)
-    assert outlook.modest
+    assert outlook.within_share
     assert outlook.behind == {"greedy"}
     assert outlook.rate == pytest.approx(800.0)
-    assert not asking({"modest": 100.0, "greedy": 5000.0, "me": 500.0}).outlook(client("me"), 900.0).modest
+    assert not asking({"modest": 100.0, "greedy": 5000.0, "me": 500.0}).outlook(client("me"), 900.0).within_share
 
 
 def test_shares_go_by_weight(clock: Clock) -> None:
@@ -78,7 +77,7 @@ def test_shares_go_by_weight(clock: Clock) -> None:
 
 def test_who_asks_no_more_is_forgotten(clock: Clock) -> None:
     demand = asking({"a": 5000.0})
-    clock.now += MEMORY_SECONDS * 20
+    clock.now += DEMAND_MEMORY_SECONDS * 20
     assert demand.outlook(client("me"), 900.0).rate == 900.0
     assert not demand._asked
 
@@ -111,30 +110,39 @@ class Outcome:
     refusals: Counter[str]
 
 
-def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: float = 30.0) -> Outcome:
+def outcome(  # noqa: C901
+    clock: Clock, shares: dict[str, float], deadline: float, seconds: float = 30.0
+) -> Outcome:
     """Offer shares of a machine's speed in documents of 1 to 15 segments, served as a scheduler does."""
-    draw, backlog = random.Random(0), Backlog(2)
-    queues: list[FairQueue[Call]] = [FairQueue(lambda call: call not in taken) for _ in range(2)]
+    draw, forecast = random.Random(0), Forecast(2)
+    queues: list[FairQueue[tuple[Call, int]]] = [FairQueue(), FairQueue()]
     latencies: dict[str, list[float]] = {name: [] for name in shares}
     refusals = Counter[str]()
-    backlog.speed.observe(int(SPEED / 2), 1.0, threads=1)
+    forecast.speed.observe(int(SPEED / 2), 1.0, threads=1)
     arrivals = schedule(clock.now, shares, seconds, draw)
     end, ends = clock.now + seconds, Counter[str]()
     taken: list[Call] = []
+
+    def leave(call: Call) -> None:
+        taken.remove(call)
+        for queue, number in product(queues, range(call.segments)):
+            queue.discard(call.client.name, (call, number))
+
     for at, name in [*arrivals, (end, "")]:
         while clock.now < at:
             for call in [each for each in taken if each.deadline <= clock.now]:
-                taken.remove(call)
+                leave(call)
                 call.reservation.close()
                 ends["late"] += 1
-            current = queues[0].pop() or queues[1].pop()
-            if current is None:
+            popped = queues[0].pop() or queues[1].pop()
+            if popped is None:
                 clock.now = at
                 break
+            current, _ = popped
             try:
                 current.reservation.reconsider()
             except QueueFull:
-                taken.remove(current)
+                leave(current)
                 current.reservation.close()
                 refusals[current.client.name] += 1
                 continue
@@ -149,16 +157,16 @@ def outcome(clock: Clock, shares: dict[str, float], deadline: float, seconds: fl
                 ends["tokens"] += current.segments * SEGMENT
         if name:
             caller, segments = client(name), draw.randint(1, 15)
-            call = Call(caller, Reservation(backlog, caller, Priority.INTERACTIVE), at + deadline, segments, segments)
+            call = Call(caller, Reservation(forecast, caller, Priority.INTERACTIVE), at + deadline, segments, segments)
             try:
                 call.reservation.promise(segments * SEGMENT, call.deadline)
             except QueueFull:
                 refusals[name] += 1
                 continue
             taken.append(call)
-            for _ in range(segments):
-                modest = not queues[1].holds(name) and backlog.is_modest(caller, Priority.INTERACTIVE)
-                queues[not modest].push(name, 1.0, SEGMENT, call)
+            for number in range(segments):
+                within_share = not queues[1].holds(name) and forecast.within_share(caller, Priority.INTERACTIVE)
+                queues[not within_share].push(name, 1.0, SEGMENT, (call, number))
     kept = ends["kept"] / (ends["kept"] + ends["late"])
     return Outcome(ends["tokens"] / (SPEED * seconds), kept, latencies, refusals)
 

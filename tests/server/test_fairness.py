@@ -11,9 +11,8 @@ Item = tuple[str, int]
 COST = 10.0
 
 
-def queue(dead: set[Item] | None = None) -> FairQueue[Item]:
-    gone = dead or set()
-    return FairQueue(lambda item: item in gone)
+def queue() -> FairQueue[Item]:
+    return FairQueue()
 
 
 def drained(fair: FairQueue[Item]) -> list[Item]:
@@ -74,14 +73,55 @@ def test_an_idle_flow_saves_up_no_credit() -> None:
     assert abs(first["late"] - 10) <= 1
 
 
-def test_the_dead_are_dropped_unpaid() -> None:
-    dead = {("a", number) for number in range(20)}
-    fair = queue(dead)
+def test_discarded_items_are_not_charged_to_their_flow() -> None:
+    fair = queue()
     for number in range(21):
         fair.push("a", 1.0, COST, ("a", number))
     fair.push("b", 1.0, COST, ("b", 0))
+    for number in range(20):
+        fair.discard("a", ("a", number))
+        fair.discard("a", ("a", number))  # a second time changes nothing
+    assert len(fair) == 2
     assert fair.peek() == ("a", 20)
     assert drained(fair) == [("a", 20), ("b", 0)]
+    assert len(fair) == 0
+
+
+def test_a_parked_flow_keeps_its_items_and_its_order() -> None:
+    fair = queue()
+    for number in range(3):
+        fair.push("a", 1.0, COST, ("a", number))
+    fair.push("b", 1.0, COST, ("b", 0))
+    fair.park("a")
+    fair.push("a", 1.0, COST, ("a", 3))
+    assert drained(fair) == [("b", 0)]
+    assert len(fair) == 4
+    assert fair.holds("a")
+    fair.unpark("a")
+    assert drained(fair) == [("a", number) for number in range(4)]
+
+
+def test_a_parked_flow_saves_up_no_credit() -> None:
+    fair = queue()
+    for number in range(100):
+        fair.push("steady", 1.0, COST, ("steady", number))
+        fair.push("parked", 1.0, COST, ("parked", number))
+    fair.park("parked")
+    for _ in range(50):
+        fair.pop()
+    fair.unpark("parked")
+    first = Counter(flow for flow, _ in (fair.pop() or ("", 0) for _ in range(20)))
+    assert abs(first["parked"] - 10) <= 1
+
+
+def test_a_flow_that_was_parked_before_it_had_items_waits_too() -> None:
+    fair = queue()
+    fair.park("a")
+    fair.push("a", 1.0, COST, ("a", 0))
+    assert fair.peek() is None
+    fair.discard("a", ("a", 0))
+    fair.unpark("a")
+    assert fair.pop() is None
     assert len(fair) == 0
 
 

@@ -6,9 +6,7 @@ import pytest
 
 from server.auth.clients import Client, Plan
 from server.errors import QueueFull
-from server.scheduling.backlog import CAUTION, Backlog
-from server.scheduling.demand import MEMORY_SECONDS
-from server.scheduling.habits import CALLS, READ_ANYWAY
+from server.scheduling.forecast import DEMAND_MEMORY_SECONDS, ESTIMATE_CALLS, SAFETY, SAMPLE_EVERY, Forecast
 from server.types import BULK_SHARE, Priority
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
@@ -18,66 +16,66 @@ def client(name: str, weight: float = 1.0) -> Client:
     return Client(name, name, Plan(name, weight=weight))
 
 
-def backlog(speed: float = 1000.0, threads: int = 2) -> Backlog:
+def forecast(speed: float = 1000.0, threads: int = 2) -> Forecast:
     """Of a machine that does so many tokens a second and thread."""
-    made = Backlog(threads)
+    made = Forecast(threads)
     made.speed.observe(int(speed), 1.0, threads=1)
     return made
 
 
 def test_a_machine_of_unknown_speed_refuses_nobody() -> None:
-    Backlog(2).check(client("a"), INTERACTIVE, 10**9, time.monotonic() + 0.001)
+    Forecast(2).check(client("a"), INTERACTIVE, 10**9, time.monotonic() + 0.001)
 
 
 def test_work_that_cannot_be_done_in_time_is_refused_with_the_time_to_come_back() -> None:
-    with backlog().reserve(client("a"), INTERACTIVE) as reservation:
+    with forecast().reserve(client("a"), INTERACTIVE) as reservation:
         reservation.promise(20_000, time.monotonic() + 60)
-        with pytest.raises(QueueFull) as refused, reservation._backlog.reserve(client("a"), INTERACTIVE) as other:
+        with pytest.raises(QueueFull) as refused, reservation._forecast.reserve(client("a"), INTERACTIVE) as other:
             other.promise(2_000, time.monotonic() + 5)
-    assert refused.value.retry_after == pytest.approx(CAUTION * 11 - 5, rel=0.02)
+    assert refused.value.retry_after == pytest.approx(SAFETY * 11 - 5, rel=0.02)
 
 
 def test_a_call_that_needs_nothing_computed_is_never_refused() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("a"), INTERACTIVE) as reservation:
         reservation.promise(100_000, time.monotonic() + 600)
         made.check(client("b"), INTERACTIVE, 0, time.monotonic() + 0.01)
 
 
 def test_a_polite_client_is_not_refused_for_anothers_flood() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("flood"), INTERACTIVE) as flood:
         flood.promise(1_000_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(CAUTION * 0.5)
+        assert made.seconds_until_done(client("polite"), INTERACTIVE, 1000) == pytest.approx(SAFETY * 0.5)
         with made.reserve(client("second flood"), INTERACTIVE) as second:
             second.promise(100_000, time.monotonic() + 6000)
-            assert made.seconds_until_done(client("second flood"), INTERACTIVE, 100_000) == pytest.approx(CAUTION * 100)
+            assert made.seconds_until_done(client("second flood"), INTERACTIVE, 100_000) == pytest.approx(SAFETY * 100)
 
 
 def test_bulk_waits_for_interactive_and_the_other_way_round_but_a_little() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("a"), BULK) as bulk, made.reserve(client("b"), INTERACTIVE) as interactive:
         bulk.promise(100_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(CAUTION * (1 + BULK_SHARE))
+        assert made.seconds_until_done(client("c"), INTERACTIVE, 2000) == pytest.approx(SAFETY * (1 + BULK_SHARE))
         interactive.promise(50_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("a"), BULK, 100_000) == pytest.approx(CAUTION * 75)
+        assert made.seconds_until_done(client("a"), BULK, 100_000) == pytest.approx(SAFETY * 75)
 
 
 def test_a_little_bulk_does_not_wait_for_all_that_is_interactive() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("a"), INTERACTIVE) as interactive:
         interactive.promise(1_000_000, time.monotonic() + 6000)
-        assert made.seconds_until_done(client("b"), BULK, 1000) == pytest.approx(CAUTION * 0.5 * (1 + 1 / BULK_SHARE))
+        assert made.seconds_until_done(client("b"), BULK, 1000) == pytest.approx(SAFETY * 0.5 * (1 + 1 / BULK_SHARE))
 
 
 def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("a"), INTERACTIVE) as reservation:
         reservation.promise(1000, time.monotonic() + 60)
         reservation.begin(400)
         reservation.settle(400)
         assert made.seconds_until_done(client("b"), INTERACTIVE, 0) == pytest.approx(0)
-        assert made.seconds_until_done(client("a"), INTERACTIVE, 600) == pytest.approx(CAUTION * 0.3)
+        assert made.seconds_until_done(client("a"), INTERACTIVE, 600) == pytest.approx(SAFETY * 0.3)
         assert made.waiting(client("a")) == 600
         reservation.begin(900)  # more than is left of the promise: a stream's
         assert made._tokens[INTERACTIVE]["a"] == 1500
@@ -86,13 +84,13 @@ def test_what_is_settled_or_given_up_is_nobodys_burden() -> None:
 
 
 def test_a_promise_that_others_break_is_told_before_anything_is_computed_and_not_later() -> None:
-    made = backlog()
+    made = forecast()
     with made.reserve(client("a"), INTERACTIVE) as reservation, made.reserve(client("a"), INTERACTIVE) as begun:
         for each in (reservation, begun):
             each.promise(1000, time.monotonic() + 2)
         begun.reconsider()
         for name in "abcd":  # each wants more than a quarter of the machine
-            made.demand[INTERACTIVE].ask(client(name), round(1000 * MEMORY_SECONDS))
+            made.demand[INTERACTIVE].ask(client(name), round(1000 * DEMAND_MEMORY_SECONDS))
         begun.reconsider()
         with pytest.raises(QueueFull) as refused:
             reservation.reconsider()
@@ -102,14 +100,14 @@ def test_a_promise_that_others_break_is_told_before_anything_is_computed_and_not
         stream.reconsider()  # nothing was promised: it gets what there is
 
 
-def read(made: Backlog, name: str, characters: int, tokens: int) -> None:
+def read(made: Forecast, name: str, characters: int, tokens: int) -> None:
     """A text that is read, promised and computed."""
     with made.reserve(client(name), INTERACTIVE) as reservation:
         reservation.foresee(characters, time.monotonic() + 60)
         reservation.promise(tokens, time.monotonic() + 60)
 
 
-def refused_unread(made: Backlog, name: str, characters: int, deadline: float) -> bool:
+def refused_unread(made: Forecast, name: str, characters: int, deadline: float) -> bool:
     try:
         with made.reserve(client(name), INTERACTIVE) as reservation:
             reservation.foresee(characters, time.monotonic() + deadline)
@@ -119,26 +117,26 @@ def refused_unread(made: Backlog, name: str, characters: int, deadline: float) -
 
 
 def test_a_text_that_has_no_chance_is_refused_before_it_is_read() -> None:
-    made = backlog()
+    made = forecast()
     assert not refused_unread(made, "a", 10**9, 0.1), "nothing is known of the client yet"
-    for _ in range(CALLS):
+    for _ in range(ESTIMATE_CALLS):
         read(made, "a", characters=4000, tokens=1000)
     assert not refused_unread(made, "a", 4000, 5.0)
-    unread = [refused_unread(made, "a", 400_000, 5.0) for _ in range(2 * READ_ANYWAY)]
+    unread = [refused_unread(made, "a", 400_000, 5.0) for _ in range(2 * SAMPLE_EVERY)]
     assert unread.count(False) == 2, "some are read all the same, to learn from"
     assert not refused_unread(made, "b", 400_000, 5.0), "habits are each client's own"
 
 
 def test_a_client_whose_texts_the_cache_may_know_is_read_first() -> None:
-    made = backlog()
-    for _ in range(CALLS):
+    made = forecast()
+    for _ in range(ESTIMATE_CALLS):
         read(made, "a", characters=4000, tokens=1000)
     read(made, "a", characters=4000, tokens=0)
     assert not refused_unread(made, "a", 400_000, 5.0)
 
 
 def test_a_run_that_took_no_time_tells_no_speed() -> None:
-    made = Backlog(2)
+    made = Forecast(2)
     made.speed.observe(1000, 0.0, threads=1)
     assert made.seconds_until_done(client("a"), INTERACTIVE, 1000) == 0.0
-    assert made.is_modest(client("a"), INTERACTIVE)
+    assert made.within_share(client("a"), INTERACTIVE)

@@ -3,7 +3,7 @@
 import asyncio
 
 from server.auth.clients import Client, Plan
-from server.scheduling.gate import FairGate
+from server.scheduling.fair_queue import FairGate
 from server.types import Priority
 
 FLOOD, POLITE = (Client(name, name, Plan(name)) for name in ("flood", "polite"))

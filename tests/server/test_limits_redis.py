@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 from benchmarks.redis_server import NoRedis, Redis, running
 from server.auth.clients import Client, Plan
 from server.config.schema import LimitSettings
+from server.errors import RateLimited
 from server.limits import Limiter
 from server.limits.meter import Meter, Windows
-from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
+from server.limits.windows import KEY, LocalWindows, Quota, Rate, SharedWindows
 from server.telemetry.metrics import Metrics
 
+SOON = 5.0  # seconds; nothing here takes so long unless it is broken
 PLAN = Plan("free", tokens_per_minute=60_000, requests_per_second=5)
 
 
@@ -58,13 +60,18 @@ class Ignored:
 async def charge(limiter: Limiter, client: Client, tokens: float, *, patience: float = 0.5) -> bool:
     """Charge as a scheduler does: try, wait until something may have changed, try again."""
     credit = asyncio.Event()
-    limiter.on_credit = credit.set
     end = time.monotonic() + patience
-    while (seconds := limiter.budget(client).charge(tokens)) and time.monotonic() < end:
+    while (seconds := limiter.budget(client).charge(tokens, credit.set)) and time.monotonic() < end:
         credit.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(credit.wait(), min(seconds, patience))
     return not seconds
+
+
+async def need(limiter: Limiter, client: Client, tokens: float) -> float:
+    meter = limiter.budget(client)._meter
+    assert meter
+    return await meter.time_needed(tokens)
 
 
 async def test_three_servers_on_one_redis_grant_one_rate(redis: Redis) -> None:
@@ -106,17 +113,30 @@ async def test_any_window_holds_the_rate_with_three_servers_for_several_windows(
     assert sum(amount for _, amount in grants) > 2 * rate.amount, "several windows were filled"
 
 
-async def test_what_was_refused_is_not_taken_though_there_is_room_a_moment_later(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_window_says_when_there_is_room(redis: Redis) -> None:
+    quota = Quota("x", Rate(6_000, 2))
+    shared, other = SharedWindows(redis.url, Ignored()), SharedWindows(redis.url, Ignored())
+    assert await shared.take(quota, 600) == 0
+    began = time.monotonic()
+    assert await other.take(quota, 300) == 0
+    wait = await shared.take(quota, 200)
+    assert 2 - (time.monotonic() - began) - 0.5 < wait <= 2
+    assert await other.wait(quota, 100) == 0, "what was refused is not taken"
+    assert await other.take(quota, 100) == 0
+    assert await shared.wait(quota, 700) >= wait - (time.monotonic() - began)
+    await asyncio.sleep(wait + 0.01)
+    assert await shared.take(quota, 200) == 0
+    await shared.close()
+    await other.close()
+
+
+async def test_entries_from_the_future_are_forgotten(redis: Redis) -> None:
+    """Else a clock that is set back by a day would block the client for a day."""
+    quota = Quota("x", Rate(6_000, 2))
     shared = SharedWindows(redis.url, Ignored())
-
-    async def refuse(*arguments: object, **options: object) -> bool:
-        return False
-
-    monkeypatch.setattr(shared._limiter, "hit", refuse)
-    assert await shared.wait(Quota("x", Rate(6_000, 2)), 1) == 0
-    assert await shared.take(Quota("x", Rate(6_000, 2)), 1) > 0
+    await shared._redis.rpush(KEY.format(name="x", amount=6_000, seconds=2), f"{(time.time() + 86_400) * 1e6:.0f}:1000")
+    assert await shared.take(quota, 1_000) == 0
+    assert 0 < await shared.take(quota, 1) <= 2
     await shared.close()
 
 
@@ -150,9 +170,9 @@ async def test_the_time_needed_counts_what_others_took(redis: Redis) -> None:
     client = Client("acme", "acme", PLAN)
     async with limiter(redis) as one, limiter(redis) as two:
         assert await charge(one, client, 50_000)
-        assert await two.budget(client).time_needed(5_000) == 0
-        assert await two.budget(client).time_needed(20_000) == pytest.approx(60, abs=1)
-        assert await two.budget(client).time_needed(80_000) == pytest.approx(120, abs=1)
+        assert await need(two, client, 5_000) == 0
+        assert await need(two, client, 20_000) == pytest.approx(60, abs=1)
+        assert await need(two, client, 80_000) == pytest.approx(120, abs=1)
 
 
 async def test_requests_are_shared_too(redis: Redis) -> None:
@@ -173,7 +193,7 @@ async def test_a_redis_that_is_gone_lets_this_server_count_alone(redis: Redis) -
         with capture_logs() as told:
             assert await charge(tested, client, 20_000, patience=2)
             assert not await charge(tested, client, 20_000, patience=0.2), "what it granted itself still counts"
-            assert await tested.budget(client).time_needed(20_000) == pytest.approx(60, abs=3)
+            assert await need(tested, client, 20_000) == pytest.approx(60, abs=3)
             await asyncio.sleep(1.2)
             assert await charge(tested, client, 5_000, patience=2)
         assert [line["event"] for line in told] == ["limit storage gone"], "once, however often"
@@ -182,14 +202,49 @@ async def test_a_redis_that_is_gone_lets_this_server_count_alone(redis: Redis) -
 
 
 async def test_a_redis_that_is_gone_refuses_when_asked_to(redis: Redis) -> None:
-    client = Client("acme", "acme", PLAN)
+    client, free = Client("acme", "acme", PLAN), Client("free", "free")
     async with limiter(redis, when_storage_fails="closed") as tested:
         assert await charge(tested, client, 450)
         redis.stop()
-        assert not await charge(tested, client, 20_000, patience=1.5)
-        assert await tested.budget(client).time_needed(20_000) > 0
-        free = Client("free", "free")
+        with pytest.raises(RateLimited, match="does not answer") as refused:
+            await charge(tested, client, 20_000, patience=SOON)
+        assert refused.value.retry_after == 1.0
+        assert (refused.value.subject, refused.value.quota) == ("client:acme", "tokens_per_minute")
+        with pytest.raises(RateLimited, match="does not answer"):
+            await tested.budget(client).check(20_000, time.monotonic() + 3600)
+        requests = tested.requests(client)
+        assert requests
+        with pytest.raises(RateLimited, match="does not answer") as refused:
+            await requests.spend_soon(1)
+        assert refused.value.quota == "requests_per_second"
+        assert tested.budget(client).charge(100) == 0, "what is left of the lease was counted"
         assert tested.budget(free).charge(20_000) == 0, "who has no limit needs no storage"
+        redis.start()
+        await asyncio.sleep(1.1)
+        assert await charge(tested, client, 20_000, patience=SOON)
+
+
+@pytest.mark.parametrize("broken", ["_script", "take"], ids=["a fault of the storage", "a fault of ours"])
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("can't start new thread")])
+async def test_a_purchase_that_fails_wakes_whoever_waits(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, error: Exception, broken: str
+) -> None:
+    client = Client("acme", "acme", PLAN)
+    async with limiter(redis) as tested:
+
+        async def fail(*arguments: object) -> None:
+            raise error
+
+        assert tested._shared
+        with monkeypatch.context() as patch:
+            patch.setattr(tested._shared, broken, fail)
+            woken = asyncio.Event()
+            assert tested.budget(client).charge(450, woken.set)
+            await asyncio.wait_for(woken.wait(), SOON)
+            assert tested.budget(client).charge(450) == 0, "it counts alone for a while"
+        tested._shared._again_at = 0.0  # the while is over
+        assert await charge(tested, client, 700)
+        assert not tested._shared.gone
 
 
 async def test_a_redis_that_comes_back_is_used_again_and_grants_nothing_twice(redis: Redis) -> None:
@@ -228,7 +283,7 @@ async def test_storage_in_redis_stays_small(redis: Redis) -> None:
         assert await charge(tested, client, 9 * 10**8)
         shared = tested._shared
         assert shared
-        connection: Any = shared._storage.bridge.get_connection()  # type: ignore[attr-defined]
+        connection: Any = shared._redis
         (key,) = await connection.keys("*")
         assert key.startswith(b"octavo:")
         assert await connection.llen(key) <= 1_000

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -136,8 +136,8 @@ async def test_who_asks_for_little_comes_before_who_asks_for_much_and_nobody_ove
     machine.batch_tokens = 1
     flood, polite = Client("flood", "flood"), Client("polite", "polite")
     async with scheduling(metrics) as scheduler:
-        scheduler.backlog.speed.observe(1000, 1.0, threads=1)
-        demand = scheduler.backlog.demand[Priority.INTERACTIVE]
+        scheduler.forecast.speed.observe(1000, 1.0, threads=1)
+        demand = scheduler.forecast.demand[Priority.INTERACTIVE]
         async with held(scheduler, machine):
             demand.ask(flood, 100_000)
             tasks = [submitted(scheduler, machine, b"f%d" % i, client=flood) for i in range(5)]
@@ -221,14 +221,14 @@ async def test_what_expires_in_the_middle_of_the_queue_says_so_at_once(machine: 
 async def test_what_is_not_worth_computing_when_its_turn_comes_is_not_computed(
     machine: Machine, metrics: Metrics
 ) -> None:
-    def refuse() -> None:
-        raise QueueFull("too late", 1.0)
-
-    async with scheduling(metrics) as scheduler:
+    async with scheduling(metrics) as scheduler, AsyncExitStack() as stack:
+        reservation = stack.enter_context(scheduler.forecast.reserve(ANONYMOUS, Priority.INTERACTIVE))
+        reservation.promise(10, time.monotonic() + 60)
         async with held(scheduler, machine):
             work = Work(b"late", cast("Runner", machine), np.zeros(10, np.int32), 0, 0, None, (1,), ())
-            submitting = scheduler.submit(work, ANONYMOUS, Priority.INTERACTIVE, time.monotonic() + 60, refuse)
+            submitting = scheduler.submit(work, ANONYMOUS, Priority.INTERACTIVE, time.monotonic() + 60, reservation)
             late, mate = asyncio.create_task(submitting), submitted(scheduler, machine, b"mate")
+            scheduler.forecast.speed.observe(1, 60.0, threads=1)  # slower than it seemed
         with pytest.raises(QueueFull):
             await late
         await mate
