@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -291,8 +292,8 @@ def test_whatever_ends_it_it_goes_on(double: Double, docs: Path, number: signal.
     released = threading.Event()
 
     def held(text: str) -> float:
-        """Answer four documents, and no more while the command runs."""
-        if int(text.strip(".").split()[-1]) >= 4:
+        """Answer all but the later half of the documents while the command runs."""
+        if re.search(r"number (1[2-9]|2\d)\.", text):
             released.wait(60)
         return 0.0
 
