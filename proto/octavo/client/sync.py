@@ -141,13 +141,16 @@ class Client:
         tasks: Mapping[str, Embed] | None = None,
         *,
         resume: bool = True,
+        partial: bool = False,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> SegmentStream:
         """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
 
         Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
-        a new connection and within the timeout; with `resume=False` the break is raised.
+        a new connection and within the timeout; with `resume=False` the break is raised. Without a timeout it also goes
+        on when the server's default deadline has passed. A deadline that comes before the document's end raises
+        DeadlineExceeded; with `partial=True` the stream ends there, and its summary covers the segments so far.
         """
         request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
 
@@ -155,7 +158,7 @@ class Client:
             request.cursor = cursor
             return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
 
-        return SegmentStream(start, Attempts(self._retry, timeout), resume=resume)
+        return SegmentStream(start, Attempts(self._retry, timeout), resume=resume, partial=partial)
 
     @overload
     def process(
