@@ -13,7 +13,7 @@ import click
 
 from octavo.cli.connection import client_of
 from octavo.cli.local import local_server
-from octavo.cli.options import call_arguments, embed_task, job_options, refuse_server_with_local, vector_options
+from octavo.cli.options import call_arguments, check_call_options, embed_task, job_options, vector_options
 from octavo.client import Client, Retry
 from server.batch.documents import TEXT_COLUMN, Columns
 from server.batch.drivers import Ask
@@ -118,7 +118,7 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     Exit codes: 0 all rows have vectors, 3 some failed, 4 more than --max-errors failed, 1 it stopped and can go on,
     2 wrong usage or options other than the output was begun with, 130 interrupted, 143 terminated.
     """
-    refuse_server_with_local(ctx)
+    check_call_options(ctx)
     job = _job((*inputs, *more), options)
     try:
         with _terminated():

@@ -11,7 +11,7 @@ import grpc
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
-from octavo.client import Client, OctavoError, Retry, Unauthenticated, Unavailable
+from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthenticated, Unavailable
 from octavo.client.channel import checked_address, is_local
 
 RETRY = Retry(attempts=3)  # somebody waits at the terminal
@@ -92,6 +92,22 @@ def failure(fault: OctavoError, address: str) -> click.ClickException:
         return Unreachable(
             f"no server answers on {address}: start one with 'octavo serve', name another with --server, or add --local"
         )
+    return Failure(explained(fault))
+
+
+def explained(fault: OctavoError) -> str:
+    """What went wrong in the words of the command line: options for the request's fields, and what would help."""
+    text = str(fault)
+    for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
+        text = text.replace(field, _option(field))
     if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
-        return Failure(f"{fault} (the variable {KEY_VARIABLE} takes the key)")
-    return Failure(str(fault))
+        return f"{text} (the variable {KEY_VARIABLE} takes the key)"
+    if isinstance(fault, DeadlineExceeded):
+        return f"{text} (--timeout allows more time)"
+    return text
+
+
+def _option(field: str) -> str:
+    """The option that fills a field of the request, else the field."""
+    name = field.rpartition(".")[2]
+    return f"--{name.replace('_', '-')}" if field.startswith(("options.", "embed.", "tasks[")) else field
