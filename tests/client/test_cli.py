@@ -241,6 +241,7 @@ def test_segment_speaks_json_and_names_what_failed(
     assert done.stderr == f"octavo: {bad}: no token\n"
     (answer,) = map(json.loads, done.stdout.splitlines())
     assert answer["uncached_tokens"] == 7
+    assert answer["usage"] == {"tokens": len(TEXT), "processed_tokens": len(TEXT) + 2}
     assert len(answer["segments"]) == len(pieces(TEXT))
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ _TLS_FAULTS = {
 
 
 @contextlib.contextmanager
-def connected(options: dict[str, Any]) -> Iterator[Client]:
-    """A client of the server that the options name, or of one that runs as long as this context."""
+def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> Iterator[Client]:
+    """A client of the server that the options name, or of one that runs as long as this context.
+
+    `local_arguments` are further ones of the latter.
+    """
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
-            client = Client(stack.enter_context(local_server(options["model"])), retry=RETRY)
+            address = stack.enter_context(local_server(options["model"], arguments=local_arguments))
+            client = Client(address, retry=RETRY)
         else:
             client = client_of(options)
         address = stack.enter_context(client).address

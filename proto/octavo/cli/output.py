@@ -58,10 +58,11 @@ def embedding_json(file: str, result: EmbedResult, *, segments: bool) -> dict[st
 
 
 def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
-    """How a document is cut."""
+    """How a document is cut. Nothing is computed, hence of its usage only the size."""
     return {
         "file": file,
         **_reply_json(result),
+        "usage": {"tokens": result.usage.tokens, "processed_tokens": result.usage.processed_tokens},
         "uncached_tokens": result.uncached_tokens,
         "would_charge_tokens": result.would_charge_tokens,
         "segments": [_segment_json(each) for each in result.segments],
