@@ -18,7 +18,7 @@ from server.batch.parts import Place, Share, Size, placed
 from server.batch.progress import Progress
 from server.batch.records import Layout
 from server.batch.rows import Reading
-from server.batch.sources import Source, find
+from server.batch.sources import Source, find, shown
 from server.batch.summary import Tally
 from server.batch.survey import Digest, digest, sample, survey
 from server.batch.work import Work
@@ -64,7 +64,7 @@ class Job:
         found = find(self.inputs, self.input_format)
         for given in self.inputs:
             if output and output.touches(given):
-                raise InputError(f"{given} and the output {output.uri} lie in one another")
+                raise InputError(f"{shown(given)} and the output {output.uri} lie in one another")
         return found
 
     def documents(self, sources: list[list[Source]], rows: int) -> Iterator[Document]:

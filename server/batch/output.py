@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from octavo.files import replacing
 from server.batch.errors import OutputError
 from server.batch.records import Layout, Record
-from server.batch.sources import file_system, first_line
+from server.batch.sources import file_system, first_line, shown
 from server.batch.summary import Tally
 
 FORMATS = ("parquet", "jsonl")
@@ -27,7 +27,7 @@ class Output:
             self._files, self._path = file_system(uri)
         except ValueError as fault:
             raise OutputError(str(fault)) from None
-        self.uri = uri
+        self.uri = shown(uri)  # for messages and the summary
         self._form = form
         self._part = re.compile(rf"part-(\d{{5,}})\.{form}")
 

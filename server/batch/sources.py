@@ -1,5 +1,6 @@
 """Which files the inputs are, and what each of them holds."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,9 @@ FORMATS = (TEXT, "jsonl", "csv", "tsv", "parquet")
 _BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _HIDDEN = (".", "_")  # as Hadoop and its heirs have it
+# Everything between :// and @. The second form is a secret with an unescaped slash: a colon that no port follows.
+_USER = re.compile(r"(?<=://)(?:[^/?#]*@|[^/?#:]*:(?!\d*(?:[/?#]|$))[^?#]*@)")
+_SECRET_QUERY = re.compile(r"([?&][^=&#]*(?:key|secret|token|password|sig|credential)[^=&#]*=)[^&#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,15 @@ def file_system(uri: str) -> tuple[Any, str]:
     try:
         files, path = FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as fault:
-        raise ValueError(f"{uri}: {first_line(fault)}") from None
+        raise ValueError(f"{shown(uri)}: {first_line(fault).replace(uri, shown(uri))}") from None
     return files, path
+
+
+def shown(uri: str) -> str:
+    """A path or URI without the credentials that it may hold, for messages, the manifest and the summary."""
+    if "://" not in uri:
+        return uri
+    return _SECRET_QUERY.sub(r"\1***", _USER.sub("***@", uri))
 
 
 def first_line(fault: BaseException) -> str:
@@ -72,10 +83,12 @@ def find(inputs: Sequence[str], form: str | None) -> list[list[Source]]:
     found = [list(_files(each, form)) for each in inputs]
     for given, files in zip(inputs, found, strict=True):
         if not files:
-            raise InputError(f"{given}: there is nothing in it")
+            raise InputError(f"{shown(given)}: there is nothing in it")
     names = Counter(source.name for files in found for source in files)
     if max(names.values(), default=0) > 1:  # two inputs have files of one name: tell them by their inputs
-        found = [[replace(s, name=f"{given}:{s.name}") for s in f] for given, f in zip(inputs, found, strict=True)]
+        found = [
+            [replace(s, name=f"{shown(given)}:{s.name}") for s in f] for given, f in zip(inputs, found, strict=True)
+        ]
     return found
 
 
@@ -89,10 +102,12 @@ def _files(given: str, form: str | None) -> Iterator[Source]:
             below = [each for each in files.get_file_info(FileSelector(path, recursive=True)) if each.is_file]
         else:
             below = [info]
-    except (OSError, ValueError) as fault:
-        raise InputError(f"{given}: {first_line(fault)}") from None
+    except ValueError as fault:
+        raise InputError(str(fault)) from None
+    except OSError as fault:
+        raise InputError(f"{shown(given)}: {first_line(fault)}") from None
     if info.type is FileType.NotFound:
-        raise InputError(f"{given}: there is no such file or folder")
+        raise InputError(f"{shown(given)}: there is no such file or folder")
     root = path.rstrip("/") + "/"
     for each in sorted(below, key=lambda each: str(each.path)):
         name = each.path.removeprefix(root) if each is not info else each.base_name

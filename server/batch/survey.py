@@ -9,7 +9,7 @@ from typing import Any
 from server.batch.documents import STRING, Columns, kind_of
 from server.batch.errors import InputError
 from server.batch.rows import Reading, read
-from server.batch.sources import Source, first_line
+from server.batch.sources import Source, first_line, shown
 
 _CHUNK = 1 << 20
 _SEED = 8**3
@@ -50,7 +50,7 @@ def digest(given: str, sources: Iterable[Source], key: bytes) -> Digest:
                     state.update(chunk)
         except OSError as fault:
             raise InputError(f"{source.name}: {first_line(fault)}") from None
-    return Digest(given.rstrip("/").rpartition("/")[2], files, size, state.hexdigest())
+    return Digest(shown(given).rstrip("/").rpartition("/")[2], files, size, state.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

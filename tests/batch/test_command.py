@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pyarrow import parquet
 
 from octavo.cli.root import octavo
 from octavo.v1 import inference_pb2 as pb
+from server.batch.sources import shown
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, serving, vector_of
 
 ROOT = Path(__file__).parents[2]
@@ -286,20 +288,29 @@ def until_a_part_is_there(docs: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_whatever_ends_it_it_goes_on(double: Double, docs: Path, number: signal.Signals, code: int) -> None:
-    double.delay = lambda text: 0.05
+    released = threading.Event()
+
+    def held(text: str) -> float:
+        """Answer four documents, and no more while the command runs."""
+        if int(text.strip(".").split()[-1]) >= 4:
+            released.wait(60)
+        return 0.0
+
+    double.delay = held
     with process(double, docs) as running:
         until_a_part_is_there(docs)
         running.send_signal(number)
-        assert running.wait(30) == code
+        assert running.wait(60) == code
         assert running.stderr is not None
         said = running.stderr.read()
     assert b"Traceback" not in said
     assert (b"the same command goes on" in said) == (number != signal.SIGKILL)
     assert not (docs.parent / "out" / "_SUCCESS").exists()
+    released.set()
     double.delay = lambda text: 0.0
     double.parts.clear()
     with process(double, docs) as running:
-        assert running.wait(30) == 0
+        assert running.wait(60) == 0
     assert 0 < sent(double) < 25
     assert [row["id"] for row in rows(docs.parent / "out")] == [f"d{i}" for i in range(25)]
 
@@ -320,3 +331,36 @@ def test_help_and_serving_do_not_load_pyarrow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_credentials_in_uris_stay_out_of_files_and_messages(double: Double, docs: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / docs.name).write_text('{"text": "One more."}\n')  # of the same name: rows are named by input
+    uris = [f"file://{path}?secret_key=SECRET" for path in (docs, tmp_path / "more" / docs.name, tmp_path / "out")]
+    server = ["--server", double.address]
+    done = CliRunner().invoke(octavo, ["batch", *server, "-i", uris[0], "-i", uris[1], "-o", uris[2]])
+    assert done.exit_code == 0, done.output
+    assert summary(done)["output"].endswith("/out?secret_key=***")
+    told = [done.output_bytes, *(file.read_bytes() for file in (tmp_path / "out").iterdir())]
+    for given in ("SECRET@host/x", "KEY:SECRET@", "KEY:SEC/SECRET@host/x"):
+        bad = CliRunner().invoke(octavo, ["batch", *server, "-i", f"file://{given}", "-o", str(tmp_path / "other")])
+        assert bad.exit_code != 0
+        assert "***@" in bad.output
+        told.append(bad.output_bytes)
+    assert not any(b"SECRET" in each for each in told)
+    assert [row["id"] for row in rows(tmp_path / "out")][-1].endswith(f"/{docs.name}?secret_key=***:{docs.name}:1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://KEY:SECRET@bucket/a@b", "s3://***@bucket/a@b"),
+        ("s3://KEY:SEC/RET@bucket/a", "s3://***@bucket/a"),
+        ("hdfs://host:8020/a@b", "hdfs://host:8020/a@b"),
+        ("abfss://c@account/x?account_key=SECRET&region=eu", "abfss://***@account/x?account_key=***&region=eu"),
+        ("s3://bucket/x?region=eu", "s3://bucket/x?region=eu"),
+        ("/a/me:you@here", "/a/me:you@here"),
+    ],
+)
+def test_uris_are_shown_without_credentials(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
