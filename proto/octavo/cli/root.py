@@ -29,6 +29,7 @@ class Root(PluginGroup):
         "embed": "octavo.cli.embed:embed",
         "segment": "octavo.cli.segment:segment",
         "models": "octavo.cli.models:models",
+        "batch": "octavo.batch.command:batch",
     },
     plugins="octavo.commands",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

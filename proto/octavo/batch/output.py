@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from octavo.batch.errors import OutputError
+from octavo.batch.records import Layout, Record
+from octavo.batch.sources import file_system, first_line, shown
+from octavo.batch.summary import Tally
 from octavo.files import replacing
-from server.batch.errors import OutputError
-from server.batch.records import Layout, Record
-from server.batch.sources import file_system, first_line, shown
-from server.batch.summary import Tally
 
 FORMATS = ("parquet", "jsonl")
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
