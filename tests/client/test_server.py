@@ -258,7 +258,9 @@ def test_a_stream_outlasts_the_servers_default_deadline(slow: None, tmp_path: Pa
         assert told is not None
         assert not told.partial
         assert [each.segment.index for each in segments] == list(range(len(expected.segments)))
-        assert np.array_equal(told.results["embed"].vector, expected.vector)
+        vector = told.results["embed"].vector
+        assert vector is not None
+        assert np.array_equal(vector, expected.vector)
 
 
 def test_no_call_ends_at_the_servers_default_deadline_without_an_error(slow: None) -> None:

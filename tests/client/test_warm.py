@@ -67,7 +67,7 @@ def test_without_a_server_it_fails_as_embed_does(corpus: Path) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        for command in (["embed", corpus / "a.txt"], ["cache", "warm", corpus]):
+        for command in (["embed", str(corpus / "a.txt")], ["cache", "warm", str(corpus)]):
             done = invoke(*command, "--server", address)
             assert done.exit_code == 3
             assert address in done.stderr

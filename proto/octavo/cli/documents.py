@@ -113,8 +113,7 @@ def _embed(
 
 def _whole(summary: StreamSummary | None, segments: tuple[Segment, ...]) -> EmbedResult:
     """What a stream said, as `Client.embed` would have."""
-    vector = summary and summary.results[TASK].vector
-    if summary is None or vector is None:
+    if summary is None or (vector := summary.results[TASK].vector) is None:
         raise ServerError("the server sent no document vector")
     return EmbedResult(
         model=summary.model,
