@@ -16,12 +16,13 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from octavo.files import PRIVATE, replacing
 
 ID_CHARACTERS = 12
 SECRET_BYTES = 32
@@ -156,7 +157,7 @@ def changing_keys(path: Path) -> Iterator[list[KeptKey]]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two that change it at the same time would lose a key
             keys = read_keys(path)
             yield keys
-            _write(path.resolve(), keys)
+            _write(path, keys)
     except OSError as error:
         raise KeysError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -166,16 +167,9 @@ def _write(path: Path, keys: Iterable[KeptKey]) -> None:
         {"client": kept.client, "created": kept.created.isoformat(timespec="seconds"), "key": str(kept.key)}
         for kept in keys
     ]
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # 0600
-        try:
-            json.dump({"format": FORMAT, "keys": rows}, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    text = json.dumps({"format": FORMAT, "keys": rows}, indent=1) + "\n"
+    with replacing(path, new=PRIVATE, sync=True) as file:
+        file.write(text.encode())
 
 
 def _kept(row: Any) -> KeptKey:

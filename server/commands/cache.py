@@ -1,18 +1,20 @@
 """`octavo cache`: look into the layer cache, check it, fill it, empty it. The server may run meanwhile."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cache import KeyMaker, Kind, PurgeIncompleteError, Store
-from octavo.cli.local import local_server
-from octavo.cli.progress import progress
-from octavo.client import Client, OctavoError
+from octavo.cli.connection import connected
+from octavo.cli.documents import outcomes, reader, succeeded
+from octavo.cli.exits import FAILED
+from octavo.cli.options import call_options, check_call_options, in_flight_option, vector_options
+from octavo.cli.texts import refuse_stdin_twice
 from server.auth.clients import ANONYMOUS
-from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.commands.options import FAILURE, cache_options, configuration, fail
 from server.config.schema import Settings
 from server.errors import StartError
 from server.inference.storage import open_store, secret
@@ -39,7 +41,7 @@ def _with_store(command: Callable[[Settings, Store], None], options: dict[str, A
 
 
 @cache.command()
-@settings_options
+@cache_options
 def stats(**options: Any) -> None:
     """Print what the cache holds, by kind."""
 
@@ -58,7 +60,7 @@ def stats(**options: Any) -> None:
 
 @cache.command()
 @click.option("--fix", is_flag=True, help="Remove what is not valid.")
-@settings_options
+@cache_options
 def verify(fix: bool, **options: Any) -> None:
     """Read every entry and check it; exits with 1 if anything is wrong.
 
@@ -78,36 +80,56 @@ def verify(fix: bool, **options: Any) -> None:
 
 
 @cache.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--server", metavar="ADDR", help="Fill the cache of this server; else of one that runs for this command.")
-@settings_options
-def warm(paths: tuple[Path, ...], server: str | None, **options: Any) -> None:
-    """Compute files, and all files in folders, so that their next reader finds them in the cache."""
-    settings = configuration(**options).settings
-    files = [
-        file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file()
-    ]
-    if server:
-        computed = _warm(server, files)
-    else:
-        arguments = ("--cache-dir", str(settings.cache.dir))
-        model = settings.models[0].path
-        with local_server(model, arguments=arguments) as address:
-            computed = _warm(address, files)
-    click.echo(f"{len(files):,} files, {computed:,} tokens computed")
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path)
+)
+@vector_options
+@in_flight_option
+@call_options
+@click.option("--config", metavar="FILE", help="With --local: the server's settings; else those of OCTAVO_CONFIG.")
+@click.option("--cache-dir", metavar="DIR", help="With --local: the cache's folder.")
+@click.pass_context
+def warm(
+    ctx: click.Context,
+    /,
+    paths: tuple[Path, ...],
+    in_flight: int,
+    config: str | None,
+    cache_dir: str | None,
+    **options: Any,
+) -> None:
+    r"""Compute documents, so that their next reader finds them in the server's cache.
+
+    Does what "octavo embed" does and writes no vectors: the same options, messages and exit codes. A folder stands for
+    all files below it.
+
+    \b
+    octavo cache warm --server unix:/run/octavo/socket corpus/
+    octavo cache warm --local --cache-dir /var/cache/octavo corpus/
+    """
+    files = [str(file) for path in paths for file in _files(path)]
+    check_call_options(ctx)
+    if not files:
+        raise click.UsageError("there are no files in " + ", ".join(map(str, paths)))
+    refuse_stdin_twice(files)
+    server = {"--config": config, "--cache-dir": cache_dir}
+    arguments = [each for option, value in server.items() if value is not None for each in (option, value)]
+    if arguments and not options["local"]:
+        raise click.UsageError(f"{arguments[0]} needs --local: another server has its own settings")
+    read = reader(files, options["encoding"])
+    failed: list[str] = []
+    with connected(options, arguments) as client:
+        results = outcomes(client, files, read, in_flight, {**options, "segments": False})
+        usage = [result.usage for _, result in succeeded(results, failed)]
+    computed, cached = sum(each.computed_tokens for each in usage), sum(each.cached_tokens for each in usage)
+    count = f"{len(usage):,} {'document' if len(usage) == 1 else 'documents'}"
+    click.echo(f"{count}, {computed:,} tokens computed, {cached:,} in the cache already")
+    if failed:
+        ctx.exit(FAILED)
 
 
-def _warm(address: str, files: list[Path]) -> int:
-    computed = 0
-    texts = (file.read_text("utf-8", errors="replace") for file in files)
-    with Client(address) as client, progress(len(files), "warming") as advance:
-        for file, result in zip(files, client.embed_many(texts, return_exceptions=True), strict=True):
-            advance(1)
-            if isinstance(result, OctavoError):
-                click.echo(f"octavo: {file}: {result}", err=True)
-            else:
-                computed += result.usage.computed_tokens
-    return computed
+def _files(path: Path) -> Iterable[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
 @cache.command()
@@ -153,8 +175,7 @@ def purge(
         counts = ", ".join(f"{gone.disk.get(kind, 0):,} {kind.label}" for kind in Kind)
         click.echo(f"removed: {counts}")
 
-    options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "listen": (), "models": (), "assignments": []}
-    _with_store(take, options)
+    _with_store(take, {"config": config, "cache_dir": cache_dir, "assignments": []})
 
 
 def _age(text: str) -> float:

@@ -12,7 +12,7 @@ import click
 
 from server.auth.clients import ANONYMOUS
 from server.auth.keys import KeptKey, Key, KeysError, changing_keys, default_keys_path, read_keys
-from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.commands.options import FAILURE, configuration, fail, file_options
 from server.config.schema import Settings
 
 LONGEST_ID = 24  # characters; what is longer may be a whole key, which is not repeated
@@ -44,7 +44,7 @@ def _period(_: click.Context, __: click.Parameter, text: str | None) -> timedelt
     "--expires", metavar="90d", callback=_period, help="Time that it is valid for, in h, d, w or y; else for good."
 )
 @click.option("--inline", is_flag=True, help="Keep it nowhere; print the record for the settings instead.")
-@settings_options
+@file_options
 def add(client: str, expires: timedelta | None, inline: bool, **options: Any) -> None:
     """Make a key for CLIENT, one of "[clients]", and show it, once.
 
@@ -66,7 +66,7 @@ def add(client: str, expires: timedelta | None, inline: bool, **options: Any) ->
 
 @keys.command("list")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@settings_options
+@file_options
 def list_(form: str, **options: Any) -> None:
     """List the keys, those of the settings too; no secret can be shown any more."""
     settings = configuration(**options).settings
@@ -83,7 +83,7 @@ def list_(form: str, **options: Any) -> None:
 
 @keys.command()
 @click.argument("id_", metavar="ID")
-@settings_options
+@file_options
 def revoke(id_: str, **options: Any) -> None:
     """Revoke the key with this ID, the part between "oct_" and the second "_"."""
     settings = configuration(**options).settings

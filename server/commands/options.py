@@ -1,7 +1,7 @@
 """The options that say what the settings are, shared by all commands of this room."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,7 +22,7 @@ def _assignments(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) 
         raise click.BadParameter(str(error)) from None
 
 
-_OPTIONS = (
+_SERVER = (
     click.option(
         "--listen", multiple=True, metavar="ADDR", help="Serve here: host:port, [::1]:0 or unix:/path. Repeatable."
     ),
@@ -33,7 +33,9 @@ _OPTIONS = (
         metavar="NAME|FOLDER",
         help="Serve this model, in place of the configured ones. Repeatable; the first is the default.",
     ),
-    click.option("--cache-dir", metavar="DIR", help="The cache's folder."),
+)
+_CACHE = (click.option("--cache-dir", metavar="DIR", help="The cache's folder."),)
+_ANY = (
     click.option(
         "--set",
         "assignments",
@@ -52,18 +54,32 @@ _OPTIONS = (
 
 
 def settings_options(command: Command) -> Command:
-    """Give a command the options from which `configuration` reads."""
-    for option in reversed(_OPTIONS):
+    """Give a command all options of "octavo serve", from which `configuration` reads."""
+    return _given(command, *_SERVER, *_CACHE, *_ANY)
+
+
+def cache_options(command: Command) -> Command:
+    """Give a command those that say where the cache is."""
+    return _given(command, *_CACHE, *_ANY)
+
+
+def file_options(command: Command) -> Command:
+    """Give a command those that any settings can be given by."""
+    return _given(command, *_ANY)
+
+
+def _given(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 def configuration(
     config: Path | None,
-    listen: tuple[str, ...],
-    models: tuple[str, ...],
-    cache_dir: str | None,
-    assignments: list[Leaf],
+    assignments: Sequence[Leaf],
+    listen: tuple[str, ...] = (),
+    models: tuple[str, ...] = (),
+    cache_dir: str | None = None,
 ) -> Configuration:
     """Read file, environment and the flags of `settings_options`; tell every fault, one a line, and exit with 2."""
     named = (

@@ -15,9 +15,9 @@ from server.config.schema import ModelSettings
 def quantize(model: str, out: Path) -> None:
     r"""Write a model in 8 bits, a quarter of the size, to a folder of its own.
 
-    The server quantises a model at each start, which takes seconds to minutes; from such a folder it starts at once
-    and gives the same bits. The folder serves in 8 bits only. MODEL is a folder (with a slash in
-    it) or the name of a fetched model.
+    The server quantises a model the first time that it serves it in 8 bits, and keeps the result beside its cache.
+    From a folder made by this command it starts at once on any machine, and all machines serve the same weights. The
+    folder can be served in 8 bits only. NAME is that of a fetched model; a FOLDER has a slash in it.
 
     \b
     octavo models quantize all-MiniLM-L6-v2 ./minilm-int8

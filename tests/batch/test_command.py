@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,9 +20,9 @@ import pytest
 from click.testing import CliRunner, Result
 from pyarrow import parquet
 
+from octavo.batch.sources import shown
 from octavo.cli.root import octavo
 from octavo.v1 import inference_pb2 as pb
-from server.batch.sources import shown
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, serving, vector_of
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +115,7 @@ def test_segments_have_rows_after_their_document_s(double: Double, docs: Path, t
 def test_bad_rows_have_errors_and_the_exit_code_tells(double: Double, docs: Path, tmp_path: Path) -> None:
     docs.write_text(docs.read_text() + '{"id": "d0", "text": "again"}\nno JSON\n')
     done = batch(double, docs)
-    assert done.exit_code == 3
+    assert done.exit_code == 1
     assert summary(done)["errors"] == {"DUPLICATE_ID": 1, "MALFORMED_ROW": 1}
     assert (tmp_path / "out" / "_SUCCESS").exists()
     last = rows(tmp_path / "out")[-1]
@@ -125,10 +126,12 @@ def test_bad_rows_have_errors_and_the_exit_code_tells(double: Double, docs: Path
 
 def test_too_many_errors_stop_the_job_which_goes_on_with_a_higher_bound(double: Double, docs: Path) -> None:
     docs.write_text("no JSON\n" * 3 + docs.read_text())
-    assert batch(double, docs, "--max-errors", "2").exit_code == 4
+    done = batch(double, docs, "--max-errors", "2")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "--max-errors 2" in done.stderr
     assert not (docs.parent / "out" / "_SUCCESS").exists()
     done = batch(double, docs, "--max-errors", "3")
-    assert done.exit_code == 3
+    assert done.exit_code == 1
     assert summary(done)["documents"] == 28
 
 
@@ -238,6 +241,27 @@ def test_no_server_at_all_is_told_and_the_job_can_go_on(double: Double, docs: Pa
     assert batch(double, docs).exit_code == 0
 
 
+def test_no_server_is_told_as_embed_tells_it(docs: Path) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        nobody = Double(address=f"127.0.0.1:{deaf.getsockname()[1]}")
+        told = []
+        for arguments in ((), ("--plan",)):
+            done = batch(nobody, docs, "--patience", "0", *arguments)
+            assert done.exit_code == 3
+            told.append(done.stderr)
+        embed = CliRunner().invoke(octavo, ["embed", "--server", nobody.address, str(docs)])
+    assert told == [embed.stderr] * 2
+    assert nobody.address in embed.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(double: Double, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.batch.command.find_spec", lambda name: None if name == "pyarrow" else object())
+    done = batch(double, docs)
+    assert done.exit_code == 1
+    assert "octavo-client[batch]" in done.stderr
+
+
 class Strict(Double):
     """Refuses each document once, for a while, as a limit does."""
 
@@ -282,8 +306,9 @@ def process(double: Double, docs: Path, *arguments: str) -> "subprocess.Popen[by
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ), cwd=ROOT)
 
 
-def until_a_part_is_there(docs: Path) -> None:
+def until_a_part_is_there(docs: Path, running: "subprocess.Popen[bytes]") -> None:
     while not list((docs.parent / "out").glob("part-*")):
+        assert running.poll() is None, running.communicate()
         time.sleep(0.01)
 
 
@@ -292,14 +317,14 @@ def test_whatever_ends_it_it_goes_on(double: Double, docs: Path, number: signal.
     released = threading.Event()
 
     def held(text: str) -> float:
-        """Answer all but the later half of the documents while the command runs."""
-        if re.search(r"number (1[2-9]|2\d)\.", text):
+        """Answer four documents, and no more while the command runs."""
+        if (found := re.search(r"number (\d+)", text)) and int(found[1]) >= 4:
             released.wait(60)
         return 0.0
 
     double.delay = held
     with process(double, docs) as running:
-        until_a_part_is_there(docs)
+        until_a_part_is_there(docs, running)
         running.send_signal(number)
         assert running.wait(60) == code
         assert running.stderr is not None

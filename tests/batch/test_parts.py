@@ -2,10 +2,10 @@
 
 import threading
 
-from server.batch.documents import Document
-from server.batch.parts import OpenPart, Place, Share, Size, placed
-from server.batch.pool import Hold, Pool, Task
-from server.batch.survey import sample
+from octavo.batch.documents import Document
+from octavo.batch.parts import OpenPart, Place, Share, Size, placed
+from octavo.batch.pool import Hold, Pool, Task
+from octavo.batch.survey import sample
 
 
 def texts(*lengths: int) -> list[Document]:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from server.batch.documents import Columns, Document, documents
-from server.batch.errors import InputError
-from server.batch.sources import find
-from server.batch.survey import survey
+from octavo.batch.documents import Columns, Document, documents
+from octavo.batch.errors import InputError
+from octavo.batch.sources import find
+from octavo.batch.survey import survey
 
 
 def read(*paths: Path, columns: Columns | None = None, form: str | None = None, most: int = 1000) -> list[Document]:

@@ -85,6 +85,9 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     summary: bool = True
     partial: bool = False
     breaks: deque[int] = field(default_factory=deque)  # before which segment a stream breaks, one a stream
+    break_with: Fault = Fault(grpc.StatusCode.UNAVAILABLE, "draining", "DRAINING")
+    deadlines_passed: deque[int] = field(default_factory=deque)
+    """Before which segment the server's deadline ends a stream with a partial summary, one a stream."""
     cursors: bool = True
     ends: deque[tuple[int, "Fault | str"]] = field(default_factory=deque)
     """After how many answers a stream of documents ends, one a stream: a fault, "draining" or "silently"."""
@@ -150,10 +153,15 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
             header=pb.StreamHeader(model=head.model, fingerprint=head.fingerprint, request_id=head.request_id)
         )
         breaks = self.breaks.popleft() if self.breaks else None
+        deadline = self.deadlines_passed.popleft() if self.deadlines_passed else None
         first = int(request.cursor) + 1 if request.cursor else 0
         for segment, piece in list(zip(infos(text), pieces(text), strict=True))[first:]:
             if segment.index == breaks:
-                Fault(grpc.StatusCode.UNAVAILABLE, "draining", "DRAINING").abort(context)
+                self.break_with.abort(context)
+            if segment.index == deadline:
+                so_far = "".join(pieces(text)[:deadline])
+                yield pb.StreamSegmentsResponse(summary=summary(head, so_far, request, partial=True))
+                return
             time.sleep(self.segment_delay)
             answers = [
                 pb.TaskResult(
@@ -167,8 +175,7 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
             cursor = str(segment.index) if self.cursors else ""
             yield pb.StreamSegmentsResponse(segment=pb.SegmentResult(segment=segment, results=answers, cursor=cursor))
         if self.summary:
-            whole = pb.StreamSummary(info=head, results=results(text, request.tasks), partial=self.partial)
-            yield pb.StreamSegmentsResponse(summary=whole)
+            yield pb.StreamSegmentsResponse(summary=summary(head, text, request, partial=self.partial))
 
     def ProcessDocuments(  # noqa: N802
         self, request_iterator: Iterator[pb.ProcessDocumentsRequest], context: grpc.ServicerContext
@@ -240,6 +247,10 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
 
 def results(text: str, tasks: Any) -> list[pb.TaskResult]:
     return [pb.TaskResult(name=task.name, embed=embedding(text, task.embed)) for task in tasks]
+
+
+def summary(head: pb.ReplyInfo, text: str, request: pb.StreamSegmentsRequest, *, partial: bool) -> pb.StreamSummary:
+    return pb.StreamSummary(info=head, results=results(text, request.tasks), partial=partial)
 
 
 def document_results(number: str, text: str, start: pb.ProcessStart) -> Iterator[pb.DocumentResult]:

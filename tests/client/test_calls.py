@@ -12,11 +12,13 @@ import pytest
 from octavo.client import (
     AsyncClient,
     Client,
+    DeadlineExceeded,
     DocumentTooLarge,
     Embed,
     IncompleteStream,
     InvalidArgument,
     OctavoError,
+    Retry,
     Segmentation,
     ServerError,
     Unavailable,
@@ -393,3 +395,48 @@ def test_many_waits_out_a_refusal(call: Caller, double: Double) -> None:
     results = call.many(texts, in_flight=4)
     assert all(np.array_equal(result.vector, vector_of(text)) for text, result in zip(texts, results, strict=True))
     assert len(double.requests) == 13
+
+
+# Deadlines that cut a stream
+
+
+def test_a_stream_without_a_timeout_goes_on_after_the_servers_deadline(call: Caller, double: Double) -> None:
+    double.deadlines_passed.extend([2, 4])
+    got, stream = call.stream(TEXT)
+    assert [TEXT[each.segment.char_start : each.segment.char_end] for each in got] == pieces(TEXT)
+    assert np.array_equal(stream.summary.results["embed"].vector, vector_of(TEXT))
+    assert not stream.summary.partial
+    assert [request.cursor for request in double.requests] == ["", "1", "3"]
+
+
+def test_a_stream_whose_server_ends_it_with_an_error_at_its_deadline_goes_on_too(call: Caller, double: Double) -> None:
+    double.break_with = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "too late", "DEADLINE")
+    double.breaks.extend([2, 4])
+    got, _ = call.stream(TEXT, client={"retry": Retry(attempts=1, patience=0)})
+    assert [TEXT[each.segment.char_start : each.segment.char_end] for each in got] == pieces(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "calls", "told"),
+    [
+        ({"timeout": 30}, 1, "the timeout passed before the document's end, after 2 segments"),
+        ({"resume": False}, 1, "the server's default deadline, which a timeout replaces, passed"),
+        ({}, 2, "the server's default deadline, which a timeout replaces, passed"),  # the second call gives nothing
+    ],
+)
+def test_a_partial_result_is_an_error_unless_it_was_asked_for(
+    call: Caller, double: Double, arguments: dict[str, Any], calls: int, told: str
+) -> None:
+    double.deadlines_passed.extend([2, 2, 2])
+    got: list[Any] = []
+    with pytest.raises(DeadlineExceeded, match=told) as caught:
+        call.stream(TEXT, each=got.append, **arguments)
+    assert caught.value.reason == "DEADLINE"
+    assert len(got) == 2
+    assert len(double.requests) == calls
+    double.deadlines_passed.clear()
+    double.deadlines_passed.extend([2, 2, 2])
+    got, stream = call.stream(TEXT, partial=True, **arguments)
+    assert stream.summary.partial
+    assert np.array_equal(stream.summary.results["embed"].vector, vector_of("".join(pieces(TEXT)[:2])))
+    assert len(got) == 2

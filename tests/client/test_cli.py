@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from octavo.cli.output import glimpse, numbers, table
 from octavo.cli.root import octavo
+from octavo.v1 import inference_pb2 as pb
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, pieces, vector_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -103,20 +104,19 @@ def test_embed_sends_what_its_options_say(invoke: Callable[..., Result], double:
     assert invoke("embed", *options.split(), *more.split(), book).exit_code == 0
     assert invoke("embed", *options.split(), *more.split(), book, book).exit_code == 0
     stream, first, second = double.requests
-    assert first == second
-    assert stream.options == first.options
-    assert stream.tasks[0].embed == first.embed
+    assert stream == first == second
+    embed = stream.tasks[0].embed
     assert (stream.options.model, stream.options.window, stream.options.segmentation.max_tokens) == ("m@1", 0, 99)
     assert stream.options.HasField("window")
     assert stream.options.priority == 2
     assert (stream.options.expected_fingerprint, stream.options.cache_mode, stream.options.input_type) == ("ab", 3, 1)
-    assert (first.embed.pooling, first.embed.normalize, first.embed.dimensions, first.embed.data_type) == (
+    assert (embed.pooling, embed.normalize, embed.dimensions, embed.data_type) == (
         2,
         False,
         8,
         2,
     )
-    assert first.embed.HasField("normalize")
+    assert embed.HasField("normalize")
     assert all(deadline is not None and deadline < 31 for deadline in double.deadlines)
 
 
@@ -179,12 +179,44 @@ def test_an_array_is_whole_or_not_written(
     assert invoke("embed", "-o", tmp_path / "no" / "such.json", book).exit_code == 1
 
 
-def test_an_answer_for_part_of_a_document_is_a_failure(
+def test_an_answer_for_part_of_a_document_is_a_failure_that_names_what_ran_out(
     invoke: Callable[..., Result], double: Double, book: Path
 ) -> None:
     double.partial = True
+    for files in ([book], [book, book]):
+        done = invoke("embed", "--timeout", "20", *files)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.count(f"octavo: {book}: the timeout passed") == len(files)
+    double.deadlines_passed.extend([2, 2])
     done = invoke("embed", book)
     assert (done.exit_code, done.stdout) == (1, "")
+    assert "the server's default deadline" in done.stderr
+    assert "--timeout" in done.stderr
+
+
+def test_a_document_outlasts_the_servers_default_deadline(
+    invoke: Callable[..., Result], double: Double, book: Path
+) -> None:
+    double.deadlines_passed.append(2)
+    answer = json.loads(invoke("embed", "--segments", book).stdout)
+    assert len(answer["segments"]) == len(pieces(TEXT))
+    assert np.array_equal(np.array(answer["vector"], np.float32), vector_of(TEXT))
+
+
+def test_long_answers_of_several_files_come_in_parts(
+    invoke: Callable[..., Result], double: Double, tmp_path: Path
+) -> None:
+    files = write(tmp_path, "a" * 9000, "b" * 9000)
+    assert invoke("embed", "--segments", *files).exit_code == 0
+    assert {type(request) for request in double.requests} == {pb.StreamSegmentsRequest}
+
+
+def test_options_without_effect_are_refused(invoke: Callable[..., Result], double: Double, book: Path) -> None:
+    for command in ("embed", "segment"):
+        done = invoke(command, "--policy", "fixed", "--min-tokens", "5", book)
+        assert done.exit_code == 2
+        assert "--min-tokens" in done.stderr
+    assert not double.requests
 
 
 # segment and models
@@ -210,6 +242,7 @@ def test_segment_speaks_json_and_names_what_failed(
     assert done.stderr == f"octavo: {bad}: no token\n"
     (answer,) = map(json.loads, done.stdout.splitlines())
     assert answer["uncached_tokens"] == 7
+    assert answer["usage"] == {"tokens": len(TEXT), "processed_tokens": len(TEXT) + 2}
     assert len(answer["segments"]) == len(pieces(TEXT))
 
 
@@ -254,7 +287,7 @@ def test_a_refused_call_is_one_line_and_1(run: Run, double: Double, book: Path) 
     double.faults.append(Fault(grpc.StatusCode.NOT_FOUND, "no model x", "UNKNOWN_MODEL", field="options.model"))
     done = run("embed", book)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "octavo: no model x (options.model: is wrong)\n"
+    assert done.stderr == f"octavo: {book}: no model x (--model: is wrong)\n"
 
 
 def test_no_server_is_one_line_that_helps_and_3(run: Run, book: Path) -> None:

@@ -46,13 +46,24 @@ def test_a_servers_pushback_wins_over_its_retry_info(call: Caller, double: Doubl
     "fault",
     [
         Fault(UNAVAILABLE, reason="DRAINING", pushback="-1"),
+        Fault(UNAVAILABLE, reason="QUEUE_FULL", pushback="-1"),  # the document would never fit its deadline
+        Fault(UNAVAILABLE, reason="QUEUE_FULL"),
         Fault(EXHAUSTED, reason="RATE_LIMITED", retry_delay=0.01, pushback="-1"),
         Fault(EXHAUSTED, reason="RATE_LIMITED", retry_delay=0.01, pushback="soon"),  # as gRPC reads it
         Fault(EXHAUSTED, "message larger than max"),  # gRPC's own, for ever true
         Fault(grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_OPTION"),
         Fault(grpc.StatusCode.INTERNAL, reason="INTERNAL"),
     ],
-    ids=["pushback", "pushback-over-info", "unreadable", "too-large", "invalid", "internal"],
+    ids=[
+        "pushback",
+        "never-fits",
+        "never-fits-in-band",
+        "pushback-over-info",
+        "unreadable",
+        "too-large",
+        "invalid",
+        "internal",
+    ],
 )
 def test_what_will_not_pass_is_not_tried_again(call: Caller, double: Double, fault: Fault) -> None:
     double.faults.append(fault)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,28 @@ import grpc
 import numpy as np
 import pytest
 
-from octavo.client import AsyncClient, Client, Embed, ResourceExhausted, Retry, Unauthenticated
+from octavo.client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    Embed,
+    OctavoError,
+    ResourceExhausted,
+    Retry,
+    Unauthenticated,
+)
 from octavo.v1 import inference_pb2 as pb
 from server import app
 from server.auth.keys import KeptKey, Key, changing_keys
-from server.config.schema import ClientSettings, LimitSettings, PlanSettings, Settings
+from server.config.schema import CacheSettings, ClientSettings, LimitSettings, PlanSettings, Settings
+from server.inference.runner import Runner
 from tests.client.test_identity import certificate as certificate  # noqa: PLC0414 - a fixture
 from tests.server.conftest import models as models  # noqa: PLC0414
 from tests.server.conftest import state_home as state_home  # noqa: PLC0414
 from tests.server.helpers import SOON, eventually, prose, refused, serving, settings
 
 pytestmark = pytest.mark.usefixtures("models")
+NEVER = Retry(attempts=1, patience=0)
 
 
 def limited(limits: LimitSettings | None = None, **plan: Any) -> Settings:
@@ -199,3 +211,66 @@ def test_over_tls_a_key_says_who_calls(certificate: tuple[Path, Path], tmp_path:
         for wrong in (None, token[:-1] + ("0" if token[-1] != "0" else "1")):
             with Client(server.address, token=wrong, credentials=trust) as client, pytest.raises(Unauthenticated):
                 client.embed("a text")
+
+
+# Deadlines of the server's own
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of a model takes 0.15 s more."""
+    compute = Runner.compute
+
+    def slowed(*arguments: Any) -> Any:
+        time.sleep(0.15)
+        return compute(*arguments)
+
+    monkeypatch.setattr(Runner, "compute", slowed)
+
+
+async def whole(client: AsyncClient, text: str) -> tuple[list[Any], Any]:
+    stream = client.stream(text)
+    return [each async for each in stream], stream.summary
+
+
+def test_a_stream_outlasts_the_servers_default_deadline(slow: None, tmp_path: Path, state_home: Path) -> None:
+    text = prose(20_000, seed=3)
+    base = settings(default_deadline_seconds=2.0)
+    cut = base.model_copy(update={"cache": CacheSettings(dir=tmp_path / "cut")})
+    with serving(cut) as server, Client(server.address) as client:
+        with client.stream(text, resume=False, partial=True) as stream:
+            part = list(stream)
+        assert stream.summary is not None
+        assert stream.summary.partial, "the deadline did not pass"
+        with client.stream(text) as resumed:
+            got = list(resumed)
+    with serving(cut.model_copy(update={"cache": CacheSettings(dir=tmp_path / "aio")})) as server:
+
+        async def stream_all() -> tuple[list[Any], Any]:
+            async with AsyncClient(server.address) as client:
+                return await whole(client, text)
+
+        asynchronous, summary = asyncio.run(stream_all())
+    with serving(settings()) as server, Client(server.address) as client:
+        expected = client.embed(text, segment_vectors=True)
+    assert len(part) < len(expected.segments)
+    for segments, told in ((got, resumed.summary), (asynchronous, summary)):
+        assert told is not None
+        assert not told.partial
+        assert [each.segment.index for each in segments] == list(range(len(expected.segments)))
+        vector = told.results["embed"].vector
+        assert vector is not None
+        assert np.array_equal(vector, expected.vector)
+
+
+def test_no_call_ends_at_the_servers_default_deadline_without_an_error(slow: None) -> None:
+    text = prose(20_000, seed=4)
+    with serving(settings(default_deadline_seconds=0.5)) as server, Client(server.address, retry=NEVER) as client:
+        for call in (client.embed, partial(client.analyze, tasks={"embed": Embed()})):
+            with pytest.raises(OctavoError) as caught:
+                call(text)
+            assert caught.value.reason in {"DEADLINE", "QUEUE_FULL"}
+        with pytest.raises(DeadlineExceeded):  # without a cache the next call begins from the front
+            list(client.stream(text))
+        ((_, answer),) = client.process([("long", text)])  # has no deadline, as bulk calls
+    assert answer.usage.tokens > 19_000

@@ -88,7 +88,8 @@ def test_client_and_server_have_one_version_and_the_client_asks_for_nothing_that
     def packages(requirements: list[str]) -> set[str]:
         return {requirement.split(">")[0] for requirement in requirements}
 
-    assert packages(client["dependencies"]) <= packages(server["dependencies"])
+    extras = [each for extra in client["optional-dependencies"].values() for each in extra]
+    assert packages([*client["dependencies"], *extras]) <= packages(server["dependencies"])
     assert "torch" not in packages(client["dependencies"])
 
 

@@ -50,6 +50,18 @@ def test_a_key_is_shown_once_and_kept_as_a_digest(file: Path) -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
+def test_a_keys_file_keeps_its_mode_and_its_link(file: Path) -> None:
+    assert run("add", "acme").exit_code == 0
+    real = file.with_name("real.json")
+    file.rename(real)
+    real.chmod(0o640)  # for the server's group
+    file.symlink_to(real)
+    assert run("add", "acme").exit_code == 0
+    assert len(read_keys(file)) == 2
+    assert file.is_symlink()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+
+
 def test_two_keys_never_share_a_secret_a_salt_or_an_id(file: Path) -> None:
     tokens = {run("add", "acme").stdout for _ in range(3)}
     kept = [each.key for each in read_keys(file)]

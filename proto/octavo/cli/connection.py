@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
-from octavo.client import Client, OctavoError, Retry, Unauthenticated, Unavailable
+from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthenticated, Unavailable
 from octavo.client.channel import checked_address, is_local
 
 RETRY = Retry(attempts=3)  # somebody waits at the terminal
@@ -27,11 +27,15 @@ _TLS_FAULTS = {
 
 
 @contextlib.contextmanager
-def connected(options: dict[str, Any]) -> Iterator[Client]:
-    """A client of the server that the options name, or of one that runs as long as this context."""
+def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> Iterator[Client]:
+    """A client of the server that the options name, or of one that runs as long as this context.
+
+    `local_arguments` are further ones of the latter.
+    """
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
-            client = Client(stack.enter_context(local_server(options["model"])), retry=RETRY)
+            address = stack.enter_context(local_server(options["model"], arguments=local_arguments))
+            client = Client(address, retry=RETRY)
         else:
             client = client_of(options)
         address = stack.enter_context(client).address
@@ -92,6 +96,22 @@ def failure(fault: OctavoError, address: str) -> click.ClickException:
         return Unreachable(
             f"no server answers on {address}: start one with 'octavo serve', name another with --server, or add --local"
         )
+    return Failure(explained(fault))
+
+
+def explained(fault: OctavoError) -> str:
+    """What went wrong in the words of the command line: options for the request's fields, and what would help."""
+    text = str(fault)
+    for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
+        text = text.replace(field, _option(field))
     if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
-        return Failure(f"{fault} (the variable {KEY_VARIABLE} takes the key)")
-    return Failure(str(fault))
+        return f"{text} (the variable {KEY_VARIABLE} takes the key)"
+    if isinstance(fault, DeadlineExceeded):
+        return f"{text} (--timeout allows more time)"
+    return text
+
+
+def _option(field: str) -> str:
+    """The option that fills a field of the request, else the field."""
+    name = field.rpartition(".")[2]
+    return f"--{name.replace('_', '-')}" if field.startswith(("options.", "embed.", "tasks[")) else field

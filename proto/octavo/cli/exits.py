@@ -3,7 +3,6 @@
 import click
 
 FAILED = 1
-USAGE = 2
 UNREACHABLE = 3
 INTERRUPTED = 130  # as a shell tells SIGINT
 BROKEN_PIPE = 141  # and SIGPIPE

@@ -60,6 +60,9 @@ timeout_option = click.option(
 encoding_option = click.option(
     "--encoding", default="utf-8", show_default=True, callback=_encoding, help="How the files are encoded."
 )
+in_flight_option = click.option(
+    "--in-flight", type=click.IntRange(min=1), default=8, show_default=True, help="Documents at a time."
+)
 _priority_option = click.option(
     "--priority",
     type=click.Choice(["interactive", "bulk"]),
@@ -82,7 +85,7 @@ _CUTTING = (
     ),
     click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where segments may end."),
     click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens that a segment owns."),
-    click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest, with the policy content."),
+    click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest; not with --policy fixed."),
 )
 _VECTORS = (
     click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How a segment's states become its vector."),
@@ -152,8 +155,10 @@ def embed_task(options: dict[str, Any]) -> Embed:
     )
 
 
-def refuse_server_with_local(ctx: click.Context) -> None:
-    """Raises a usage error where both were typed; a server that the environment names gives way."""
+def check_call_options(ctx: click.Context) -> None:
+    """Raises a usage error for options that exclude each other; a server that the environment names gives way."""
     for option in ("server", "tls", "ca") if ctx.params["local"] else ():
         if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--local and --{option} exclude each other", ctx)
+    if ctx.params["policy"] == "fixed" and ctx.params["min_tokens"] is not None:
+        raise click.UsageError("--min-tokens has no meaning with --policy fixed", ctx)

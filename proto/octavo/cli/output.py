@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,32 +12,31 @@ import numpy as np
 
 from octavo.cli.exits import Failure
 from octavo.client.results import Array, EmbedResult, Segment, SegmentationResult
+from octavo.files import replacing
 
 STDOUT = "-"
 
 
 @contextlib.contextmanager
 def destination(output: str) -> Iterator[BinaryIO]:
-    """Standard output for '-'; else the file, which appears once it is whole and stays as it was after a fault."""
+    """Standard output for '-'; else the file, written as `replacing` does.
+
+    Raises:
+        Failure: the file cannot be written; the message names it.
+    """
     if output == STDOUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(output)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as fault:
-        raise Failure(f"{output}: {fault.strerror}") from fault
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(Path(output)) as file:
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # a temporary file is for its owner alone
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+    except BrokenPipeError:  # of a FIFO; ends as standard output does
         raise
+    except OSError as fault:
+        if fault.errno is None:
+            raise
+        raise Failure(f"{output}: {fault.strerror}") from fault
 
 
 def json_line(value: dict[str, Any]) -> bytes:
@@ -61,10 +58,11 @@ def embedding_json(file: str, result: EmbedResult, *, segments: bool) -> dict[st
 
 
 def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
-    """How a document is cut."""
+    """How a document is cut. Nothing is computed, hence of its usage only the size."""
     return {
         "file": file,
         **_reply_json(result),
+        "usage": {"tokens": result.usage.tokens, "processed_tokens": result.usage.processed_tokens},
         "uncached_tokens": result.uncached_tokens,
         "would_charge_tokens": result.would_charge_tokens,
         "segments": [_segment_json(each) for each in result.segments],
@@ -95,8 +93,10 @@ def _segment_json(segment: Segment) -> dict[str, Any]:
 
 
 def save_array(rows: Sequence[Array], out: BinaryIO) -> None:
-    """The rows as one array in numpy's format."""
-    np.lib.format.write_array(out, np.stack(rows), allow_pickle=False)
+    """The rows as one array in numpy's format, also to a pipe, which numpy cannot write to."""
+    array = np.stack(rows)
+    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+    out.write(array.tobytes())
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

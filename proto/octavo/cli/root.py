@@ -3,12 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from octavo import __version__
-from octavo.cli.exits import BROKEN_PIPE, INTERRUPTED, USAGE, OutputGone, complain, one_line
+from octavo.cli.exits import FAILED, INTERRUPTED, OutputGone, complain, one_line
 from octavo.cli.group import PluginGroup
 
 
@@ -30,6 +29,7 @@ class Root(PluginGroup):
         "embed": "octavo.cli.embed:embed",
         "segment": "octavo.cli.segment:segment",
         "models": "octavo.cli.models:models",
+        "batch": "octavo.batch.command:batch",
     },
     plugins="octavo.commands",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -57,20 +57,33 @@ def octavo() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
     try:
-        code: Any = octavo.main(list(arguments), prog_name="octavo", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as fault:
-        fault.show()
-        return USAGE
-    except click.UsageError as fault:
-        command = fault.ctx.command_path if fault.ctx else "octavo"
-        complain(f"{one_line(fault.format_message())} (see {command} --help)", command)
-        return fault.exit_code
-    except OutputGone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        return BROKEN_PIPE
-    except click.ClickException as fault:
-        complain(fault.format_message())
-        return fault.exit_code
+        return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False) or 0
     except click.Abort:
         return INTERRUPTED
-    return code or 0
+    except click.ClickException as fault:
+        _tell(fault)
+        return fault.exit_code
+    except OSError as fault:
+        if fault.strerror is None:  # not the operating system's
+            raise
+        _discard_output()
+        complain(f"{fault.filename or 'standard output'}: {fault.strerror}")  # other writers name their file
+        return FAILED
+
+
+def _tell(fault: click.ClickException) -> None:
+    match fault:
+        case click.exceptions.NoArgsIsHelpError():
+            fault.show()
+        case click.UsageError():
+            command = fault.ctx.command_path if fault.ctx else "octavo"
+            complain(f"{one_line(fault.format_message())} (see {command} --help)", command)
+        case OutputGone():
+            _discard_output()
+        case _:
+            complain(fault.format_message())
+
+
+def _discard_output() -> None:
+    """What could not be written does not fail again in the interpreter's last flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from octavo.cli.connection import connected, is_unreachable
+from octavo.cli.connection import connected, explained, is_unreachable
 from octavo.cli.exits import FAILED, Failure, complain
-from octavo.cli.options import call_arguments, call_options, files_argument, refuse_server_with_local
+from octavo.cli.options import call_arguments, call_options, check_call_options, files_argument
 from octavo.cli.output import glimpse, json_line, segmentation_json, table
 from octavo.cli.texts import read_text, refuse_stdin_twice
 from octavo.client import OctavoError, SegmentationResult
@@ -35,7 +35,7 @@ def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options:
     octavo segment --format json *.txt | jq .uncached_tokens
     """
     refuse_stdin_twice(files)
-    refuse_server_with_local(ctx)
+    check_call_options(ctx)
     failed = False
     with connected(options) as client:
         for file in files:
@@ -46,7 +46,7 @@ def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options:
                 if isinstance(fault, OctavoError) and is_unreachable(fault):
                     raise
                 failed = True
-                complain(fault.message if isinstance(fault, Failure) else f"{file}: {fault}")
+                complain(fault.message if isinstance(fault, Failure) else f"{file}: {explained(fault)}")
                 continue
             if form == "json":
                 click.echo(json_line(segmentation_json(file, result)), nl=False)

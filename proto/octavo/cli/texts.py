@@ -1,6 +1,7 @@
 """Text files in, as they are: line ends and all, so that positions in the text are positions in the file."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ def read_text(file: str, encoding: str) -> str:
         raise Failure(f"{file}: byte {fault.start:,} is not {encoding}; name the file's with --encoding") from None
 
 
-def refuse_stdin_twice(files: tuple[str, ...]) -> None:
+def refuse_stdin_twice(files: Sequence[str]) -> None:
     """Raises a usage error: standard input can be read once."""
     if files.count(STDIN) > 1:
         raise click.UsageError("'-' can be given once")

@@ -3,20 +3,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import grpc.aio
 
-from octavo.client import replies, requests
-from octavo.client.arguments import CallArguments, Embed, EmbedArguments
-from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
+from octavo.client import replies
+from octavo.client.arguments import CallArguments, Embed, EmbedArguments, EmbedManyArguments, ProcessArguments
+from octavo.client.base import BaseClient
 from octavo.client.documents import AsyncDocumentStream
 from octavo.client.errors import OctavoError, from_call
 from octavo.client.ledger import Ledger
 from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
-from octavo.client.retry import Attempts, Retry
+from octavo.client.retry import Attempts
 from octavo.client.streams import AsyncSegmentStream
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
@@ -32,28 +32,14 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
-class AsyncClient:
-    """Calls one server from one event loop, in which it has to be made. Arguments and faults are `Client`'s."""
+class AsyncClient(BaseClient):
+    """`Client` for asyncio, for the event loop in which it is made. Arguments and errors are those of `Client`."""
 
-    def __init__(
-        self,
-        address: str = "127.0.0.1:50051",
-        *,
-        token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        insecure_token: bool = False,
-        retry: Retry | None = None,
-        max_document_bytes: int = MAX_DOCUMENT_BYTES,
-    ) -> None:
-        self.address = checked_address(address)
-        self.max_document_bytes = max_document_bytes
-        self._metadata = authorization(address, token, encrypted=credentials is not None, insecure_token=insecure_token)
-        self._retry = retry or Retry()
-        options = channel_options(address, max_document_bytes)
+    def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
         self._channel = (
-            grpc.aio.secure_channel(address, credentials, options)
+            grpc.aio.secure_channel(self.address, credentials, options)
             if credentials
-            else grpc.aio.insecure_channel(address, options)
+            else grpc.aio.insecure_channel(self.address, options)
         )
         self._inference = cast("InferenceServiceAsyncStub", InferenceServiceStub(self._channel))
         self._models = cast("ModelServiceAsyncStub", ModelServiceStub(self._channel))
@@ -66,18 +52,16 @@ class AsyncClient:
         **arguments: Unpack[EmbedArguments],
     ) -> EmbedResult:
         """The document's vector, its segments and, where asked, their vectors and those of spans."""
-        request = requests.embed_request(text, self.max_document_bytes, **arguments)
-        return replies.embed_result(await self._call(self._inference.Embed, request, Attempts(self._retry, timeout)))
+        request = self._embed_request(text, arguments)
+        return replies.embed_result(await self._call(self._inference.Embed, request, self._attempts(timeout)))
 
     @overload
     def embed_many(
         self,
         texts: Iterable[str] | AsyncIterable[str],
         *,
-        in_flight: int = 8,
         return_exceptions: Literal[False] = False,
-        timeout: float | None = None,
-        **arguments: Unpack[EmbedArguments],
+        **arguments: Unpack[EmbedManyArguments],
     ) -> AsyncIterator[EmbedResult]: ...
 
     @overload
@@ -85,10 +69,8 @@ class AsyncClient:
         self,
         texts: Iterable[str] | AsyncIterable[str],
         *,
-        in_flight: int = 8,
         return_exceptions: Literal[True],
-        timeout: float | None = None,
-        **arguments: Unpack[EmbedArguments],
+        **arguments: Unpack[EmbedManyArguments],
     ) -> AsyncIterator[EmbedResult | OctavoError]: ...
 
     def embed_many(
@@ -104,9 +86,7 @@ class AsyncClient:
 
         `timeout` is each call's. A fault ends the iteration, or takes its text's place with `return_exceptions`.
         """
-        if in_flight < 1:
-            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
-        requests.embed_request("", self.max_document_bytes, **arguments)  # tells wrong arguments now, not later
+        self._check_many(in_flight, arguments)
         return self._embed_many(_asynchronous(texts), in_flight, return_exceptions, timeout, arguments)
 
     async def segment(
@@ -117,8 +97,8 @@ class AsyncClient:
         **arguments: Unpack[CallArguments],
     ) -> SegmentationResult:
         """How the document is cut and what it would cost; the model does not run."""
-        request = requests.segment_request(text, self.max_document_bytes, **arguments)
-        reply = await self._call(self._inference.Segment, request, Attempts(self._retry, timeout))
+        request = self._segment_request(text, arguments)
+        reply = await self._call(self._inference.Segment, request, self._attempts(timeout))
         return replies.segmentation_result(reply)
 
     async def analyze(
@@ -130,8 +110,8 @@ class AsyncClient:
         **arguments: Unpack[CallArguments],
     ) -> Analysis:
         """One pass over the document for several tasks, each under a name of your choice."""
-        request = requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
-        return replies.analysis(await self._call(self._inference.Analyze, request, Attempts(self._retry, timeout)))
+        request = self._analyze_request(text, tasks, arguments)
+        return replies.analysis(await self._call(self._inference.Analyze, request, self._attempts(timeout)))
 
     def stream(
         self,
@@ -139,15 +119,18 @@ class AsyncClient:
         tasks: Mapping[str, Embed] | None = None,
         *,
         resume: bool = True,
+        partial: bool = False,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> AsyncSegmentStream:
         """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
 
         Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
-        a new connection and within the timeout; with `resume=False` the break is raised.
+        a new connection and within the timeout; with `resume=False` the break is raised. Without a timeout it also goes
+        on when the server's default deadline has passed. A deadline that comes before the document's end raises
+        DeadlineExceeded; with `partial=True` the stream ends there, and its summary covers the segments so far.
         """
-        request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
+        request = self._stream_request(text, tasks, arguments)
 
         def start(
             cursor: str, left: float | None
@@ -155,7 +138,7 @@ class AsyncClient:
             request.cursor = cursor
             return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
 
-        return AsyncSegmentStream(start, Attempts(self._retry, timeout), resume=resume)
+        return AsyncSegmentStream(start, self._attempts(timeout), resume=resume, partial=partial)
 
     @overload
     def process(
@@ -163,11 +146,8 @@ class AsyncClient:
         documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
         tasks: Mapping[str, Embed] | None = None,
         *,
-        segments: bool = False,
-        in_flight: int = 256,
         return_exceptions: Literal[False] = False,
-        timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[ProcessArguments],
     ) -> AsyncIterator[tuple[K, Analysis]]: ...
 
     @overload
@@ -176,11 +156,8 @@ class AsyncClient:
         documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
         tasks: Mapping[str, Embed] | None = None,
         *,
-        segments: bool = False,
-        in_flight: int = 256,
         return_exceptions: Literal[True],
-        timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[ProcessArguments],
     ) -> AsyncIterator[tuple[K, Analysis | OctavoError]]: ...
 
     def process(
@@ -198,15 +175,12 @@ class AsyncClient:
 
         As `Client.process`; `documents` is read ahead in a task of its own.
         """
-        if in_flight < 1:
-            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
-        start = requests.process_start(tasks, segments=segments, **arguments)
-        ledger: Ledger[K] = Ledger(start, in_flight, self.max_document_bytes)
+        ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
         stream = AsyncDocumentStream(
             lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
             _asynchronous(documents),
             ledger,
-            Attempts(self._retry, timeout),
+            self._attempts(timeout),
         )
         return stream.answers(return_exceptions=return_exceptions)
 
@@ -214,7 +188,7 @@ class AsyncClient:
         """The models that the server serves."""
         found: list[Model] = []
         request = models_pb2.ListModelsRequest()
-        attempts = Attempts(self._retry, timeout)
+        attempts = self._attempts(timeout)
         while True:
             reply = await self._call(self._models.ListModels, request, attempts)
             found.extend(map(replies.model, reply.models))
@@ -225,7 +199,7 @@ class AsyncClient:
     async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
         """One model by "name" or "name@version"; the server's default without a name."""
         request = models_pb2.GetModelRequest(name=name)
-        reply = await self._call(self._models.GetModel, request, Attempts(self._retry, timeout))
+        reply = await self._call(self._models.GetModel, request, self._attempts(timeout))
         return replies.model(reply.model)
 
     async def close(self) -> None:

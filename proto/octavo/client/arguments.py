@@ -65,3 +65,22 @@ class EmbedArguments(CallArguments, total=False):
     data_type: DataTypeName | None
     segment_vectors: bool
     spans: Sequence[tuple[int, int]]
+
+
+class EmbedManyArguments(EmbedArguments, total=False):
+    """Keyword arguments of `embed_many`: those of `embed`, whose timeout each call has, and calls under way at most."""
+
+    timeout: float | None
+    in_flight: int
+
+
+class ProcessArguments(CallArguments, total=False):
+    """Keyword arguments of `process`.
+
+    `timeout` is for everything. At most `in_flight` documents are unanswered at a time (fewer when they are long).
+    Answers have segments with `segments`, or where a task asks for their vectors.
+    """
+
+    timeout: float | None
+    in_flight: int
+    segments: bool

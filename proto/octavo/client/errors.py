@@ -12,7 +12,7 @@ OctavoError
 ├── PermissionDenied
 ├── ResourceExhausted                      `retry_after` seconds, where the server says
 ├── Unavailable                            cannot be reached, or refuses for now
-├── DeadlineExceeded (also a TimeoutError)
+├── DeadlineExceeded (also a TimeoutError) the caller's timeout or the server's default deadline has passed
 ├── Cancelled
 ├── IncompleteStream                       a stream ended before it had said everything
 ├── DocumentsFailed                        some of `process`'s documents, with the error of each
@@ -125,7 +125,7 @@ class Unavailable(OctavoError):
 
 
 class DeadlineExceeded(OctavoError, TimeoutError):
-    """The call's timeout came before its answer."""
+    """The call's timeout, or without one the server's default deadline, passed before the answer was complete."""
 
 
 class Cancelled(OctavoError):
@@ -195,13 +195,17 @@ def from_status(status: status_pb2.Status, pushback: float | None = None) -> Oct
         metadata=details.metadata,
         violations=details.violations,
         retry_after=None if refused_for_good else retry_after,
-        transient=not refused_for_good and _is_transient(code, retry_after),
+        transient=not refused_for_good and _is_transient(code, details.reason, retry_after),
     )
 
 
-def _is_transient(code: grpc.StatusCode, retry_after: float | None) -> bool:
-    """Whether to try again. gRPC itself says RESOURCE_EXHAUSTED of messages too large, hence the hint it needs."""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+def _is_transient(code: grpc.StatusCode, reason: str, retry_after: float | None) -> bool:
+    """Whether to try again.
+
+    Two need a hint when: RESOURCE_EXHAUSTED, which gRPC itself reports for messages too large, and QUEUE_FULL, which
+    has none where the call would never fit.
+    """
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED or reason == "QUEUE_FULL":
         return retry_after is not None
     return code is grpc.StatusCode.UNAVAILABLE
 

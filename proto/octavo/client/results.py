@@ -105,7 +105,8 @@ class Analysis(Reply):
 class SegmentationResult(Reply):
     """How a document is cut, and what it would cost now.
 
-    `uncached_tokens` are the processed tokens of the segments that would have to be computed.
+    `uncached_tokens` are the processed tokens of the segments that would have to be computed. Nothing is computed for
+    this answer: computed and cached tokens in its `usage` are those that an embed would have.
     """
 
     segments: tuple[Segment, ...]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from octavo.client.errors import OctavoError
+from octavo.client.errors import DeadlineExceeded, OctavoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Retry:
     `patience` seconds in all. A server that cannot be reached is tried `attempts` times, with waits that double
     from `first_wait` to `longest_wait` seconds. A stream that breaks after it has given something is worth more: its
     server is sought for `patience` seconds, each time anew. `Retry(attempts=1, patience=0)` never tries again.
+
+    None of this limits how often a stream goes on after the server's default deadline (see `Client.stream`).
     """
 
     attempts: int = 5
@@ -34,10 +36,21 @@ class Attempts:
         self._failures = 0
         self._waited = 0.0
         self._begun = False
+        self._gave = False  # this attempt
+
+    @property
+    def limited(self) -> bool:
+        """Whether the caller set a timeout."""
+        return self._end is not None
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another attempt follows a deadline: it was the server's own, and this attempt has given something."""
+        return self._gave and not self.limited
 
     def progressed(self) -> None:
         """The call has given something: what failed before is forgotten, what fails from now on is a break."""
-        self._failures, self._waited, self._begun = 0, 0.0, True
+        self._failures, self._waited, self._begun, self._gave = 0, 0.0, True, True
 
     def timeout(self) -> float | None:
         """Seconds left for the next attempt; None when the call has no timeout."""
@@ -45,6 +58,9 @@ class Attempts:
 
     def next_wait(self, error: OctavoError) -> float | None:
         """Seconds to wait before the next attempt; None when there is to be none."""
+        if isinstance(error, DeadlineExceeded) and self.may_go_on:
+            self._gave = False
+            return 0.0
         if not error.transient:
             return None
         if error.retry_after is None:
@@ -60,6 +76,7 @@ class Attempts:
         if wait >= self._allowed(error):
             return None
         self._waited += wait
+        self._gave = False
         return wait
 
     def _allowed(self, error: OctavoError) -> float:

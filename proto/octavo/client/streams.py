@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from octavo.client import replies
-from octavo.client.errors import IncompleteStream, OctavoError, from_call
+from octavo.client.errors import DeadlineExceeded, IncompleteStream, OctavoError, from_call
 from octavo.client.results import SegmentResult, StreamHeader, StreamSummary
 from octavo.client.retry import Attempts
 from octavo.v1 import inference_pb2 as pb
@@ -25,23 +25,44 @@ class _Progress:
     header: StreamHeader | None = None
     summary: StreamSummary | None = None
 
-    def __init__(self, attempts: Attempts, *, resume: bool) -> None:
+    def __init__(self, attempts: Attempts, *, resume: bool, partial: bool) -> None:
         self._attempts = attempts
         self._resume = resume
+        self._partial = partial
+        self._segments = 0
         self._cursor: str | None = None  # of the last segment; none before the first
 
     def _take(self, event: pb.StreamSegmentsResponse) -> SegmentResult | None:
-        """Keeps a header or a summary; returns a segment."""
+        """Keeps a header or a summary; returns a segment.
+
+        Raises:
+            DeadlineExceeded: the summary covers a part of the document, which was not asked for.
+        """
         match event.WhichOneof("event"):
             case "segment":
                 self._cursor = event.segment.cursor
+                self._segments += 1
                 self._attempts.progressed()
                 return replies.segment_result(event.segment)
             case "header":
                 self.header = replies.stream_header(event.header)
             case "summary":
                 self.summary = replies.stream_summary(event.summary)
+                if self.summary.partial and not self._partial:
+                    raise self._out_of_time()
         return None
+
+    def _goes_on_after(self, event: pb.StreamSegmentsResponse) -> bool:
+        """Whether this is a partial summary, which another call completes."""
+        return event.summary.partial and self._resume and bool(self._cursor) and self._attempts.may_go_on
+
+    def _out_of_time(self) -> DeadlineExceeded:
+        whose = "timeout" if self._attempts.limited else "server's default deadline, which a timeout replaces,"
+        return DeadlineExceeded(
+            f"the {whose} passed before the document's end, after {self._segments:,} segments",
+            code=grpc.StatusCode.DEADLINE_EXCEEDED,
+            reason="DEADLINE",
+        )
 
     def _seconds_to_wait(self, error: OctavoError) -> float | None:
         """Before the stream is begun anew, or goes on after its last segment; None when the error is to be raised."""
@@ -56,11 +77,19 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
     """A document's segments, in its order, each as soon as it is ready. Leaving it as a context cancels the rest.
 
     The call begins with the first segment that is asked for, and is tried again until it has said something. A call
-    that breaks later goes on after its last segment, unless the stream is not to resume.
+    that breaks later, or meets the server's default deadline, goes on after its last segment, unless the stream is not
+    to resume. A deadline that ends the stream is raised as DeadlineExceeded, with `summary` set to the partial answers.
     """
 
-    def __init__(self, start: Callable[[str, float | None], "SyncCall"], attempts: Attempts, *, resume: bool) -> None:
-        super().__init__(attempts, resume=resume)
+    def __init__(
+        self,
+        start: Callable[[str, float | None], "SyncCall"],
+        attempts: Attempts,
+        *,
+        resume: bool = True,
+        partial: bool = False,
+    ) -> None:
+        super().__init__(attempts, resume=resume, partial=partial)
         self._start = start
         self._call: SyncCall | None = None
 
@@ -78,13 +107,15 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
                 if self._call is None:
                     self._call = self._start(self._cursor or "", self._attempts.timeout())
                 event = next(self._call, None)
+                if event is not None and self._goes_on_after(event):
+                    raise self._out_of_time()
                 if event is not None or self.summary is not None:
                     return event
                 raise _cut_short()
-            except (grpc.RpcError, IncompleteStream) as fault:
+            except (grpc.RpcError, OctavoError) as fault:
                 if self.summary is not None:
                     return None
-                error = fault if isinstance(fault, IncompleteStream) else from_call(fault)
+                error = fault if isinstance(fault, OctavoError) else from_call(fault)
                 wait = self._seconds_to_wait(error)
                 if wait is None:
                     raise error from (None if error is fault else fault)
@@ -108,8 +139,15 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
 class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
     """`SegmentStream` for asyncio: `async for`, `async with`."""
 
-    def __init__(self, start: Callable[[str, float | None], "AsyncCall"], attempts: Attempts, *, resume: bool) -> None:
-        super().__init__(attempts, resume=resume)
+    def __init__(
+        self,
+        start: Callable[[str, float | None], "AsyncCall"],
+        attempts: Attempts,
+        *,
+        resume: bool = True,
+        partial: bool = False,
+    ) -> None:
+        super().__init__(attempts, resume=resume, partial=partial)
         self._start = start
         self._call: AsyncCall | None = None
 
@@ -128,14 +166,16 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
                     self._call = self._start(self._cursor or "", self._attempts.timeout())
                 event = await self._call.read()
                 if isinstance(event, pb.StreamSegmentsResponse):
+                    if self._goes_on_after(event):
+                        raise self._out_of_time()
                     return event
                 if self.summary is not None:
                     return None
                 raise _cut_short()
-            except (grpc.aio.AioRpcError, IncompleteStream) as fault:
+            except (grpc.aio.AioRpcError, OctavoError) as fault:
                 if self.summary is not None:
                     return None
-                error = fault if isinstance(fault, IncompleteStream) else from_call(fault)
+                error = fault if isinstance(fault, OctavoError) else from_call(fault)
                 wait = self._seconds_to_wait(error)
                 if wait is None:
                     raise error from (None if error is fault else fault)

@@ -2,22 +2,22 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 
-from octavo.client import replies, requests
-from octavo.client.arguments import CallArguments, Embed, EmbedArguments
-from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
+from octavo.client import replies
+from octavo.client.arguments import CallArguments, Embed, EmbedArguments, EmbedManyArguments, ProcessArguments
+from octavo.client.base import BaseClient
 from octavo.client.documents import DocumentStream
 from octavo.client.errors import Cancelled, OctavoError, from_call
 from octavo.client.ledger import Ledger
 from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
-from octavo.client.retry import Attempts, Retry
+from octavo.client.retry import Attempts
 from octavo.client.streams import SegmentStream
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
@@ -29,72 +29,35 @@ _Response = TypeVar("_Response")
 K = TypeVar("K")
 
 
-class Client:
-    """Calls one server. Safe to share among threads; not across a fork.
+class Client(BaseClient):
+    """Calls one server. Safe to share among threads; not across a fork."""
 
-    Every call takes `timeout` in seconds (None: no limit) and the keyword arguments of `CallArguments`. A refusal
-    that may pass is waited out within the timeout, as `retry` says; every other fault is raised as an OctavoError.
-
-    Args:
-        address: HOST:PORT, [IPV6]:PORT or unix:PATH.
-        token: who calls, "oct_…" as `octavo keys add` shows it; sent with each call, shown nowhere.
-        credentials: for TLS, as from grpc.ssl_channel_credentials; without them the connection is not encrypted.
-        insecure_token: send the token without encryption even to another machine, where others can read it.
-        retry: how patient to be.
-        max_document_bytes: larger documents are refused before they are sent.
-
-    Raises:
-        ValueError: the address or the token can be none, or the token would travel in the open.
-    """
-
-    def __init__(
-        self,
-        address: str = "127.0.0.1:50051",
-        *,
-        token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        insecure_token: bool = False,
-        retry: Retry | None = None,
-        max_document_bytes: int = MAX_DOCUMENT_BYTES,
-    ) -> None:
-        self.address = checked_address(address)
-        self.max_document_bytes = max_document_bytes
-        self._metadata = authorization(address, token, encrypted=credentials is not None, insecure_token=insecure_token)
-        self._retry = retry or Retry()
-        options = channel_options(address, max_document_bytes)
+    def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
         self._channel = (
-            grpc.secure_channel(address, credentials, options)
+            grpc.secure_channel(self.address, credentials, options)
             if credentials
-            else grpc.insecure_channel(address, options)
+            else grpc.insecure_channel(self.address, options)
         )
         self._inference = InferenceServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
 
     def embed(self, text: str, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> EmbedResult:
         """The document's vector, its segments and, where asked, their vectors and those of spans."""
-        request = requests.embed_request(text, self.max_document_bytes, **arguments)
-        return replies.embed_result(self._call(self._inference.Embed, request, Attempts(self._retry, timeout)))
+        request = self._embed_request(text, arguments)
+        return replies.embed_result(self._call(self._inference.Embed, request, self._attempts(timeout)))
 
     @overload
     def embed_many(
         self,
         texts: Iterable[str],
         *,
-        in_flight: int = 8,
         return_exceptions: Literal[False] = False,
-        timeout: float | None = None,
-        **arguments: Unpack[EmbedArguments],
+        **arguments: Unpack[EmbedManyArguments],
     ) -> Iterator[EmbedResult]: ...
 
     @overload
     def embed_many(
-        self,
-        texts: Iterable[str],
-        *,
-        in_flight: int = 8,
-        return_exceptions: Literal[True],
-        timeout: float | None = None,
-        **arguments: Unpack[EmbedArguments],
+        self, texts: Iterable[str], *, return_exceptions: Literal[True], **arguments: Unpack[EmbedManyArguments]
     ) -> Iterator[EmbedResult | OctavoError]: ...
 
     def embed_many(
@@ -110,17 +73,15 @@ class Client:
 
         `timeout` is each call's. A fault ends the iteration, or takes its text's place with `return_exceptions`.
         """
-        if in_flight < 1:
-            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
-        requests.embed_request("", self.max_document_bytes, **arguments)  # tells wrong arguments now, not later
+        self._check_many(in_flight, arguments)
         return self._embed_many(iter(texts), in_flight, return_exceptions, timeout, arguments)
 
     def segment(
         self, text: str, *, timeout: float | None = None, **arguments: Unpack[CallArguments]
     ) -> SegmentationResult:
         """How the document is cut and what it would cost; the model does not run."""
-        request = requests.segment_request(text, self.max_document_bytes, **arguments)
-        reply = self._call(self._inference.Segment, request, Attempts(self._retry, timeout))
+        request = self._segment_request(text, arguments)
+        reply = self._call(self._inference.Segment, request, self._attempts(timeout))
         return replies.segmentation_result(reply)
 
     def analyze(
@@ -132,8 +93,8 @@ class Client:
         **arguments: Unpack[CallArguments],
     ) -> Analysis:
         """One pass over the document for several tasks, each under a name of your choice."""
-        request = requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
-        return replies.analysis(self._call(self._inference.Analyze, request, Attempts(self._retry, timeout)))
+        request = self._analyze_request(text, tasks, arguments)
+        return replies.analysis(self._call(self._inference.Analyze, request, self._attempts(timeout)))
 
     def stream(
         self,
@@ -141,21 +102,24 @@ class Client:
         tasks: Mapping[str, Embed] | None = None,
         *,
         resume: bool = True,
+        partial: bool = False,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> SegmentStream:
         """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
 
         Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
-        a new connection and within the timeout; with `resume=False` the break is raised.
+        a new connection and within the timeout; with `resume=False` the break is raised. Without a timeout it also goes
+        on when the server's default deadline has passed. A deadline that comes before the document's end raises
+        DeadlineExceeded; with `partial=True` the stream ends there, and its summary covers the segments so far.
         """
-        request = requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
+        request = self._stream_request(text, tasks, arguments)
 
         def start(cursor: str, left: float | None) -> "grpc._CallIterator[pb.StreamSegmentsResponse]":
             request.cursor = cursor
             return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
 
-        return SegmentStream(start, Attempts(self._retry, timeout), resume=resume)
+        return SegmentStream(start, self._attempts(timeout), resume=resume, partial=partial)
 
     @overload
     def process(
@@ -163,11 +127,8 @@ class Client:
         documents: Iterable[tuple[K, str]],
         tasks: Mapping[str, Embed] | None = None,
         *,
-        segments: bool = False,
-        in_flight: int = 256,
         return_exceptions: Literal[False] = False,
-        timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[ProcessArguments],
     ) -> Iterator[tuple[K, Analysis]]: ...
 
     @overload
@@ -176,11 +137,8 @@ class Client:
         documents: Iterable[tuple[K, str]],
         tasks: Mapping[str, Embed] | None = None,
         *,
-        segments: bool = False,
-        in_flight: int = 256,
         return_exceptions: Literal[True],
-        timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[ProcessArguments],
     ) -> Iterator[tuple[K, Analysis | OctavoError]]: ...
 
     def process(
@@ -204,15 +162,12 @@ class Client:
 
         Without tasks: {"embed": Embed()}. Answers tell segments with `segments`, or where a task asks for vectors.
         """
-        if in_flight < 1:
-            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
-        start = requests.process_start(tasks, segments=segments, **arguments)
-        ledger: Ledger[K] = Ledger(start, in_flight, self.max_document_bytes)
+        ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
         stream = DocumentStream(
             lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
             documents,
             ledger,
-            Attempts(self._retry, timeout),
+            self._attempts(timeout),
         )
         return stream.answers(return_exceptions=return_exceptions)
 
@@ -220,7 +175,7 @@ class Client:
         """The models that the server serves."""
         found: list[Model] = []
         request = models_pb2.ListModelsRequest()
-        attempts = Attempts(self._retry, timeout)
+        attempts = self._attempts(timeout)
         while True:
             reply = self._call(self._models.ListModels, request, attempts)
             found.extend(map(replies.model, reply.models))
@@ -231,7 +186,7 @@ class Client:
     def model(self, name: str = "", *, timeout: float | None = None) -> Model:
         """One model by "name" or "name@version"; the server's default without a name."""
         request = models_pb2.GetModelRequest(name=name)
-        return replies.model(self._call(self._models.GetModel, request, Attempts(self._retry, timeout)).model)
+        return replies.model(self._call(self._models.GetModel, request, self._attempts(timeout)).model)
 
     def close(self) -> None:
         """Ends the connection, and with it all calls under way."""
@@ -296,10 +251,10 @@ class Client:
 
     def _start(self, text: str, timeout: float | None, arguments: EmbedArguments) -> "_Started | OctavoError":
         try:
-            request = requests.embed_request(text, self.max_document_bytes, **arguments)
+            request = self._embed_request(text, arguments)
         except OctavoError as error:
             return error
-        attempts = Attempts(self._retry, timeout)
+        attempts = self._attempts(timeout)
         future = self._inference.Embed.future(request, timeout=attempts.timeout(), metadata=self._metadata)
         return _Started(request, attempts, future)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
+from octavo.batch.manifest import Vectors
+from octavo.batch.pool import Hold, Pool, Task
+from octavo.batch.records import Made
+from octavo.batch.rows import Problem
 from octavo.client import Analysis, Client, Embed, OctavoError, Retry
 from octavo.client.arguments import CallArguments
 from octavo.client.retry import Attempts
-from server.batch.manifest import Vectors
-from server.batch.pool import Hold, Pool, Task
-from server.batch.records import Made
-from server.batch.rows import Problem
 
 TASK = "embed"
 IN_FLIGHT = 256  # documents of the only server

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from octavo.batch.documents import BOOLEAN, INTEGER, JSON, NUMBER, STRING, kept_value
+from octavo.batch.manifest import Manifest, Vectors
+from octavo.batch.rows import Problem
 from octavo.cli.output import json_line, numbers
 from octavo.client import Segment, Usage
 from octavo.client.results import Array
-from server.batch.documents import BOOLEAN, INTEGER, JSON, NUMBER, STRING, kept_value
-from server.batch.manifest import Manifest, Vectors
-from server.batch.rows import Problem
 
 OWN_COLUMNS = ("id", "segment", "char_start", "char_end", "vector", "usage", "error")
 _USAGE = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens")

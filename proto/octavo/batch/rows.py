@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.batch.errors import InputError
-from server.batch.sources import TEXT, Source, first_line
+from octavo.batch.errors import InputError
+from octavo.batch.sources import TEXT, Source, first_line
 
 LINE_BYTES = 64 << 20  # of a line; JSON may take six bytes for one
 _BUFFER_BYTES = 1 << 20

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from server.batch.rows import INVALID, Problem, Reading, Row, read
-from server.batch.sources import Source
+from octavo.batch.rows import INVALID, Problem, Reading, Row, read
+from octavo.batch.sources import Source
 
 TEXT_COLUMN, ID_COLUMN = "text", "id"
 

@@ -6,28 +6,27 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from octavo.cli.connection import client_of
+from octavo.batch.documents import TEXT_COLUMN, Columns
+from octavo.batch.drivers import Ask
+from octavo.batch.errors import BatchError, OtherJob, TooManyErrors, Unserved
+from octavo.batch.job import Job, run
+from octavo.batch.manifest import Options
+from octavo.batch.output import FORMATS as OUTPUT_FORMATS
+from octavo.batch.parts import Share, Size
+from octavo.batch.records import OWN_COLUMNS
+from octavo.batch.sources import FORMATS as INPUT_FORMATS
+from octavo.cli.connection import client_of, failure
+from octavo.cli.exits import FAILED, Failure
 from octavo.cli.local import local_server
-from octavo.cli.options import call_arguments, embed_task, job_options, refuse_server_with_local, vector_options
+from octavo.cli.options import call_arguments, check_call_options, embed_task, job_options, vector_options
 from octavo.client import Client, Retry
-from server.batch.documents import TEXT_COLUMN, Columns
-from server.batch.drivers import Ask
-from server.batch.errors import BatchError, OtherJob, TooManyErrors
-from server.batch.job import Job, run
-from server.batch.manifest import Options
-from server.batch.output import FORMATS as OUTPUT_FORMATS
-from server.batch.parts import Share, Size
-from server.batch.records import OWN_COLUMNS
-from server.batch.sources import FORMATS as INPUT_FORMATS
-from server.commands.options import fail
 
-SOME_FAILED, TOO_MANY = 3, 4
-STOPPED, REFUSED = 1, 2
 NO_RETRY = Retry(attempts=1, patience=0)  # a document may go to another server meanwhile
 LOCAL_PATIENCE = 5.0  # seconds: a server of our own that has ended does not come back
 # What decides the output, by the names of the options; beside the columns.
@@ -115,23 +114,31 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     octavo batch --input s3://bucket/docs --output s3://bucket/vectors --server a:50051 --server b:50051
     octavo batch --input docs.csv --output vectors --plan --sample 200
 
-    Exit codes: 0 all rows have vectors, 3 some failed, 4 more than --max-errors failed, 1 it stopped and can go on,
-    2 wrong usage or options other than the output was begun with, 130 interrupted, 143 terminated.
+    Exit codes: 0 all rows have vectors, 1 some failed or the job stopped (without a summary, and can go on), 2 wrong
+    usage or options other than the output was begun with, 3 no server can be reached, 130 interrupted, 143 terminated.
     """
-    refuse_server_with_local(ctx)
+    check_call_options(ctx)
+    _check_extra()
     job = _job((*inputs, *more), options)
     try:
         with _terminated():
             summary = _plan(job, options) if plan else run(job, _connected(options))
     except OtherJob as fault:
-        fail(REFUSED, str(fault))
+        raise click.UsageError(str(fault), ctx) from fault
     except TooManyErrors as fault:
-        fail(TOO_MANY, f"{fault}; what is done stays, and the same command goes on with a higher bound")
+        raise Failure(f"{fault}; what is done stays, and the same command goes on with a higher bound") from fault
+    except Unserved as fault:
+        raise failure(fault.error, fault.address) from fault
     except BatchError as fault:
-        fail(STOPPED, str(fault))
+        raise Failure(str(fault)) from fault
     click.echo(json.dumps(summary, ensure_ascii=False))
     if not plan and summary["failed"]:
-        ctx.exit(SOME_FAILED)
+        ctx.exit(FAILED)
+
+
+def _check_extra() -> None:
+    if missing := [name for name in ("pyarrow", "tqdm") if find_spec(name) is None]:
+        raise Failure(f"this needs {' and '.join(missing)}: install octavo-client[batch]")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
@@ -168,8 +175,8 @@ def _connected(options: dict[str, Any], retry: Retry = NO_RETRY) -> Iterator[Seq
 
 
 def _plan(job: Job, options: dict[str, Any]) -> dict[str, Any]:
-    from server.batch.plan import plan  # noqa: PLC0415 - it is asked for seldom
-    from server.batch.progress import clock  # noqa: PLC0415
+    from octavo.batch.plan import plan  # noqa: PLC0415 - rarely needed
+    from octavo.batch.progress import clock  # noqa: PLC0415
 
     with _connected(options, Retry()) as clients:
         found = plan(job, clients)

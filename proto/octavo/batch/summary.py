@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.batch.records import Record
-from server.batch.rows import Problem
+from octavo.batch.records import Record
+from octavo.batch.rows import Problem
 
 
 @dataclass(slots=True)

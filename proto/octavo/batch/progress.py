@@ -6,7 +6,7 @@ from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
-from server.batch.summary import Tally
+from octavo.batch.summary import Tally
 
 LINE_SECONDS = 30.0
 _RECENT_SECONDS = 60.0  # over which the speed is told

@@ -7,21 +7,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from octavo.batch import manifest as manifests
+from octavo.batch.documents import Document, documents
+from octavo.batch.drivers import Ask, probe
+from octavo.batch.errors import InputError, OtherJob, Unserved
+from octavo.batch.manifest import Manifest, Options, Vectors
+from octavo.batch.output import MANIFEST, Output
+from octavo.batch.parts import Place, Share, Size, placed
+from octavo.batch.progress import Progress
+from octavo.batch.records import Layout
+from octavo.batch.rows import Reading
+from octavo.batch.sources import Source, find, shown
+from octavo.batch.summary import Tally
+from octavo.batch.survey import Digest, digest, sample, survey
+from octavo.batch.work import Work
 from octavo.client import Client, OctavoError
-from server.batch import manifest as manifests
-from server.batch.documents import Document, documents
-from server.batch.drivers import Ask, probe
-from server.batch.errors import InputError, OtherJob, Unserved
-from server.batch.manifest import Manifest, Options, Vectors
-from server.batch.output import MANIFEST, Output
-from server.batch.parts import Place, Share, Size, placed
-from server.batch.progress import Progress
-from server.batch.records import Layout
-from server.batch.rows import Reading
-from server.batch.sources import Source, find, shown
-from server.batch.summary import Tally
-from server.batch.survey import Digest, digest, sample, survey
-from server.batch.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +143,16 @@ def _vectors(job: Job, clients: Sequence[Client]) -> Vectors:
         Unserved: none answers, or one refuses.
     """
     found: dict[str, Vectors] = {}
-    silent = ""
+    silent: Unserved | None = None
     for client in clients:
         try:
             found[client.address] = probe(client, job.ask, job.patience if len(clients) == 1 else 0.0)
         except OctavoError as error:
-            silent = f"{client.address}: {error}"
+            silent = Unserved(client.address, error)
             if not error.transient:
-                raise Unserved(silent) from None
-    if not found:
-        raise Unserved(silent)
+                raise silent from error
+    if silent and not found:
+        raise silent
     (first, vectors), *others = found.items()
     for address, theirs in others:
         if theirs != vectors:

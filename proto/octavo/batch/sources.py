@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from server.batch.errors import InputError
+from octavo.batch.errors import InputError
 
 TEXT = "text"
 FORMATS = (TEXT, "jsonl", "csv", "tsv", "parquet")

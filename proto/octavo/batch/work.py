@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from octavo.batch.documents import Document
+from octavo.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Driver, Event, Gone, Paused
+from octavo.batch.errors import TooManyErrors, Unserved
+from octavo.batch.output import Output
+from octavo.batch.parts import OpenPart, Place, Share
+from octavo.batch.pool import Pool, Task
+from octavo.batch.progress import Progress
+from octavo.batch.records import Layout, Made, Record
+from octavo.batch.rows import Problem
+from octavo.batch.summary import Tally
 from octavo.client import Client, OctavoError
-from server.batch.documents import Document
-from server.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Driver, Event, Gone, Paused
-from server.batch.errors import TooManyErrors, Unserved
-from server.batch.output import Output
-from server.batch.parts import OpenPart, Place, Share
-from server.batch.pool import Pool, Task
-from server.batch.progress import Progress
-from server.batch.records import Layout, Made, Record
-from server.batch.rows import Problem
-from server.batch.summary import Tally
 
 OPEN_PARTS = 16  # nothing more is read while so many wait for a row
 _TICK = 1.0  # seconds between looks at the clock while nothing happens
@@ -85,7 +85,7 @@ class Work:
         if not isinstance(error, OctavoError):
             raise error
         if not left:
-            raise Unserved(f"{address}: {error}")
+            raise Unserved(address, error)
         self.progress.say(f"goes on without {address}: {error}")
 
     def _todo(self, documents: Iterator[tuple[Place, Document]]) -> Iterator[tuple[Place, Document]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Generic, TypeVar
 
-from server.batch.documents import Document
+from octavo.batch.documents import Document
 
 T = TypeVar("T")
 

@@ -8,6 +8,8 @@ BatchError
 └── Unserved        no server is left to do the rest
 """
 
+from octavo.client import OctavoError
+
 
 class BatchError(Exception):
     """A job that cannot go on; the message is one line. What is done stays done."""
@@ -30,4 +32,9 @@ class TooManyErrors(BatchError):
 
 
 class Unserved(BatchError):
-    """No server is left to do the rest."""
+    """No server is left to do the rest: the last one's address, and what went wrong with it."""
+
+    def __init__(self, address: str, error: OctavoError) -> None:
+        super().__init__(f"{address}: {error}")
+        self.address = address
+        self.error = error

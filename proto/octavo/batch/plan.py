@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from octavo.batch.documents import Document
+from octavo.batch.errors import Unserved
+from octavo.batch.job import Job
+from octavo.batch.survey import survey
 from octavo.client import Client, OctavoError, SegmentationResult
-from server.batch.documents import Document
-from server.batch.errors import Unserved
-from server.batch.job import Job
-from server.batch.survey import survey
 
 AT_ONCE = 8  # documents being cut, a server
 _ROW_BYTES = 60  # of id, usage and file, beside vector and kept columns
@@ -62,7 +62,7 @@ def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
         speed = sum(_speed(client, job) for client in clients)
         dimensions = job.ask.task.dimensions or clients[0].model(job.ask.arguments.get("model") or "").dimensions
     except OctavoError as error:
-        raise Unserved(str(error)) from None
+        raise Unserved(clients[0].address, error) from error
     scale = rows / counted.documents if counted.documents else 1.0
     vector = dimensions * _TYPE_BYTES[job.ask.task.data_type or "float32"]
     vectors = counted.documents + (counted.segments if job.ask.task.segment_vectors else 0)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from server.batch.documents import STRING, Columns, kind_of
-from server.batch.errors import InputError
-from server.batch.rows import Reading, read
-from server.batch.sources import Source, first_line, shown
+from octavo.batch.documents import STRING, Columns, kind_of
+from octavo.batch.errors import InputError
+from octavo.batch.rows import Reading, read
+from octavo.batch.sources import Source, first_line, shown
 
 _CHUNK = 1 << 20
 _SEED = 8**3

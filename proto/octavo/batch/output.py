@@ -1,18 +1,18 @@
 """The output's folder: files that are there whole or not at all."""
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from server.batch.errors import OutputError
-from server.batch.records import Layout, Record
-from server.batch.sources import file_system, first_line, shown
-from server.batch.summary import Tally
+from octavo.batch.errors import OutputError
+from octavo.batch.records import Layout, Record
+from octavo.batch.sources import file_system, first_line, shown
+from octavo.batch.summary import Tally
+from octavo.files import replacing
 
 FORMATS = ("parquet", "jsonl")
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
@@ -74,9 +74,7 @@ class Output:
         table = layout.table(records)
         self._create(
             self._name(number),
-            lambda path: parquet.write_table(
-                table, path, filesystem=self._files, compression="zstd", use_dictionary=["error.reason"]
-            ),
+            lambda file: parquet.write_table(table, file, compression="zstd", use_dictionary=["error.reason"]),
         )
 
     def tally(self, number: int) -> Tally:
@@ -120,20 +118,21 @@ class Output:
                 yield from batch.to_pylist()
 
     def _write(self, name: str, chunks: Iterable[bytes]) -> None:
-        def fill(path: str) -> None:
-            with self._files.open_output_stream(path, compression=None) as stream:
-                for chunk in chunks:
-                    stream.write(chunk)
+        def fill(file: BinaryIO) -> None:
+            file.writelines(chunks)
 
         self._create(name, fill)
 
-    def _create(self, name: str, fill: Callable[[str], None]) -> None:
-        """Fill a file of another name, let the disk have it, and rename it."""
-        temporary = self._at(f".{name}.{uuid.uuid4().hex}")
+    def _create(self, name: str, fill: Callable[[BinaryIO], None]) -> None:
+        """Fill a file of another name and rename it. A local one is on the disk by then."""
         with self._faults():
-            fill(temporary)
             if self._files.type_name == "local":
-                _sync(Path(temporary))
+                with replacing(Path(self._at(name)), sync=True) as file:
+                    fill(file)
+                return
+            temporary = self._at(f".{name}.{uuid.uuid4().hex}")
+            with self._files.open_output_stream(temporary, compression=None) as stream:
+                fill(stream)
             self._files.move(temporary, self._at(name))
 
     def _name(self, number: int) -> str:
@@ -154,12 +153,4 @@ class Output:
         try:
             yield
         except OSError as fault:
-            raise OutputError(f"{self.uri}: {first_line(fault)}") from fault
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            raise OutputError(f"{self.uri}: {fault.strerror or first_line(fault)}") from fault

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from server.batch.documents import Columns
-from server.batch.errors import OtherJob, OutputError
-from server.batch.survey import Digest, Survey
+from octavo.batch.documents import Columns
+from octavo.batch.errors import OtherJob, OutputError
+from octavo.batch.survey import Digest, Survey
 
 VERSION = 1
 

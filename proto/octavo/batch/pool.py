@@ -7,8 +7,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from server.batch.documents import Document
-from server.batch.parts import Place
+from octavo.batch.documents import Document
+from octavo.batch.parts import Place
 
 WAITING_DOCUMENTS = 256
 WAITING_CHARACTERS = 8_000_000

@@ -1,0 +1,90 @@
+"""What both clients share: construction, requests and checks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from octavo.client import requests
+from octavo.client.arguments import CallArguments, Embed, EmbedArguments
+from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
+from octavo.client.ledger import Ledger
+from octavo.client.retry import Attempts, Retry
+from octavo.v1 import inference_pb2 as pb
+
+
+class BaseClient(ABC):
+    """Calls one server.
+
+    Every call takes `timeout` in seconds (None: no limit) and the keyword arguments of `CallArguments`. A refusal
+    that may pass is waited out within the timeout, as `retry` says; every other fault is raised as an OctavoError.
+
+    Args:
+        address: HOST:PORT, [IPV6]:PORT or unix:PATH.
+        token: who calls, "oct_…" as `octavo keys add` shows it; sent with each call, shown nowhere.
+        credentials: for TLS, as from grpc.ssl_channel_credentials; without them the connection is not encrypted.
+        insecure_token: send the token without encryption even to another machine, where others can read it.
+        retry: how patient to be.
+        max_document_bytes: larger documents are refused before they are sent.
+
+    Raises:
+        ValueError: the address or the token is malformed, or the token would travel in the open.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        insecure_token: bool = False,
+        retry: Retry | None = None,
+        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+    ) -> None:
+        self.address = checked_address(address)
+        self.max_document_bytes = max_document_bytes
+        self._metadata = authorization(address, token, encrypted=credentials is not None, insecure_token=insecure_token)
+        self._retry = retry or Retry()
+        self._open(credentials, channel_options(address, max_document_bytes))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    @abstractmethod
+    def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
+        """Makes the channel and the stubs."""
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        return Attempts(self._retry, timeout)
+
+    def _embed_request(self, text: str, arguments: EmbedArguments) -> pb.EmbedRequest:
+        return requests.embed_request(text, self.max_document_bytes, **arguments)
+
+    def _segment_request(self, text: str, arguments: CallArguments) -> pb.SegmentRequest:
+        return requests.segment_request(text, self.max_document_bytes, **arguments)
+
+    def _analyze_request(self, text: str, tasks: Mapping[str, Embed], arguments: CallArguments) -> pb.AnalyzeRequest:
+        return requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
+
+    def _stream_request(
+        self, text: str, tasks: Mapping[str, Embed] | None, arguments: CallArguments
+    ) -> pb.StreamSegmentsRequest:
+        return requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
+
+    def _check_many(self, in_flight: int, arguments: EmbedArguments) -> None:
+        """Raises for wrong arguments when `embed_many` is called, not when its first result is asked for."""
+        _check_in_flight(in_flight)
+        self._embed_request("", arguments)
+
+    def _ledger(
+        self, tasks: Mapping[str, Embed] | None, segments: bool, in_flight: int, arguments: CallArguments
+    ) -> Ledger[Any]:
+        _check_in_flight(in_flight)
+        start = requests.process_start(tasks, segments=segments, **arguments)
+        return Ledger(start, in_flight, self.max_document_bytes)
+
+
+def _check_in_flight(in_flight: int) -> None:
+    if in_flight < 1:
+        raise ValueError(f"in_flight must be at least 1, not {in_flight}")
