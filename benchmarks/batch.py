@@ -38,7 +38,8 @@ from benchmarks.race import Race, timed
 from benchmarks.served import serve
 from benchmarks.statistics import ratio
 from benchmarks.texts import sotu, spam_assassin
-from benchmarks.workloads import DEFAULT_MODEL
+from benchmarks.workloads import DEFAULT_MODEL, document_segments
+from chunking import load_tokenizer
 from server.config.schema import ModelSettings
 
 __all__ = ["run"]
@@ -200,7 +201,7 @@ def _differences(truth: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
 
 def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.loading.engine import Engine
+    from benchmarks.runner import Engine
 
     draw, texts = random.Random(seed), all_texts()
     chosen: list[str] = []
@@ -208,11 +209,14 @@ def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
         chosen.append(texts.pop(draw.randrange(len(texts))))
     chosen.sort(key=len, reverse=True)
     job = Job(written(folder / "texts.jsonl", chosen), ("--local", "--model", model, "--cache-mode", "bypass"))
-    engine, outputs = Engine(ModelSettings(path=model).folder), iter(range(1_000))
+    source = ModelSettings(path=model).folder
+    engine, tokenizer, outputs = Engine(source), load_tokenizer(source), iter(range(1_000))
     race = Race(
         {
             "batch": lambda: float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"]),
-            "engine": timed(lambda: engine.embed(chosen)),
+            "engine": timed(
+                lambda: engine.embed_as_read(ids for text in chosen for ids in document_segments(text, tokenizer))
+            ),
         }
     )
     race.warm_up()

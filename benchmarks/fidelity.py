@@ -26,7 +26,6 @@ from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.statistics import summarise
 from chunking import load_tokenizer
-from encoder.threads import usable_cores
 from server.config.schema import ModelSettings, cache_home
 
 __all__ = ["Embed", "cosines", "decisions", "document_vectors", "embedder", "kept", "overlaps", "run"]
@@ -154,7 +153,7 @@ def _corpora(folder: Path, most: int) -> list[Corpus]:
         corpus = Corpus(name, [], [], [], specials)
         # Where not all are taken, of every label some.
         for document in random.Random(0).sample(documents, len(documents)):
-            segments = workloads.document_segments(document.text, tokenizer)
+            segments = list(workloads.document_segments(document.text, tokenizer))
             if sum(map(len, segments)) <= _LEAST_TOKENS:
                 continue
             corpus.segments.extend(segments)
@@ -168,15 +167,15 @@ def _corpora(folder: Path, most: int) -> list[Corpus]:
 
 def embedder(folder: Path, scheme: str, window: int) -> Embed:
     """Make an encoder run as the server runs it; it is loaded when first used."""
-    from benchmarks.peers.worker_octavo import Octavo
+    from benchmarks.runner import Engine
 
-    loaded: list[Octavo] = []
+    loaded: list[Engine] = []
 
     def embed(segments: Sequence[Ids]) -> Vectors:
         if not loaded:
-            loaded.append(Octavo(str(folder), scheme=scheme, window=window))
+            loaded.append(Engine(folder, scheme, window))
         click.echo(f"{len(segments)} segments, scheme {scheme}, window {window or 'none'} …", err=True)
-        return loaded[0].embed(segments, 0, usable_cores())
+        return loaded[0].embed(segments)
 
     return embed
 

@@ -23,7 +23,8 @@ from benchmarks.fidelity import Embed, cosines, decisions, document_vectors, emb
 from benchmarks.figures import Figure, Outcome
 from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.statistics import summarise
-from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
+from benchmarks.workloads import document_segments
+from chunking import Policy, Tokenizer, load_tokenizer
 
 __all__ = ["NONE", "Levers", "accuracy", "rows"]
 
@@ -120,8 +121,7 @@ def _vectors(embed: Embed, policy: Policy, documents: Sequence[texts.Document], 
     segments: list[Ids] = []
     counts = []
     for document in documents:
-        steps = read(document.text, tokenizer, Cutting(policy, budget(tokenizer, _POSITIONS)))
-        own = [segment.ids for step in steps for segment in step]
+        own = list(document_segments(document.text, tokenizer, policy))
         segments += own
         counts.append(len(own))
     return document_vectors(embed(segments), segments, counts, len(tokenizer.frame()))

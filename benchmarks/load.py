@@ -52,6 +52,8 @@ from benchmarks.loading.tally import deadline_share, goodput
 from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
 from benchmarks.statistics import percentile, ratio
+from benchmarks.workloads import document_segments
+from chunking import load_tokenizer
 from server.config.schema import ModelSettings
 
 __all__ = ["run"]
@@ -129,15 +131,19 @@ def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint]
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.loading.engine import Engine
+    from benchmarks.runner import Engine
 
     count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
     documents = sorted(bench.corpus.documents(count), key=lambda document: -document.tokens)
-    calls, engine = bench.in_turn(documents), Engine(folder)
+    calls, engine, tokenizer = bench.in_turn(documents), Engine(folder), load_tokenizer(folder)
     race = Race(
         {
             "server": lambda: max(answer.ended for answer in bench.saturate(calls, CALLERS).answers),
-            "engine": timed(lambda: engine.embed([document.text for document in documents])),
+            "engine": timed(
+                lambda: engine.embed_as_read(
+                    ids for each in documents for ids in document_segments(each.text, tokenizer)
+                )
+            ),
         }
     )
     race.warm_up()

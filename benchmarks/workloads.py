@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import texts
 from benchmarks.peers.protocol import Ids
-from chunking import Cutting, Tokenizer, budget, load_tokenizer, read
+from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -36,10 +36,10 @@ class _Piece(NamedTuple):
     tokens: int
 
 
-def document_segments(text: str, tokenizer: Tokenizer) -> list[Ids]:
-    """Cut one document as the server does by default; the ids of each segment, specials included."""
-    owned = budget(tokenizer, _POSITIONS)
-    return [segment.ids for step in read(text, tokenizer, Cutting(max_tokens=owned)) for segment in step]
+def document_segments(text: str, tokenizer: Tokenizer, policy: Policy = "content") -> Iterator[Ids]:
+    """Cut one document as the server does by default, lazily; the ids of each segment, specials included."""
+    cutting = Cutting(policy, budget(tokenizer, _POSITIONS))
+    return (segment.ids for step in read(text, tokenizer, cutting) for segment in step)
 
 
 def content_segments(folder: Path, count: int | None = None, tokens: int | None = None) -> list[Ids]:
@@ -52,8 +52,7 @@ def content_segments(folder: Path, count: int | None = None, tokens: int | None 
 def full_segments(folder: Path, tokens: int) -> list[Ids]:
     """Take segments of exactly 512 ids from the same texts."""
     tokenizer = load_tokenizer(folder)
-    cutting = Cutting(policy="fixed", max_tokens=budget(tokenizer, _POSITIONS))
-    flow = (segment.ids for text in _addresses() for step in read(text, tokenizer, cutting) for segment in step)
+    flow = (ids for text in _addresses() for ids in document_segments(text, tokenizer, "fixed"))
     return _enough((ids for ids in flow if len(ids) == _POSITIONS), None, tokens)
 
 
