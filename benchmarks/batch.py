@@ -36,7 +36,7 @@ import click
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.race import Race, timed
 from benchmarks.served import serve
-from benchmarks.statistics import ratio
+from benchmarks.statistics import proportion, ratio
 from benchmarks.texts import sotu, spam_assassin
 from benchmarks.workloads import DEFAULT_MODEL, document_segments
 from chunking import load_tokenizer
@@ -125,13 +125,12 @@ def both_ways(model: str, folder: Path) -> Figures:
     wanted = [str(number) for number in range(len(texts))]
     empty = {str(number) for number, text in enumerate(texts) if not text.strip()}
     right = [
-        sum(_is_right(row, empty) for row in rows) if [row["id"] for row in rows] == wanted else 0
-        for rows in (served, local)
+        [[row["id"] for row in rows] == wanted and _is_right(row, empty) for row in rows] for rows in (served, local)
     ]
-    same = sum(a["vector"] == b["vector"] for a, b in zip(served, local, strict=True))
+    same = [a["vector"] == b["vector"] for a, b in zip(served, local, strict=True)]
     return {
-        "batch_complete": Figure(min(right) / len(texts), "share", n=len(texts)),
-        "batch_same": Figure(same / len(texts), "share", n=len(texts)),
+        "batch_complete": proportion(min(right, key=sum)),
+        "batch_same": proportion(same),
         "batch_tokens": Figure(summary["tokens"], "tokens"),
         "batch_empty": Figure(len(empty), "documents"),
         "batch_tokens_per_second": Figure(summary["run"]["tokens_per_second"], "tokens/s"),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks import texts, workloads
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.statistics import summarise
+from benchmarks.statistics import proportion, summarise
 from chunking import load_tokenizer
 from server.config.schema import ModelSettings, cache_home
 
@@ -124,8 +124,8 @@ def _vectors(segments: list[Ids], embedders: Embedders) -> Figures:
 
 
 def _decisions(corpora: Sequence[Corpus], embedders: Embedders) -> Figures:
-    changed: list[NDArray[np.float64]] = []
-    changed_windowed: list[NDArray[np.float64]] = []
+    changed: list[NDArray[np.bool_]] = []
+    changed_windowed: list[NDArray[np.bool_]] = []
     figures: dict[str, Outcome] = {}
     for corpus in corpora:
         vectors = [
@@ -134,13 +134,13 @@ def _decisions(corpora: Sequence[Corpus], embedders: Embedders) -> Figures:
         ]
         true = np.array(corpus.labels)
         reference, ours, near = decisions(vectors[0], vectors[1:], corpus.labels)
-        changed.append(100.0 * (ours != reference))
-        changed_windowed.append(100.0 * (near != reference))
+        changed.append(ours != reference)
+        changed_windowed.append(near != reference)
         for scheme, given in (("fp32", reference), ("default", ours), ("window_64", near)):
-            figures[f"accuracy.{corpus.name}.{scheme}"] = summarise(100.0 * (given == true), "%", np.mean)
+            figures[f"accuracy.{corpus.name}.{scheme}"] = proportion(given == true, "%")
     return {
-        "flips": summarise(np.concatenate(changed), "%", np.mean),
-        "window_64_flips": summarise(np.concatenate(changed_windowed), "%", np.mean),
+        "flips": proportion(np.concatenate(changed), "%"),
+        "window_64_flips": proportion(np.concatenate(changed_windowed), "%"),
     } | figures
 
 

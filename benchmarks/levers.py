@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,7 +23,7 @@ from benchmarks import texts
 from benchmarks.fidelity import Embed, cosines, decisions, document_vectors, embedder, kept
 from benchmarks.figures import Figure, Outcome
 from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.statistics import summarise
+from benchmarks.statistics import proportion, summarise
 from benchmarks.workloads import document_segments
 from chunking import Policy, Tokenizer, load_tokenizer
 
@@ -77,7 +78,7 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
     needed = {levers.reading for levers in ways.values()}
     needed |= {NONE} | {replace(NONE, policy=levers.policy) for levers in needed}
     embedders = {levers: _embedder(folder, levers) for levers in needed}
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    found: dict[str, list[NDArray[Any]]] = {}
     for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
         sample = _sample(corpus, documents, tokenizer)
         click.echo(f"{len(sample)} documents of {name} …", err=True)
@@ -89,18 +90,19 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
             naive, own = decisions(vectors[NONE], [mine], true.tolist())
             same, own_same = decisions(vectors[plain], [mine], true.tolist())
             for figure, values in {
-                "accuracy": 100.0 * (own == true),
-                "flips": 100.0 * (own != naive),
-                "flips_same_cuts": 100.0 * (own_same != same),
+                "accuracy": own == true,
+                "flips": own != naive,
+                "flips_same_cuts": own_same != same,
                 "cosine": cosines(mine, vectors[NONE]),
                 "cosine_same_cuts": cosines(mine, vectors[plain]),
             }.items():
                 found.setdefault(f"ablation.{row}.{figure}", []).append(values)
-    return {name: _mean(np.concatenate(values), name) for name, values in found.items()}
+    return {name: _figure(np.concatenate(values)) for name, values in found.items()}
 
 
-def _mean(values: NDArray[np.float64], name: str) -> Figure:
-    return summarise(values, "" if "cosine" in name else "%", np.mean)
+def _figure(values: NDArray[Any]) -> Figure:
+    """Summarise cosines by their mean, and yes or no by the share of yes."""
+    return proportion(values, "%") if values.dtype == np.bool_ else summarise(values, "", np.mean)
 
 
 def _sample(corpus: Sequence[texts.Document], most: int, tokenizer: Tokenizer) -> list[texts.Document]:

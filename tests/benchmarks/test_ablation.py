@@ -53,7 +53,7 @@ class Toy:
 
 
 def test_a_row_without_a_cache_is_timed_once_a_document_and_stands_for_every_state() -> None:
-    readers = {"naive": Toy(8.0, cached=False), "all": Toy(1.0, cached=True)}
+    readers = {"naive": Toy(8.0, cached=False), "default": Toy(2.0, cached=True), "all": Toy(1.0, cached=True)}
     samples = {row: Samples() for row in readers}
     ablation._round(readers, samples, "text", ["copy", "other"])
     assert readers["naive"].seen == ["text"]
@@ -62,7 +62,11 @@ def test_a_row_without_a_cache_is_timed_once_a_document_and_stands_for_every_sta
     assert samples["all"].seconds == {"cold": [[1.0]], "edited": [[1.0, 1.0]], "again": [[0.01, 0.01]]}
     ratios = ablation._ratios(samples, {})
     found = {name: figure.value for name, figure in ratios.items() if isinstance(figure, Figure)}
-    assert found == {"ablation_cold_x": 8.0, "ablation_edit_x": 8.0, "ablation_again_x": pytest.approx(800.0)}
+    assert found == {
+        "ablation_cold_x": 8.0, "ablation_edit_x": 8.0, "ablation_again_x": pytest.approx(800.0),
+        "ablation_cold_x.default": 4.0, "ablation_edit_x.default": 4.0,
+        "ablation_again_x.default": pytest.approx(400.0),
+    }  # fmt: skip
     table = ablation._table(samples, {}, [1_000])
     speed, p99 = table["ablation.all.again.speed"], table["ablation.naive.edited.p99_ms"]
     assert isinstance(speed, Figure)
@@ -71,7 +75,19 @@ def test_a_row_without_a_cache_is_timed_once_a_document_and_stands_for_every_sta
     assert p99.value == pytest.approx(8_000)
     bars = ablation._drawings(samples)["ablation.cold"]
     assert isinstance(bars, Bars)
-    assert bars.names == ("naive", "all")
+    assert bars.names == ("naive", "default", "all")
+
+
+def test_flips_and_accuracy_are_those_of_the_default_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "default.flips_same_cuts": 2.0, "all.flips_same_cuts": 0.0,
+        "default.accuracy": 90.0, "all.accuracy": 95.0, "server.accuracy": 100.0,
+    }  # fmt: skip
+    found = {f"ablation.{name}": Figure(value, "%") for name, value in values.items()}
+    monkeypatch.setattr(ablation, "accuracy", lambda *_: found)
+    changes = ablation._changes(Path(), levers.rows(64), 20)
+    assert changes["ablation_flips"] == Figure(2.0, "%")
+    assert changes["ablation_accuracy_kept"] == Figure(90.0, "%")
 
 
 def test_decisions_are_held_against_naive_reading_and_against_the_same_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
