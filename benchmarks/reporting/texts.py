@@ -16,10 +16,10 @@ from pathlib import Path
 from benchmarks.figures import Figure
 from benchmarks.reporting.record import Record, RecordError, read
 
-__all__ = ["RESULTS", "Claim", "TextError", "claims", "held", "renewed", "texts"]
+__all__ = ["RESULTS", "ROOT", "Claim", "TextError", "claims", "held", "renewed", "texts"]
 
-_ROOT = Path(__file__).parents[2]
-RESULTS = _ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 _CLAIM = re.compile(
     r"(?P<number>-?\d[\d,]*(?:\.(?P<decimals>\d+))?)"
     r"<!-- (?P<scenario>[\w-]+)\.(?P<figure>[^\s>]+)(?: / (?P<divisor>\d+))? -->"
@@ -45,7 +45,7 @@ class Claim:
 
 def texts() -> list[Path]:
     """List the texts that may name figures."""
-    return [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def claims(text: str) -> Iterator[Claim]:
