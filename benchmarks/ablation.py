@@ -43,8 +43,6 @@ from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _NAIVE = "naive"
 _STATES = ("cold", "edited", "again")
 _RANKS = (50, 95, 99)

@@ -42,8 +42,6 @@ from benchmarks.workloads import DEFAULT_MODEL, document_segments
 from chunking import load_tokenizer
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _QUICK_MODEL = "splade-tiny"
 _OK, _SOME_FAILED = 0, 3
 _KILL_DOCUMENTS, _KILL_PART_ROWS = 250, 10
@@ -80,7 +78,6 @@ class Job:
 
         Raises:
             RuntimeError: it did not end well.
-
         """
         process = self.start(output)
         said, _ = process.communicate()
@@ -286,7 +283,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: it does not say that it is done.
-
     """
     from pyarrow import parquet
 

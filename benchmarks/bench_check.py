@@ -19,8 +19,6 @@ from benchmarks.regression.baseline import Checked, check, update
 from benchmarks.regression.measure import RATIOS
 from benchmarks.statistics import proportion
 
-__all__ = ["run"]
-
 _SLOWER = 0.15
 
 

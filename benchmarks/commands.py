@@ -10,8 +10,6 @@ import click
 
 from benchmarks.reporting.record import Record, RecordError, read_all
 
-__all__ = ["COMMANDS"]
-
 _PATH = click.Path(path_type=Path, exists=True)
 
 

@@ -17,8 +17,6 @@ from benchmarks.served import Served, serve
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _LENGTHS = (*range(1, 34), *range(40, 512, 10), 63, 64, 65, 127, 128, 129, 255, 256, 257, 383, 384, 385, 509)
 _SMALL_TOKENS = 10_000
 _TIMEOUT_SECONDS = 3600.0

@@ -28,8 +28,6 @@ from benchmarks.statistics import proportion, summarise
 from chunking import load_tokenizer
 from server.config.schema import ModelSettings, cache_home
 
-__all__ = ["Embed", "cosines", "decisions", "document_vectors", "embedder", "kept", "overlaps", "run"]
-
 Embed = Callable[[Sequence[Ids]], Vectors]
 
 _NEAREST = 10

@@ -18,8 +18,6 @@ from benchmarks.statistics import percentile
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _MILLI = 1000.0
 _RANKS = (50, 95, 99)
 

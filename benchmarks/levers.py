@@ -27,8 +27,6 @@ from benchmarks.statistics import proportion, summarise
 from benchmarks.workloads import document_segments
 from chunking import Policy, Tokenizer, load_tokenizer
 
-__all__ = ["NONE", "Levers", "accuracy", "rows"]
-
 _POSITIONS = 512
 _MOST_TOKENS = 4_096
 

@@ -56,8 +56,6 @@ from benchmarks.workloads import document_segments
 from chunking import load_tokenizer
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 PARTS = {
     "engine": ("server_over_engine",),
     "overload": ("overload_goodput", "overload_in_deadline"),

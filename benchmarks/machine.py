@@ -13,8 +13,6 @@ import psutil
 
 from encoder.threads import usable_cores
 
-__all__ = ["busy", "commit", "describe", "processor", "versions"]
-
 # What decides which kernels can run, of the hundred flags that a CPU has.
 _TELLING_FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",

@@ -33,8 +33,6 @@ from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLin
 from encoder.weights import Checkpoint
 from server.config.schema import ModelSettings
 
-__all__ = ["Parts", "TakenApart", "run"]
-
 _SETTINGS = {"int8": 0, "int8_128": 128, "int8_64": 64, "bf16": 0, "fp32": 0}
 """Window of each; the name begins with the scheme."""
 

@@ -16,8 +16,6 @@ from server.inference.runner import Runner
 from server.telemetry.metrics import Metrics
 from server.types import Pool, Work
 
-__all__ = ["Engine", "even_budget", "packed"]
-
 _MEAN = Pool("mean")
 
 

@@ -24,8 +24,6 @@ from benchmarks.statistics import ratio, summarise
 from octavo.client import Client
 from octavo.client.arguments import CacheModeName
 
-__all__ = ["run"]
-
 _YARDSTICK = 10_000
 _REPEATS = {1_000: 8, 3_000: 4, 30_000: 2}
 """How often short lengths come in a round; others once."""
@@ -57,7 +55,6 @@ class Target:
 
         Raises:
             ValueError: some of the text did not come back.
-
         """
         if self.process:
             self.process.forget_peak()

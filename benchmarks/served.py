@@ -18,8 +18,6 @@ from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Served", "ServerError", "forget_peak", "free_port", "peak_memory", "serve"]
-
 _READY = "ready "
 _MIB = 1 << 20
 
@@ -41,7 +39,6 @@ class Served:
 
         Raises:
             LookupError: there is none.
-
         """
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
             families = text_string_to_metric_families(reply.read().decode())
@@ -77,7 +74,6 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
 
     Raises:
         ServerError: it was not ready ``within`` seconds.
-
     """
     metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:

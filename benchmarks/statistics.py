@@ -14,8 +14,6 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure
 
-__all__ = ["percentile", "proportion", "ratio", "summarise"]
-
 Array = NDArray[np.float64]
 Statistic = Callable[..., Any]
 
@@ -28,7 +26,6 @@ def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic 
 
     Raises:
         ValueError: there are no samples, or one is not finite.
-
     """
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0:
@@ -55,7 +52,6 @@ def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") ->
 
     Raises:
         ValueError: there are no trials.
-
     """
     trials = len(hits)
     if not trials:
@@ -78,7 +74,6 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
 
     Raises:
         ValueError: the two did not run in the same rounds.
-
     """
     if len(above) != len(below):
         raise ValueError(f"{len(above)} samples cannot be paired with {len(below)}")

@@ -5,8 +5,6 @@ from enum import StrEnum
 
 from benchmarks.figures import Missing, Reading
 
-__all__ = ["TARGETS", "Target", "Verdict", "judge", "of_scenario"]
-
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -12,18 +12,6 @@ from benchmarks import texts
 from benchmarks.peers.protocol import Ids
 from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "consecutive",
-    "content_segments",
-    "document_segments",
-    "documents",
-    "full_segments",
-    "short_texts",
-    "text_of",
-    "with_tokens",
-]
-
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _POSITIONS = 512
 _SEED = 8**3
@@ -104,7 +92,6 @@ def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
 
     Raises:
         ValueError: the addresses have not so many tokens.
-
     """
     whole = "\n\n".join(_addresses())
     begin = whole.index(" ", int(start * len(whole))) + 1 if start else 0

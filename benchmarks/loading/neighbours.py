@@ -10,8 +10,6 @@ from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request
 from benchmarks.loading.tally import Answer, latencies, of_callers
 from benchmarks.statistics import percentile, proportion
 
-__all__ = ["interactive", "politeness"]
-
 _POLITE, _FLOODING = range(GUESTS - 1), GUESTS - 1
 _POLITE_SHARE = 0.6  # of the capacity, by nine together
 _FLOOD = 50.0 / GUESTS  # capacities, by the tenth: fifty times its share

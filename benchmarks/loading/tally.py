@@ -7,8 +7,6 @@ generator that waits for a slow server would otherwise leave out the very calls 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Answer", "Look", "accepted", "goodput", "latencies", "most_granted", "of_callers"]
-
 REFUSED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 

@@ -14,8 +14,6 @@ import numpy as np
 from benchmarks.peers.environment import interpreter
 from benchmarks.peers.protocol import Vectors
 
-__all__ = ["Team", "Worker", "WorkerError"]
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,7 +54,6 @@ class Worker:
 
         Raises:
             WorkerError: the worker failed or died.
-
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

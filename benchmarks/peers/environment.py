@@ -9,8 +9,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["PeerError", "interpreter"]
-
 _MADE = "requirements.blake2b"
 
 
@@ -23,7 +21,6 @@ def interpreter(peer: str, *, install: bool) -> Path:
 
     Raises:
         PeerError: it is not installed and must not be, or it would not install.
-
     """
     requirements = Path(__file__).with_name(f"{peer}.txt")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo" / "peers" / peer

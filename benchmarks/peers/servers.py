@@ -20,8 +20,6 @@ from benchmarks.peers.environment import PeerError, interpreter
 from benchmarks.peers.protocol import Vectors
 from benchmarks.served import free_port
 
-__all__ = ["KINDS", "Kind", "PeerServer", "started"]
-
 _MODEL = "model"
 _HOST = "127.0.0.1"
 _WITHIN = 180.0  # seconds; importing TensorFlow takes its time
@@ -116,7 +114,6 @@ class PeerServer:
 
         Raises:
             PeerError: it refused one.
-
         """
         with ThreadPoolExecutor(callers) as pool:
             shares = [list(range(index, len(texts), callers)) for index in range(min(callers, len(texts)))]
@@ -153,7 +150,6 @@ def started(peer: str, folder: Path, scratch: Path, *, install: bool) -> Iterato
 
     Raises:
         PeerError: it is not installed, or did not come up.
-
     """
     python, port, kind = interpreter(peer, install=install), free_port(), KINDS[peer]
     home, log = scratch / peer, scratch / f"{peer}.log"

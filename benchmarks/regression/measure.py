@@ -18,8 +18,6 @@ from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["RATIOS", "Measured", "measure", "slowed"]
-
 RATIOS = {
     "engine": "products",  # segments through the encoder, without a server
     "server": "products",  # a document that is computed, through gRPC

@@ -12,8 +12,6 @@ from benchmarks.machine import processor
 from benchmarks.reporting.record import Record, RecordError, read
 from benchmarks.reporting.texts import RESULTS, ROOT, TextError, claims, held
 
-__all__ = ["CODE", "faults"]
-
 CODE = ("cache", "chunking", "encoder", "server", "proto/octavo")
 """What the figures speak of, within a checkout."""
 

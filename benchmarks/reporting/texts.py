@@ -16,8 +16,6 @@ from pathlib import Path
 from benchmarks.figures import Figure
 from benchmarks.reporting.record import Record, RecordError, read
 
-__all__ = ["RESULTS", "ROOT", "Claim", "TextError", "claims", "held", "renewed", "texts"]
-
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 _CLAIM = re.compile(
@@ -53,7 +51,6 @@ def claims(text: str) -> Iterator[Claim]:
 
     Raises:
         TextError: a comment that names a figure follows no number.
-
     """
     text = _without_code(text)
     found = list(_CLAIM.finditer(text))
@@ -67,7 +64,6 @@ def held(claim: Claim, results: Path = RESULTS) -> str:
 
     Raises:
         TextError: there is no such record, or no such figure in it.
-
     """
     name = f"{claim.scenario}.{claim.figure}"
     try:
@@ -85,7 +81,6 @@ def renewed(text: str, results: Path = RESULTS) -> str:
 
     Raises:
         TextError: a figure is not in the records.
-
     """
     return _outside_code(
         text, lambda part: _CLAIM.sub(lambda found: held(_claim(found), results) + _comment(found), part)
