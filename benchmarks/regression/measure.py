@@ -40,7 +40,7 @@ class Measured:
 def measure(planted: Mapping[str, float], rounds: int = 9) -> Measured:
     """Measure the ratios. ``planted`` slows a part down by a share of its time, to see whether that is noticed."""
     folder = ModelSettings(path=workloads.DEFAULT_MODEL).folder
-    text = workloads.text_of(_LONG, folder)
+    (text,) = workloads.consecutive([_LONG])
     with ThreadPoolExecutor(1) as aside:
         loading = aside.submit(Engine, folder)
         with (
@@ -69,7 +69,7 @@ def _race(runs: Mapping[str, Run], planted: Mapping[str, float]) -> Race:
 
 def _computing(engine: Engine, client: Client, folder: Path) -> dict[str, Run]:
     cores = usable_cores()
-    segments, text = workloads.content_segments(folder, tokens=_SHORT), workloads.text_of(_SHORT, folder)
+    segments, (text,) = workloads.content_segments(folder, tokens=_SHORT), workloads.consecutive([_SHORT])
     return {
         "products": timed(Products(cores)),
         "engine": timed(lambda: engine.embed(segments)),
