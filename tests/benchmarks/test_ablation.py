@@ -92,18 +92,15 @@ def test_flips_and_accuracy_are_those_of_the_default_settings(monkeypatch: pytes
 
 def test_decisions_are_held_against_naive_reading_and_against_the_same_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = ["a", "b"] * 10
-    monkeypatch.setattr(
-        texts, "book_excerpts", lambda: [texts.Document(str(i), each, "") for i, each in enumerate(labels)]
-    )
-    monkeypatch.setattr(texts, "spam_assassin", texts.book_excerpts)
+    sample = [texts.Document(str(i), each, "") for i, each in enumerate(labels)]
     monkeypatch.setattr(levers, "load_tokenizer", lambda folder: folder)
-    monkeypatch.setattr(levers, "_sample", lambda corpus, *_: corpus)
+    monkeypatch.setattr(levers, "labelled", lambda *_: {"book_excerpts": sample, "spam_assassin": sample})
     monkeypatch.setattr(levers, "_embedder", lambda _, way: way)
     clear = np.array([[1.0, 0.1], [-1.0, 0.1]] * 10, np.float32)
     one_wrong = clear.copy()
     one_wrong[0] *= -1
     # Cutting by content turns one document round; 8 bits on top of it change nothing more.
-    monkeypatch.setattr(levers, "_vectors", lambda way, policy, *_: one_wrong if policy == "content" else clear)
+    monkeypatch.setattr(levers, "read_documents", lambda *_: one_wrong if _[-1] == "content" else clear)
     figures = levers.accuracy(Path(), levers.rows(64), documents=20)
     found = {name: figure.value for name, figure in figures.items() if isinstance(figure, Figure)}
     assert found["ablation.server.flips"] == found["ablation.int8.flips"] == 0
