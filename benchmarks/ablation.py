@@ -20,12 +20,10 @@ of what ships.
 """
 
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import click
 import numpy as np
@@ -36,6 +34,7 @@ from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt,
 from benchmarks.histograms import distribution
 from benchmarks.levers import Levers, accuracy, rows
 from benchmarks.peers.driver import Team
+from benchmarks.race import timed
 from benchmarks.served import forget_peak, peak_memory, serve
 from benchmarks.statistics import percentile, ratio, summarise
 from chunking import load_tokenizer
@@ -52,19 +51,13 @@ _TIMEOUT = 600.0
 _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_again_x": "again"}
 
 
-class Reader(Protocol):
-    """Who reads a document; what that took."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads all of a text, and returns the seconds that its caller waited; ``cached``: it remembers texts."""
 
-    @property
-    def pid(self) -> int:
-        """Whose memory is looked at."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether it remembers what it has read."""
-
-    def read(self, text: str) -> float:
-        """Read all of a text; the seconds that its caller waited."""
+    read: Callable[[str], float]
+    pid: int
+    cached: bool = False
 
 
 @dataclass(slots=True)
@@ -198,45 +191,23 @@ def _turned(readers: Mapping[str, Reader], by: int) -> dict[str, Reader]:
     return {name: readers[name] for name in names[by:] + names[:by]}
 
 
-@dataclass(frozen=True, slots=True)
-class Naive:
-    """Transformers in a process of its own."""
-
-    team: Team
-    pid: int
-    cached: bool = False
-
-    def read(self, text: str) -> float:
-        """Read all of a text, one piece of 512 tokens after the other."""
-        return self.team.read(_NAIVE, [text], 1, usable_cores())[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """A server of ours."""
-
-    client: Client
-    pid: int
-    cached: bool
-
-    def read(self, text: str) -> float:
-        """Ask for a document's vector."""
-        start = time.perf_counter()
-        self.client.embed(text, timeout=_TIMEOUT)
-        return time.perf_counter() - start
-
-
 @contextmanager
 def _naive(folder: Path, install: bool) -> Iterator[Reader]:
+    """Start transformers, which reads one piece of 512 tokens after the other."""
     with (
         tempfile.TemporaryDirectory(prefix="octavo-ablation-") as scratch,
         Team("transformers", 1, Path(scratch), install=install) as team,
     ):
         team.load(_NAIVE, folder)
-        yield Naive(team, team.pid)
+        yield Reader(lambda text: team.read(_NAIVE, [text], 1, usable_cores())[1], team.pid)
 
 
 @contextmanager
 def _ours(folder: Path, levers: Levers) -> Iterator[Reader]:
+    """Start a server, and ask it for each document's vector."""
     with serve(config=levers.config(folder)) as server, Client(server.address) as client:
-        yield Ours(client, server.pid, levers.cache)
+
+        def read(text: str) -> float:
+            return timed(lambda: client.embed(text, timeout=_TIMEOUT))()
+
+        yield Reader(read, server.pid, levers.cache)

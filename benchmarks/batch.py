@@ -35,7 +35,7 @@ import click
 
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.race import Race, timed
-from benchmarks.served import serve
+from benchmarks.served import peak_memory, serve
 from benchmarks.statistics import proportion, ratio
 from benchmarks.texts import sotu, spam_assassin
 from benchmarks.workloads import DEFAULT_MODEL, document_segments
@@ -49,7 +49,6 @@ _LOCAL_KILLS = 5  # of a job in process, which loads the model each time; one jo
 _RACE_CHARACTERS = 1_000_000
 _POLL_SECONDS = 0.05
 _FEW, _MANY = 1_000, 100_000
-_MIB = 1 << 10  # of KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +246,7 @@ def _peak(job: Job, output: Path) -> float:
     """Peak resident memory of the command, in MiB."""
     process, peak = job.start(output), 0.0
     while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-        found = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-        peak = max([peak, *(int(line.split()[1]) / _MIB for line in found)])
+        peak = max(peak, peak_memory(process.pid))
         time.sleep(_POLL_SECONDS)
     process.communicate()
     if process.returncode != _OK:

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.peers.environment import PeerError, interpreter
 from benchmarks.peers.protocol import Vectors
-from benchmarks.served import free_port
+from benchmarks.served import free_port, last_line
 
 _MODEL = "model"
 _HOST = "127.0.0.1"
@@ -179,9 +179,8 @@ def _wait(peer: str, server: PeerServer, process: "subprocess.Popen[bytes]", log
         if ended is None and time.monotonic() < until:
             time.sleep(0.2)
             continue
-        said = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         state = f"not ready after {_WITHIN:g} s" if ended is None else f"ended with status {ended}"
-        raise PeerError(f"{peer}: {state}; its last line was: {said.strip()}")
+        raise PeerError(f"{peer}: {state}; its last line was: {last_line(log)}")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, levers, texts
-from benchmarks.ablation import Samples
+from benchmarks.ablation import Reader, Samples
 from benchmarks.figures import Bars, Figure
 from benchmarks.levers import NONE, Levers
 from server.config.schema import Settings
@@ -37,27 +37,26 @@ def test_each_row_pulls_one_lever() -> None:
         Settings.model_validate(config)
 
 
-class Toy:
-    """Reads a text in a time of its own; remembers, if it is ``cached``."""
+def toy(seconds: float, seen: list[str], *, cached: bool) -> Reader:
+    """Make a reader that needs a time of its own and, if it is ``cached``, a hundredth for what it has seen."""
 
-    pid = os.getpid()
+    def read(text: str) -> float:
+        known = cached and text in seen
+        seen.append(text)
+        return seconds / (100 if known else 1)
 
-    def __init__(self, seconds: float, *, cached: bool) -> None:
-        self.cached, self._seconds = cached, seconds
-        self.seen: list[str] = []
-
-    def read(self, text: str) -> float:
-        known = self.cached and text in self.seen
-        self.seen.append(text)
-        return self._seconds / (100 if known else 1)
+    return Reader(read, os.getpid(), cached)
 
 
 def test_a_row_without_a_cache_is_timed_once_a_document_and_stands_for_every_state() -> None:
-    readers = {"naive": Toy(8.0, cached=False), "default": Toy(2.0, cached=True), "all": Toy(1.0, cached=True)}
+    seen: dict[str, list[str]] = {"naive": [], "default": [], "all": []}
+    readers = {
+        row: toy(seconds, seen[row], cached=row != "naive") for row, seconds in zip(seen, (8, 2, 1), strict=True)
+    }
     samples = {row: Samples() for row in readers}
     ablation._round(readers, samples, "text", ["copy", "other"])
-    assert readers["naive"].seen == ["text"]
-    assert readers["all"].seen == ["text", "copy", "other", "text", "text"]
+    assert seen["naive"] == ["text"]
+    assert seen["all"] == ["text", "copy", "other", "text", "text"]
     assert samples["naive"].seconds == {"cold": [[8.0]], "edited": [[8.0]], "again": [[8.0]]}
     assert samples["all"].seconds == {"cold": [[1.0]], "edited": [[1.0, 1.0]], "again": [[0.01, 0.01]]}
     ratios = ablation._ratios(samples, {})
