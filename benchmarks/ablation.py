@@ -12,18 +12,18 @@ configured by default, which has all but the window; `all` has it too: of 400 de
 changed none, 208 two, 192 three, 64 eleven. Rows without a cache are timed cold alone: that is their time in every
 state.
 
-All read the same documents, stretches of addresses that have nothing in common, in turns. `ablation_flips` holds all
-levers against fp32 on the same cuts, as `fidelity` does; what cutting elsewhere changes beside is told by
-`ablation.<row>.flips`, which holds every row against naive reading.
+All read the same documents, stretches of addresses that have nothing in common, in turns. `ablation_flips` compares
+`default`, which is what ships, with fp32 on the same cuts, as `fidelity` does; `ablation.all.flips_same_cuts` does so
+with the window. What cutting elsewhere changes shows in `ablation.<row>.flips`, which compares every row with naive
+reading. `ablation_cold_x`, `ablation_edit_x` and `ablation_again_x` are those of `all`; with `.default` appended, those
+of what ships.
 """
 
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import click
 import numpy as np
@@ -34,14 +34,13 @@ from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt,
 from benchmarks.histograms import distribution
 from benchmarks.levers import Levers, accuracy, rows
 from benchmarks.peers.driver import Team
+from benchmarks.race import timed
 from benchmarks.served import forget_peak, peak_memory, serve
 from benchmarks.statistics import percentile, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.schema import ModelSettings
-
-__all__ = ["run"]
 
 _NAIVE = "naive"
 _STATES = ("cold", "edited", "again")
@@ -52,19 +51,13 @@ _TIMEOUT = 600.0
 _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_again_x": "again"}
 
 
-class Reader(Protocol):
-    """Who reads a document; what that took."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads all of a text, and returns the seconds that its caller waited; ``cached``: it remembers texts."""
 
-    @property
-    def pid(self) -> int:
-        """Whose memory is looked at."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether it remembers what it has read."""
-
-    def read(self, text: str) -> float:
-        """Read all of a text; the seconds that its caller waited."""
+    read: Callable[[str], float]
+    pid: int
+    cached: bool = False
 
 
 @dataclass(slots=True)
@@ -135,12 +128,13 @@ def _round(readers: Mapping[str, Reader], samples: Mapping[str, Samples], text: 
 
 
 def _ratios(samples: Mapping[str, Samples], missing: Mapping[str, Missing]) -> Figures:
-    """How many times longer naive reading takes than all levers, document by document."""
-    for needed in (_NAIVE, "all"):
-        if needed in missing:
-            return dict.fromkeys(_RATIOS, missing[needed])
-    naive = samples[_NAIVE].typical("cold")
-    return {name: ratio(naive, samples["all"].typical(state)) for name, state in _RATIOS.items()}
+    """Divide naive reading's time by that of all levers and by that of the default settings, document by document."""
+    figures: dict[str, Outcome] = {}
+    for row, suffix in (("all", ""), ("default", ".default")):
+        gone = missing.get(_NAIVE) or missing.get(row)
+        for name, state in _RATIOS.items():
+            figures[name + suffix] = gone or ratio(samples[_NAIVE].typical("cold"), samples[row].typical(state))
+    return figures
 
 
 def _table(samples: Mapping[str, Samples], missing: Mapping[str, Missing], tokens: list[int]) -> Figures:
@@ -180,11 +174,11 @@ def _drawings(samples: Mapping[str, Samples]) -> Figures:
 
 def _changes(folder: Path, ways: Mapping[str, Levers], judged: int) -> Figures:
     found = accuracy(folder, ways, judged)
-    kept, naive = found["ablation.all.accuracy"], found["ablation.server.accuracy"]
+    kept, naive = found["ablation.default.accuracy"], found["ablation.server.accuracy"]
     assert isinstance(kept, Figure)
     assert isinstance(naive, Figure)
     return {
-        "ablation_flips": found["ablation.all.flips_same_cuts"],
+        "ablation_flips": found["ablation.default.flips_same_cuts"],
         "ablation_accuracy_kept": Figure(100 * kept.value / naive.value, "%", n=kept.n),
         **found,
     }
@@ -197,45 +191,23 @@ def _turned(readers: Mapping[str, Reader], by: int) -> dict[str, Reader]:
     return {name: readers[name] for name in names[by:] + names[:by]}
 
 
-@dataclass(frozen=True, slots=True)
-class Naive:
-    """Transformers in a process of its own."""
-
-    team: Team
-    pid: int
-    cached: bool = False
-
-    def read(self, text: str) -> float:
-        """Read all of a text, one piece of 512 tokens after the other."""
-        return self.team.read(_NAIVE, [text], 1, usable_cores())[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """A server of ours."""
-
-    client: Client
-    pid: int
-    cached: bool
-
-    def read(self, text: str) -> float:
-        """Ask for a document's vector."""
-        start = time.perf_counter()
-        self.client.embed(text, timeout=_TIMEOUT)
-        return time.perf_counter() - start
-
-
 @contextmanager
 def _naive(folder: Path, install: bool) -> Iterator[Reader]:
+    """Start transformers, which reads one piece of 512 tokens after the other."""
     with (
         tempfile.TemporaryDirectory(prefix="octavo-ablation-") as scratch,
         Team("transformers", 1, Path(scratch), install=install) as team,
     ):
         team.load(_NAIVE, folder)
-        yield Naive(team, team.pid)
+        yield Reader(lambda text: team.read(_NAIVE, [text], 1, usable_cores())[1], team.pid)
 
 
 @contextmanager
 def _ours(folder: Path, levers: Levers) -> Iterator[Reader]:
+    """Start a server, and ask it for each document's vector."""
     with serve(config=levers.config(folder)) as server, Client(server.address) as client:
-        yield Ours(client, server.pid, levers.cache)
+
+        def read(text: str) -> float:
+            return timed(lambda: client.embed(text, timeout=_TIMEOUT))()
+
+        yield Reader(read, server.pid, levers.cache)

@@ -35,13 +35,12 @@ import click
 
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.race import Race, timed
-from benchmarks.served import serve
-from benchmarks.statistics import ratio
+from benchmarks.served import peak_memory, serve
+from benchmarks.statistics import proportion, ratio
 from benchmarks.texts import sotu, spam_assassin
-from benchmarks.workloads import DEFAULT_MODEL
+from benchmarks.workloads import DEFAULT_MODEL, document_segments
+from chunking import load_tokenizer
 from server.config.schema import ModelSettings
-
-__all__ = ["run"]
 
 _QUICK_MODEL = "splade-tiny"
 _OK, _SOME_FAILED = 0, 1
@@ -50,7 +49,6 @@ _LOCAL_KILLS = 5  # of a job in process, which loads the model each time; one jo
 _RACE_CHARACTERS = 1_000_000
 _POLL_SECONDS = 0.05
 _FEW, _MANY = 1_000, 100_000
-_MIB = 1 << 10  # of KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,6 @@ class Job:
 
         Raises:
             RuntimeError: it did not end well.
-
         """
         process = self.start(output)
         said, _ = process.communicate()
@@ -124,13 +121,12 @@ def both_ways(model: str, folder: Path) -> Figures:
     wanted = [str(number) for number in range(len(texts))]
     empty = {str(number) for number, text in enumerate(texts) if not text.strip()}
     right = [
-        sum(_is_right(row, empty) for row in rows) if [row["id"] for row in rows] == wanted else 0
-        for rows in (served, local)
+        [[row["id"] for row in rows] == wanted and _is_right(row, empty) for row in rows] for rows in (served, local)
     ]
-    same = sum(a["vector"] == b["vector"] for a, b in zip(served, local, strict=True))
+    same = [a["vector"] == b["vector"] for a, b in zip(served, local, strict=True)]
     return {
-        "batch_complete": Figure(min(right) / len(texts), "share", n=len(texts)),
-        "batch_same": Figure(same / len(texts), "share", n=len(texts)),
+        "batch_complete": proportion(min(right, key=sum)),
+        "batch_same": proportion(same),
         "batch_tokens": Figure(summary["tokens"], "tokens"),
         "batch_empty": Figure(len(empty), "documents"),
         "batch_tokens_per_second": Figure(summary["run"]["tokens_per_second"], "tokens/s"),
@@ -200,7 +196,7 @@ def _differences(truth: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
 
 def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.loading.engine import Engine
+    from benchmarks.runner import Engine
 
     draw, texts = random.Random(seed), all_texts()
     chosen: list[str] = []
@@ -208,11 +204,14 @@ def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
         chosen.append(texts.pop(draw.randrange(len(texts))))
     chosen.sort(key=len, reverse=True)
     job = Job(written(folder / "texts.jsonl", chosen), ("--local", "--model", model, "--cache-mode", "bypass"))
-    engine, outputs = Engine(ModelSettings(path=model).folder), iter(range(1_000))
+    source = ModelSettings(path=model).folder
+    engine, tokenizer, outputs = Engine(source), load_tokenizer(source), iter(range(1_000))
     race = Race(
         {
             "batch": lambda: float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"]),
-            "engine": timed(lambda: engine.embed(chosen)),
+            "engine": timed(
+                lambda: engine.embed_as_read(ids for text in chosen for ids in document_segments(text, tokenizer))
+            ),
         }
     )
     race.warm_up()
@@ -247,9 +246,7 @@ def _peak(job: Job, output: Path) -> float:
     """Peak resident memory of the command, in MiB."""
     process, peak = job.start(output), 0.0
     while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-        found = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-        peak = max([peak, *(int(line.split()[1]) / _MIB for line in found)])
+        peak = max(peak, peak_memory(process.pid))
         time.sleep(_POLL_SECONDS)
     process.communicate()
     if process.returncode != _OK:
@@ -283,7 +280,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: it does not say that it is done.
-
     """
     from pyarrow import parquet
 

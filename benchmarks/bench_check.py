@@ -17,8 +17,7 @@ import click
 from benchmarks.figures import Figure, Figures, Outcome
 from benchmarks.regression.baseline import Checked, check, update
 from benchmarks.regression.measure import RATIOS
-
-__all__ = ["run"]
+from benchmarks.statistics import proportion
 
 _SLOWER = 0.15
 
@@ -35,7 +34,7 @@ def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
         quietly = [_checked({}, folder) for _ in range(quiet)]
     caught = [each.slower == (name,) for (name, _), each in slowed.items()]
     return {
-        "bench_check_true": Figure(sum(caught) / len(caught), "share", n=len(caught)),
+        "bench_check_true": proportion(caught),
         **{f"planted_over.{name}": each.over[name] for (name, turn), each in slowed.items() if not turn},
         "bench_check_false": Figure(sum(bool(each.slower) for each in quietly), "runs", n=len(quietly)),
         "bench_check_again": Figure(sum(each.processes > 1 for each in quietly), "runs", n=len(quietly)),

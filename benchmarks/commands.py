@@ -10,8 +10,6 @@ import click
 
 from benchmarks.reporting.record import Record, RecordError, read_all
 
-__all__ = ["COMMANDS"]
-
 _PATH = click.Path(path_type=Path, exists=True)
 
 
@@ -78,12 +76,24 @@ def check(ctx: click.Context, update: bool) -> None:
         ctx.exit(1)
 
 
-@click.command()
-def texts() -> None:
-    """Write the figures of benchmarks/results/ into README.md and docs/, where a comment names them."""
+@click.command(epilog="Exit status with --check: 0 all is well, 1 something is wrong.")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; tell what is wrong with figures and records.")
+@click.pass_context
+def texts(ctx: click.Context, only_check: bool) -> None:
+    """Write the figures of benchmarks/results/ into README.md and docs/, where a comment names them.
+
+    --check requires that the texts say what the records say, and that the records they quote are of one commit, from a
+    clean tree, on processors that the texts name, and not older than the code.
+    """
+    from benchmarks.reporting.provenance import faults
     from benchmarks.reporting.texts import TextError, renewed
     from benchmarks.reporting.texts import texts as named
 
+    if only_check:
+        found = faults(named())
+        for each in found:
+            click.echo(each)
+        ctx.exit(int(bool(found)))
     for path in named():
         text = path.read_text(encoding="utf-8")
         try:

@@ -4,7 +4,6 @@ The server runs as a user starts it, the document goes through gRPC and the publ
 loop's lag are read from outside.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +12,13 @@ import numpy as np
 
 from benchmarks import workloads
 from benchmarks.figures import Figure, Figures, attempt
-from benchmarks.served import Served, serve
+from benchmarks.served import serve
+from benchmarks.streaming import stream
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _LENGTHS = (*range(1, 34), *range(40, 512, 10), 63, 64, 65, 127, 128, 129, 255, 256, 257, 383, 384, 385, 509)
 _SMALL_TOKENS = 10_000
-_TIMEOUT_SECONDS = 3600.0
 _LAG = "octavo_event_loop_lag_max_seconds"  # the worst since the scrape before
 
 
@@ -61,49 +58,22 @@ def _sentence_transformers(folder: Path) -> Callable[[str], np.ndarray]:
 
 def _long(folder: Path, tokens: int) -> Figures:
     """Stream a small and then a long document; what the long one takes more, and the loop's worst lag in it."""
-    long = workloads.text_of(tokens, folder)
-    small = workloads.text_of(min(_SMALL_TOKENS, tokens), folder, backwards=True)  # no segment in common
+    long, small = workloads.consecutive([tokens, min(_SMALL_TOKENS, tokens)])  # no segment in common
     with serve("--model", str(folder)) as server, Client(server.address) as client:
-        _stream(client, small)  # warm-up: what is allocated once belongs to neither
-        small_peak = _peak(server, lambda: _stream(client, small))
+        stream(client, small)  # warm-up: what is allocated once belongs to neither
+        server.forget_peak()
+        stream(client, small)
+        small_peak = server.peak_memory()
         server.metric(_LAG)
-        first, total = 0.0, 0.0
-
-        def stream() -> None:
-            nonlocal first, total
-            first, total = _stream(client, long)
-
-        long_peak = _peak(server, stream)
-        lag = server.metric(_LAG)
+        server.forget_peak()
+        cost = stream(client, long)
+        long_peak, lag = server.peak_memory(), server.metric(_LAG)
     return {
         "memory_1m_mb": Figure(long_peak - small_peak, "MB"),
         "loop_block_ms": Figure(1000 * lag, "ms"),
-        "first_segment_share": Figure(100 * first / total, "%"),
-        "first_segment_ms": Figure(1000 * first, "ms"),
-        "long_document_s": Figure(total, "s"),
-        "long_document_speed": Figure(tokens / total, "tokens/s"),
+        "first_segment_share": Figure(100 * cost.first / cost.total, "%"),
+        "first_segment_ms": Figure(1000 * cost.first, "ms"),
+        "long_document_s": Figure(cost.total, "s"),
+        "long_document_speed": Figure(cost.tokens / cost.total, "tokens/s"),
         "small_document_peak_mb": Figure(small_peak, "MB"),
     }
-
-
-def _peak(server: Served, work: Callable[[], object]) -> float:
-    server.forget_peak()
-    work()
-    return server.peak_memory()
-
-
-def _stream(client: Client, text: str) -> tuple[float, float]:
-    """Stream one document; seconds to its first segment, and to its end."""
-    start = time.perf_counter()
-    first: float | None = None
-    covered = 0
-    with client.stream(text, timeout=_TIMEOUT_SECONDS) as segments:
-        for result in segments:
-            first = first or time.perf_counter() - start
-            if result.segment.char_start != covered:
-                raise ValueError(f"text is missing before character {result.segment.char_start}")
-            covered = result.segment.char_end
-    total = time.perf_counter() - start
-    if covered != len(text) or first is None:
-        raise ValueError(f"{covered} of {len(text)} characters came back")
-    return first, total

@@ -18,8 +18,6 @@ import grpc
 from benchmarks.served import serve
 from octavo.client import Client
 
-__all__ = ["Endpoint", "named", "reached", "server_options"]
-
 _KEY_VARIABLE = "OCTAVO_API_KEY"  # never an option: everybody on a machine reads its processes' arguments
 
 Run = TypeVar("Run", bound=Callable[..., Any])
@@ -72,7 +70,6 @@ def named(where: Mapping[str, Any]) -> Endpoint | None:
 
     Raises:
         click.UsageError: the others were given without --server.
-
     """
     if not where["server"]:
         if where["tls"] or where["ca"] or where["allow_plaintext_token"]:

@@ -21,8 +21,6 @@ from benchmarks.statistics import ratio, summarise
 from encoder.threads import usable_cores
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _QUERY_TOKENS, _QUERY_REPEATS = 16, 25
 
 

@@ -12,8 +12,7 @@ index or a head that exists must go on working.
 import hashlib
 import os
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,30 +23,16 @@ from numpy.typing import NDArray
 from benchmarks import texts, workloads
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.statistics import summarise
-from chunking import load_tokenizer
-from encoder.threads import usable_cores
+from benchmarks.statistics import proportion, summarise
+from chunking import Policy, Tokenizer, load_tokenizer
 from server.config.schema import ModelSettings, cache_home
-
-__all__ = ["Embed", "cosines", "decisions", "document_vectors", "embedder", "kept", "overlaps", "run"]
 
 Embed = Callable[[Sequence[Ids]], Vectors]
 
 _NEAREST = 10
 _COSINES = 200
 _WINDOW = 64
-_LEAST_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Labelled documents as segments laid end to end; ``counts`` says how many belong to each document."""
-
-    name: str
-    segments: list[Ids]
-    counts: list[int]
-    labels: list[str]
-    specials: int
+_POSITIONS = 512
 
 
 class Embedders(NamedTuple):
@@ -69,9 +54,10 @@ def run(model: str, segments: int, documents: int, quick: bool) -> Figures:
         segments, documents = 300, 60
     embedders = Embedders(_fp32(folder), embedder(folder, "auto", 0), embedder(folder, "auto", _WINDOW))
     pool = workloads.content_segments(folder, count=segments)
-    corpora = _corpora(folder, documents)
+    tokenizer = load_tokenizer(folder)
+    corpora = labelled(tokenizer, documents)
     figures = attempt(["cos_mean", "cos_min", "top10_overlap", "window_64_cos"], lambda: _vectors(pool, embedders))
-    figures |= attempt(["flips", "window_64_flips"], lambda: _decisions(corpora, embedders))
+    figures |= attempt(["flips", "window_64_flips"], lambda: _decisions(corpora, embedders, tokenizer))
     return figures
 
 
@@ -124,59 +110,60 @@ def _vectors(segments: list[Ids], embedders: Embedders) -> Figures:
     }
 
 
-def _decisions(corpora: Sequence[Corpus], embedders: Embedders) -> Figures:
-    changed: list[NDArray[np.float64]] = []
-    changed_windowed: list[NDArray[np.float64]] = []
+def _decisions(corpora: Mapping[str, Sequence[texts.Document]], embedders: Embedders, tokenizer: Tokenizer) -> Figures:
+    changed: list[NDArray[np.bool_]] = []
+    changed_windowed: list[NDArray[np.bool_]] = []
     figures: dict[str, Outcome] = {}
-    for corpus in corpora:
-        vectors = [
-            document_vectors(embed(corpus.segments), corpus.segments, corpus.counts, corpus.specials)
-            for embed in embedders
-        ]
-        true = np.array(corpus.labels)
-        reference, ours, near = decisions(vectors[0], vectors[1:], corpus.labels)
-        changed.append(100.0 * (ours != reference))
-        changed_windowed.append(100.0 * (near != reference))
+    for name, documents in corpora.items():
+        vectors = [read_documents(embed, documents, tokenizer) for embed in embedders]
+        true = np.array([document.label for document in documents])
+        reference, ours, near = decisions(vectors[0], vectors[1:], true.tolist())
+        changed.append(ours != reference)
+        changed_windowed.append(near != reference)
         for scheme, given in (("fp32", reference), ("default", ours), ("window_64", near)):
-            figures[f"accuracy.{corpus.name}.{scheme}"] = summarise(100.0 * (given == true), "%", np.mean)
+            figures[f"accuracy.{name}.{scheme}"] = proportion(given == true, "%")
     return {
-        "flips": summarise(np.concatenate(changed), "%", np.mean),
-        "window_64_flips": summarise(np.concatenate(changed_windowed), "%", np.mean),
+        "flips": proportion(np.concatenate(changed), "%"),
+        "window_64_flips": proportion(np.concatenate(changed_windowed), "%"),
     } | figures
 
 
-def _corpora(folder: Path, most: int) -> list[Corpus]:
-    """Read the labelled texts of over 512 tokens."""
-    tokenizer = load_tokenizer(folder)
-    specials = len(tokenizer.frame())
-    found = []
-    for name, documents in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
-        corpus = Corpus(name, [], [], [], specials)
-        # Where not all are taken, of every label some.
-        for document in random.Random(0).sample(documents, len(documents)):
-            segments = workloads.document_segments(document.text, tokenizer)
-            if sum(map(len, segments)) <= _LEAST_TOKENS:
-                continue
-            corpus.segments.extend(segments)
-            corpus.counts.append(len(segments))
-            corpus.labels.append(document.label)
-            if len(corpus.counts) == most:
+def labelled(tokenizer: Tokenizer, most: int, longest: float = float("inf")) -> dict[str, list[texts.Document]]:
+    """Draw documents of each labelled corpus by seed: those that have to be cut, and at most ``longest`` tokens."""
+    found: dict[str, list[texts.Document]] = {}
+    for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
+        taken = found.setdefault(name, [])
+        for document in random.Random(0).sample(corpus, len(corpus)):
+            # A token has a character at least; hardly any has 16. The longest mails need not be tokenised.
+            if _POSITIONS < len(document.text) < 16 * longest:
+                (tokens,) = tokenizer.encode([document.text])
+                if _POSITIONS < len(tokens) <= longest:
+                    taken.append(document)
+            if len(taken) == most:
                 break
-        found.append(corpus)
     return found
+
+
+def read_documents(
+    embed: Embed, documents: Sequence[texts.Document], tokenizer: Tokenizer, policy: Policy = "content"
+) -> Vectors:
+    """Cut documents as the server does, and make the vector of each."""
+    own = [list(workloads.document_segments(document.text, tokenizer, policy)) for document in documents]
+    segments = [ids for each in own for ids in each]
+    return document_vectors(embed(segments), segments, list(map(len, own)), len(tokenizer.frame()))
 
 
 def embedder(folder: Path, scheme: str, window: int) -> Embed:
     """Make an encoder run as the server runs it; it is loaded when first used."""
-    from benchmarks.peers.worker_octavo import Octavo
+    from benchmarks.runner import Engine
 
-    loaded: list[Octavo] = []
+    loaded: list[Engine] = []
 
     def embed(segments: Sequence[Ids]) -> Vectors:
         if not loaded:
-            loaded.append(Octavo(str(folder), scheme=scheme, window=window))
+            loaded.append(Engine(folder, scheme, window))
         click.echo(f"{len(segments)} segments, scheme {scheme}, window {window or 'none'} …", err=True)
-        return loaded[0].embed(segments, 0, usable_cores())
+        return loaded[0].embed(segments)
 
     return embed
 

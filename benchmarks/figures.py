@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["Bars", "Curve", "Distribution", "Drawing", "Figure", "Figures", "Missing", "Outcome", "Reading", "attempt"]
-
 
 @dataclass(frozen=True, slots=True)
 class Figure:

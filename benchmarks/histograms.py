@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.figures import Distribution
 
-__all__ = ["HdrHistogram", "distribution", "empty", "histogram", "percentiles", "read"]
-
 _MICRO = 1e6
 _LONGEST = 3_600_000_000
 _DIGITS = 3
@@ -37,7 +35,6 @@ def distribution(durations: Iterable[float] | HdrHistogram, title: str) -> Distr
 
     Raises:
         ValueError: there are no durations.
-
     """
     counted = durations if isinstance(durations, HdrHistogram) else histogram(durations)
     if not counted.get_total_count():

@@ -16,9 +16,6 @@ from benchmarks.histograms import distribution
 from benchmarks.race import Race, Run
 from benchmarks.statistics import percentile
 from octavo.client import Client
-from server.config.schema import ModelSettings
-
-__all__ = ["run"]
 
 _MILLI = 1000.0
 _RANKS = (50, 95, 99)
@@ -33,9 +30,9 @@ _RANKS = (50, 95, 99)
 def run(model: str, lengths: str, calls: int, **where: Any) -> Figures:
     """Measure p50, p95 and p99 for each length, in turns."""
     sizes = [int(size) for size in lengths.split(",")]
-    documents = workloads.documents(sizes, calls + 1, ModelSettings(path=model).folder)
+    texts = workloads.consecutive(sizes * (calls + 1))
     with reached(where, "--model", model) as endpoint, endpoint.client() as client:
-        race = Race({str(size): _embed(client, documents[size]) for size in sizes})
+        race = Race({str(size): _embed(client, texts[place :: len(sizes)]) for place, size in enumerate(sizes)})
         race.warm_up()
         race.measure(calls)
     figures: dict[str, Outcome] = {f"p{_RANKS[0]}_ms.{name}": missing for name, missing in race.missing.items()}

@@ -8,26 +8,21 @@ Where a text is cut changes a vector far more than 8 bits do, so decisions are t
 and, to see numbers apart from cuts, changed of those that fp32 makes on the same cuts.
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 import encoder
-from benchmarks import texts
-from benchmarks.fidelity import Embed, cosines, decisions, document_vectors, embedder, kept
+from benchmarks.fidelity import Embed, cosines, decisions, embedder, kept, labelled, read_documents
 from benchmarks.figures import Figure, Outcome
-from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.statistics import summarise
-from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
+from benchmarks.statistics import proportion, summarise
+from chunking import Policy, load_tokenizer
 
-__all__ = ["NONE", "Levers", "accuracy", "rows"]
-
-_POSITIONS = 512
 _MOST_TOKENS = 4_096
 
 
@@ -76,11 +71,12 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
     needed = {levers.reading for levers in ways.values()}
     needed |= {NONE} | {replace(NONE, policy=levers.policy) for levers in needed}
     embedders = {levers: _embedder(folder, levers) for levers in needed}
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
-        sample = _sample(corpus, documents, tokenizer)
+    found: dict[str, list[NDArray[Any]]] = {}
+    for name, sample in labelled(tokenizer, documents, _MOST_TOKENS).items():
         click.echo(f"{len(sample)} documents of {name} …", err=True)
-        vectors = {levers: _vectors(embed, levers.policy, sample, tokenizer) for levers, embed in embedders.items()}
+        vectors = {
+            levers: read_documents(embed, sample, tokenizer, levers.policy) for levers, embed in embedders.items()
+        }
         true = np.array([document.label for document in sample])
         for row, levers in ways.items():
             plain = replace(NONE, policy=levers.policy)
@@ -88,43 +84,19 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
             naive, own = decisions(vectors[NONE], [mine], true.tolist())
             same, own_same = decisions(vectors[plain], [mine], true.tolist())
             for figure, values in {
-                "accuracy": 100.0 * (own == true),
-                "flips": 100.0 * (own != naive),
-                "flips_same_cuts": 100.0 * (own_same != same),
+                "accuracy": own == true,
+                "flips": own != naive,
+                "flips_same_cuts": own_same != same,
                 "cosine": cosines(mine, vectors[NONE]),
                 "cosine_same_cuts": cosines(mine, vectors[plain]),
             }.items():
                 found.setdefault(f"ablation.{row}.{figure}", []).append(values)
-    return {name: _mean(np.concatenate(values), name) for name, values in found.items()}
+    return {name: _figure(np.concatenate(values)) for name, values in found.items()}
 
 
-def _mean(values: NDArray[np.float64], name: str) -> Figure:
-    return summarise(values, "" if "cosine" in name else "%", np.mean)
-
-
-def _sample(corpus: Sequence[texts.Document], most: int, tokenizer: Tokenizer) -> list[texts.Document]:
-    """Draw documents by seed, those that are long enough to be cut and not so long that one outweighs a hundred."""
-    taken: list[texts.Document] = []
-    for document in random.Random(0).sample(corpus, len(corpus)):
-        # A token has a character at least, a byte at most: the longest mails need not be tokenised to be left out.
-        if _POSITIONS < len(document.text) < 16 * _MOST_TOKENS:
-            (tokens,) = tokenizer.encode([document.text])
-            if _POSITIONS < len(tokens) <= _MOST_TOKENS:
-                taken.append(document)
-        if len(taken) == most:
-            break
-    return taken
-
-
-def _vectors(embed: Embed, policy: Policy, documents: Sequence[texts.Document], tokenizer: Tokenizer) -> Vectors:
-    segments: list[Ids] = []
-    counts = []
-    for document in documents:
-        steps = read(document.text, tokenizer, Cutting(policy, budget(tokenizer, _POSITIONS)))
-        own = [segment.ids for step in steps for segment in step]
-        segments += own
-        counts.append(len(own))
-    return document_vectors(embed(segments), segments, counts, len(tokenizer.frame()))
+def _figure(values: NDArray[Any]) -> Figure:
+    """Summarise cosines by their mean, and yes or no by the share of yes."""
+    return proportion(values, "%") if values.dtype == np.bool_ else summarise(values, "", np.mean)
 
 
 def _embedder(folder: Path, levers: Levers) -> Embed:

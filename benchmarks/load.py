@@ -48,13 +48,13 @@ from benchmarks.loading.grants import granted
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.neighbours import interactive, politeness
 from benchmarks.loading.stall import stalled
-from benchmarks.loading.tally import deadline_share, goodput
+from benchmarks.loading.tally import Answer, accepted, goodput
 from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
-from benchmarks.statistics import percentile, ratio
+from benchmarks.statistics import percentile, proportion, ratio
+from benchmarks.workloads import document_segments
+from chunking import load_tokenizer
 from server.config.schema import ModelSettings
-
-__all__ = ["run"]
 
 PARTS = {
     "engine": ("server_over_engine",),
@@ -129,15 +129,19 @@ def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint]
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.loading.engine import Engine
+    from benchmarks.runner import Engine
 
     count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
     documents = sorted(bench.corpus.documents(count), key=lambda document: -document.tokens)
-    calls, engine = bench.in_turn(documents), Engine(folder)
+    calls, engine, tokenizer = bench.in_turn(documents), Engine(folder), load_tokenizer(folder)
     race = Race(
         {
             "server": lambda: max(answer.ended for answer in bench.saturate(calls, CALLERS).answers),
-            "engine": timed(lambda: engine.embed([document.text for document in documents])),
+            "engine": timed(
+                lambda: engine.embed_as_read(
+                    ids for each in documents for ids in document_segments(each.text, tokenizer)
+                )
+            ),
         }
     )
     race.warm_up()
@@ -162,10 +166,14 @@ def overload(bench: Bench, seconds: float) -> Figures:
         "overload_goodput": Figure(good / mean(around), "x"),
         "overload_capacity.before": Figure(around[0], "tokens/s"),
         "overload_capacity.after": Figure(around[1], "tokens/s"),
-        "overload_in_deadline": Figure(deadline_share(answers, bench.deadline), "share"),
-        "overload_ok_in_deadline": Figure(deadline_share([a for a in answers if a.ok], bench.deadline), "share"),
+        "overload_in_deadline": _in_time(accepted(answers), bench.deadline),
+        "overload_ok_in_deadline": _in_time([each for each in answers if each.ok], bench.deadline),
         **{f"overload_calls.{code}": Figure(count, "calls") for code, count in sorted(codes.items())},
     }
+
+
+def _in_time(answers: Sequence[Answer], deadline: float) -> Figure:
+    return proportion([answer.in_time(deadline) for answer in answers])
 
 
 def wasted(bench: Bench, trials: int) -> Figures:

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Container, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,6 @@ from typing import Any
 import psutil
 
 from encoder.threads import usable_cores
-
-__all__ = ["busy", "commit", "describe", "versions"]
 
 # What decides which kernels can run, of the hundred flags that a CPU has.
 _TELLING_FLAGS = (
@@ -22,6 +22,19 @@ _PACKAGES = (
     "octavo", "torch", "transformers", "tokenizers", "sentencepiece", "bitsandbytes", "numpy", "grpcio", "protobuf",
 )  # fmt: skip
 _BUSY_SHARE = 0.25
+
+# Maker, family, models, name: as CPUID tells them and the makers' revision guides list them.
+_MICROARCHITECTURES: tuple[tuple[str, int, Container[int], str], ...] = (
+    ("AMD", 23, (*range(0x30, 0x40), *range(0x60, 0x80), *range(0x90, 0xA0)), "Zen 2"),
+    ("AMD", 25, (*range(0x10), *range(0x20, 0x60)), "Zen 3"),
+    ("AMD", 25, (*range(0x10, 0x20), *range(0x60, 0x80), *range(0xA0, 0xB0)), "Zen 4"),
+    ("AMD", 26, range(0x80), "Zen 5"),
+    ("Intel", 6, (85,), "Skylake or Cascade Lake"),
+    ("Intel", 6, (106, 108), "Ice Lake"),
+    ("Intel", 6, (143,), "Sapphire Rapids"),
+    ("Intel", 6, (207,), "Emerald Rapids"),
+    ("Intel", 6, (173, 174), "Granite Rapids"),
+)
 
 
 def describe() -> dict[str, Any]:
@@ -38,6 +51,19 @@ def describe() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def processor(described: Mapping[str, Any]) -> str | None:
+    """Name the microarchitecture: a virtual machine's own name for its CPU, such as "AMD EPYC", names none.
+
+    None if it is unknown here.
+    """
+    maker = re.split(r"\W", described.get("cpu", ""))[0]
+    family, model, *_ = [*map(int, described.get("cpu_family_model", "").split()), -1, -1]
+    for own_maker, own_family, models, name in _MICROARCHITECTURES:
+        if (maker, family) == (own_maker, own_family) and model in models:
+            return f"{maker} {name}"
+    return None
 
 
 def busy(described: dict[str, Any]) -> str | None:

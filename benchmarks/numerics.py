@@ -7,6 +7,7 @@ and all else in fp32, in plain PyTorch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,8 +19,8 @@ from benchmarks import workloads
 from benchmarks.fidelity import cosines
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.peers.worker_octavo import Octavo
 from benchmarks.race import Race, timed
+from benchmarks.runner import Engine
 from benchmarks.statistics import ratio, summarise
 from encoder.calibration import calibration_ids
 from encoder.configuration import read_architecture
@@ -29,11 +30,8 @@ from encoder.ops import Quantiser
 from encoder.ops import bytes as in_bytes
 from encoder.ops.reference import Reference, activate, attention
 from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLinear, quantise
-from encoder.threads import usable_cores
 from encoder.weights import Checkpoint
 from server.config.schema import ModelSettings
-
-__all__ = ["Parts", "TakenApart", "run"]
 
 _SETTINGS = {"int8": 0, "int8_128": 128, "int8_64": 64, "bf16": 0, "fp32": 0}
 """Window of each; the name begins with the scheme."""
@@ -55,20 +53,17 @@ def run(tokens: int, rounds: int, segments: int, model: str) -> Figures:
 
 def _settings(folder: Path, timing: Sequence[Ids], judged: Sequence[Ids], rounds: int) -> Figures:
     """Tokens a second, how many times as fast as fp32, and cosines to it, of each setting."""
-    cores = usable_cores()
-    engines = {
-        name: Octavo(str(folder), scheme=name.partition("_")[0], window=window) for name, window in _SETTINGS.items()
-    }
-    race = Race({name: timed(lambda own=own: own.embed(timing, 0, cores)) for name, own in engines.items()})  # type: ignore[misc]
+    engines = {name: Engine(folder, name.partition("_")[0], window) for name, window in _SETTINGS.items()}
+    race = Race({name: timed(partial(own.embed, timing)) for name, own in engines.items()})
     race.warm_up()
     race.measure(rounds)
     for missing in race.missing.values():
         raise LookupError(missing.reason)
-    expected = engines["fp32"].embed(judged, 0, cores)
+    expected = engines["fp32"].embed(judged)
     counted = sum(map(len, timing))
     figures: dict[str, Outcome] = {}
     for name, engine in engines.items():
-        found = cosines(engine.embed(judged, 0, cores), expected)
+        found = cosines(engine.embed(judged), expected)
         figures[f"speed.{name}"] = summarise([counted / seconds for seconds in race.seconds[name]], "tokens/s")
         figures[f"x_fp32.{name}"] = ratio(race.seconds["fp32"], race.seconds[name])
         figures[f"cos_mean.{name}"] = summarise(found, "", np.mean)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from benchmarks.figures import Missing, reason_of
 
-__all__ = ["Race", "Run", "timed"]
-
 Run = Callable[[], float]
 """Does the work once and returns the seconds that it took, by whoever can tell best (a worker times itself)."""
 

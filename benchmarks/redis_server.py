@@ -9,18 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.served import free_port
 from server.config.schema import cache_home
 
 PACKAGES = (
-    "redis-server",
-    "redis-tools",
-    "libjemalloc2",
-    "liblua5.1-0",
-    "libatomic1",
-    "liblzf1",
-    "lua-bitop",
-    "lua-cjson",
-)
+    "redis-server", "redis-tools", "libjemalloc2", "liblua5.1-0", "libatomic1", "liblzf1", "lua-bitop", "lua-cjson",
+)  # fmt: skip
 SOON = 10.0  # seconds; it starts in 0.1
 
 
@@ -49,18 +43,8 @@ class Redis:
         Raises:
             NoRedis: it does not.
         """
-        command = [
-            str(self.binary),
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
-        command += ["--dir", str(self.folder), "--daemonize", "no"]
+        command = [str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
         environment = {"LD_LIBRARY_PATH": self.libraries, "LC_ALL": "C"}
         with (self.folder / "redis.log").open("ab") as told:
             self._process = subprocess.Popen(command, stdout=told, stderr=told, env=environment)
@@ -89,10 +73,7 @@ def running(folder: Path) -> Iterator[Redis]:
         NoRedis: none can be had.
     """
     binary, libraries = find()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    redis = Redis(binary, libraries, folder, port)
+    redis = Redis(binary, libraries, folder, free_port())
     try:
         redis.start()
         yield redis

@@ -10,8 +10,6 @@ import click
 
 from benchmarks.figures import Figures
 
-__all__ = ["Scenario", "scenarios"]
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:

@@ -7,11 +7,10 @@ is what a million's is held against.
 """
 
 import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
@@ -21,27 +20,16 @@ from benchmarks.endpoint import named, server_options
 from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome
 from benchmarks.served import Served, serve
 from benchmarks.statistics import ratio, summarise
+from benchmarks.streaming import Streamed, stream
 from octavo.client import Client
 from octavo.client.arguments import CacheModeName
-
-__all__ = ["run"]
 
 _YARDSTICK = 10_000
 _REPEATS = {1_000: 8, 3_000: 4, 30_000: 2}
 """How often short lengths come in a round; others once."""
 _WARM_UP_CHARACTERS = 250_000  # about 100k tokens of a log: the memory tier is full then and grows no more
 _MILLI, _MICRO = 1e3, 1e6
-_TIMEOUT = 600.0
 _MOST_KNOWN = 0.01  # share of a document's tokens; speeches repeat themselves now and then
-
-
-class Streamed(NamedTuple):
-    """What one document cost: seconds to its first segment and to its end; MiB at the server's peak, if seen."""
-
-    tokens: int
-    first: float
-    total: float
-    peak: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +45,13 @@ class Target:
 
         Raises:
             ValueError: some of the text did not come back.
-
         """
         if self.process:
             self.process.forget_peak()
-        start = time.perf_counter()
-        first, covered = 0.0, 0
-        with self.client.stream(text, timeout=_TIMEOUT, cache_mode=self.cache_mode, resume=False) as segments:
-            for result in segments:
-                first = first or time.perf_counter() - start
-                covered = result.segment.char_end
-            total = time.perf_counter() - start
-            if covered != len(text) or segments.summary is None:
-                raise ValueError(f"{covered} of {len(text)} characters came back")
-            usage = segments.summary.usage
-        if usage.cached_tokens > _MOST_KNOWN * usage.processed_tokens:
-            raise ValueError(f"{usage.cached_tokens} of {usage.tokens} tokens were known already")
-        return Streamed(usage.tokens, first, total, self.process.peak_memory() if self.process else None)
+        found = stream(self.client, text, self.cache_mode)
+        if found.known > _MOST_KNOWN:
+            raise ValueError(f"{found.known:.1%} of the tokens were known already")
+        return found._replace(peak=self.process.peak_memory() if self.process else None)
 
 
 @server_options

@@ -21,8 +21,6 @@ from benchmarks.texts import KINDS
 from chunking import Cutting, Policy, Segment, Tokenizer, budget, load_tokenizer, read
 from server.config.schema import ModelSettings
 
-__all__ = ["edited", "run", "units"]
-
 _POSITIONS = 512
 _DOCUMENTS = 10  # of each kind; the edits are spread over them
 _CHARACTERS = 60_000

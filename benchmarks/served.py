@@ -18,8 +18,6 @@ from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Served", "ServerError", "forget_peak", "free_port", "peak_memory", "serve"]
-
 _READY = "ready "
 _MIB = 1 << 20
 
@@ -67,8 +65,8 @@ def forget_peak(pid: int) -> None:
 def peak_memory(pid: int) -> float:
     """Read a process' peak of resident memory since it was forgotten, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024 / _MIB
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]  # none, if it has just ended
+    return int(lines[0].split()[1]) * 1024 / _MIB if lines else 0.0
 
 
 @contextmanager
@@ -77,7 +75,6 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
 
     Raises:
         ServerError: it was not ready ``within`` seconds.
-
     """
     metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:
@@ -95,7 +92,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
         try:
             yield Served(_ready(process, log, within), metrics_address, process.pid)
         finally:
-            _stop(process)
+            stop(process)
 
 
 def _environment() -> dict[str, str]:
@@ -119,16 +116,21 @@ def _ready(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10)
                 break
-    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     state = f"not ready after {within:g} s" if process.poll() is None else f"ended with status {process.returncode}"
-    raise ServerError(f"the server: {state}; {last}")
+    raise ServerError(f"the server: {state}; {last_line(log)}")
 
 
 def _read(pipe: IO[bytes]) -> bytes:
     return os.read(pipe.fileno(), 65536)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def last_line(log: Path) -> str:
+    """Read the last line of what a process said, for a message about its end."""
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()
+
+
+def stop(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
+    """End a process: gently first, and by force if it does not end."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(20)

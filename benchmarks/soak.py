@@ -27,8 +27,6 @@ from benchmarks.loading.users import FAULTS, LOST, live
 from benchmarks.served import serve
 from server.config.schema import ModelSettings
 
-__all__ = ["growth", "run"]
-
 _SETTLING_SECONDS = 300.0
 _SAMPLE_SECONDS = 1.0
 _REDIS_GONE_SECONDS = 2.0

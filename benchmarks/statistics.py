@@ -1,6 +1,7 @@
 """Samples → figures. The only place that knows how a number's uncertainty is estimated.
 
 Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so nothing normal is assumed.
+Proportions have exact binomial intervals (Clopper and Pearson 1934): a bootstrap of 0 hits in 400 would be [0, 0].
 """
 
 from collections.abc import Callable, Sequence
@@ -9,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure
-
-__all__ = ["percentile", "ratio", "summarise"]
 
 Array = NDArray[np.float64]
 Statistic = Callable[..., Any]
@@ -26,7 +26,6 @@ def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic 
 
     Raises:
         ValueError: there are no samples, or one is not finite.
-
     """
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0:
@@ -48,6 +47,21 @@ def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic 
     return Figure(float(statistic(values, axis=0)), unit, float(lo), float(hi), int(values.size), float(upper - lower))
 
 
+def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") -> Figure:
+    """Return the share of hits, or their percentage where ``unit`` is "%", with its exact interval.
+
+    Raises:
+        ValueError: there are no trials.
+    """
+    trials = len(hits)
+    if not trials:
+        raise ValueError("no samples")
+    scale = 100.0 if unit == "%" else 1.0
+    found = int(np.count_nonzero(hits))
+    interval = binomtest(found, trials).proportion_ci(CONFIDENCE, method="exact")
+    return Figure(scale * found / trials, unit, scale * float(interval.low), scale * float(interval.high), trials)
+
+
 def percentile(samples: Sequence[float] | Array, rank: float, unit: str) -> Figure:
     """Take the ``rank``-th percentile (0 to 100) of ``samples``."""
     return summarise(samples, unit, partial(np.percentile, q=rank))
@@ -60,7 +74,6 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
 
     Raises:
         ValueError: the two did not run in the same rounds.
-
     """
     if len(above) != len(below):
         raise ValueError(f"{len(above)} samples cannot be paired with {len(below)}")

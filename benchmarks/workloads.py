@@ -1,45 +1,25 @@
 """Real texts as token ids: what the scenarios feed to engines."""
 
-import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import texts
 from benchmarks.peers.protocol import Ids
-from chunking import Cutting, Tokenizer, budget, load_tokenizer, read
-
-__all__ = [
-    "DEFAULT_MODEL",
-    "consecutive",
-    "content_segments",
-    "document_segments",
-    "documents",
-    "full_segments",
-    "short_texts",
-    "text_of",
-    "with_tokens",
-]
+from chunking import Cutting, Policy, Tokenizer, budget, load_tokenizer, read
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _POSITIONS = 512
 _SEED = 8**3
-_MOST_CHARACTERS = 12  # a token, on average over any stretch of English
 _USUAL_CHARACTERS = 5.13  # a token, on average over all addresses
 
 
-class _Piece(NamedTuple):
-    text: str
-    tokens: int
-
-
-def document_segments(text: str, tokenizer: Tokenizer) -> list[Ids]:
-    """Cut one document as the server does by default; the ids of each segment, specials included."""
-    owned = budget(tokenizer, _POSITIONS)
-    return [segment.ids for step in read(text, tokenizer, Cutting(max_tokens=owned)) for segment in step]
+def document_segments(text: str, tokenizer: Tokenizer, policy: Policy = "content") -> Iterator[Ids]:
+    """Cut one document as the server does by default, lazily; the ids of each segment, specials included."""
+    cutting = Cutting(policy, budget(tokenizer, _POSITIONS))
+    return (segment.ids for step in read(text, tokenizer, cutting) for segment in step)
 
 
 def content_segments(folder: Path, count: int | None = None, tokens: int | None = None) -> list[Ids]:
@@ -52,8 +32,7 @@ def content_segments(folder: Path, count: int | None = None, tokens: int | None 
 def full_segments(folder: Path, tokens: int) -> list[Ids]:
     """Take segments of exactly 512 ids from the same texts."""
     tokenizer = load_tokenizer(folder)
-    cutting = Cutting(policy="fixed", max_tokens=budget(tokenizer, _POSITIONS))
-    flow = (segment.ids for text in _addresses() for step in read(text, tokenizer, cutting) for segment in step)
+    flow = (ids for text in _addresses() for ids in document_segments(text, tokenizer, "fixed"))
     return _enough((ids for ids in flow if len(ids) == _POSITIONS), None, tokens)
 
 
@@ -81,23 +60,6 @@ def with_tokens(lengths: Iterable[int], tokenizer: Tokenizer) -> dict[int, str]:
     return {length: " ".join(draw.choices(whole, k=length)) for length in lengths}
 
 
-def text_of(tokens: int, folder: Path, *, backwards: bool = False) -> str:
-    """Lay addresses end to end, from the first again after the last, until there are about so many tokens.
-
-    Backwards it begins with the last address, so that two texts have nothing in common unless they are very long.
-    """
-    tokenizer, missing = load_tokenizer(folder), tokens
-    addresses = list(_addresses())
-    parts: list[str] = []
-    for text in itertools.cycle(addresses[::-1] if backwards else addresses):
-        piece = _first_tokens(text, missing, tokenizer)
-        parts.append(piece.text)
-        missing -= piece.tokens
-        if missing <= 0:
-            break
-    return "\n\n".join(parts)
-
-
 def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
     """Take texts of about so many tokens, one behind the other from a share ``start`` (0 to 1) of all addresses on.
 
@@ -105,7 +67,6 @@ def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
 
     Raises:
         ValueError: the addresses have not so many tokens.
-
     """
     whole = "\n\n".join(_addresses())
     begin = whole.index(" ", int(start * len(whole))) + 1 if start else 0
@@ -116,26 +77,6 @@ def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
             f"the addresses have about {len(whole) / _USUAL_CHARACTERS:,.0f} tokens, {sum(sizes):,} needed"
         )
     return [whole[end - int(size * _USUAL_CHARACTERS) : end] for size, end in zip(sizes, ends, strict=True)]
-
-
-def documents(sizes: Iterable[int], count: int, folder: Path) -> dict[int, list[str]]:
-    """Take for each size so many texts of about so many tokens, no two of which begin with the same words."""
-    tokenizer = load_tokenizer(folder)
-    whole = "\n\n".join(_addresses())
-    draw = random.Random(_SEED)
-
-    def take(size: int) -> str:
-        start = draw.randrange(len(whole) - size * _MOST_CHARACTERS)
-        start = whole.index(" ", start) + 1
-        return _first_tokens(whole[start : start + size * _MOST_CHARACTERS], size, tokenizer).text
-
-    return {size: [take(size) for _ in range(count)] for size in sizes}
-
-
-def _first_tokens(text: str, tokens: int, tokenizer: Tokenizer) -> _Piece:
-    (found,) = tokenizer.encode([text])
-    taken = min(tokens, len(found))
-    return _Piece(text[: int(found.ends[taken - 1])], taken)
 
 
 def _addresses() -> Iterator[str]:

@@ -12,8 +12,6 @@ from benchmarks.loading.generator import messages
 from benchmarks.loading.schedule import ANALYZE, STREAM, request_of
 from benchmarks.served import Served
 
-__all__ = ["Abandoned", "abandon"]
-
 _COMPUTED = "octavo_queue_wait_seconds_count"  # one a segment that a run has ended with, wanted or not
 _UNANSWERED = "octavo_requests_in_flight"
 _LEFT = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})

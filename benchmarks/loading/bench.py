@@ -14,8 +14,6 @@ from benchmarks.loading.tally import goodput
 from benchmarks.served import Served
 from benchmarks.statistics import percentile
 
-__all__ = ["CALLERS", "GUESTS", "Bench", "measure_capacity"]
-
 GUESTS = 10  # clients of a server of our own
 CALLERS = 16  # of the closed loop
 _DEADLINE = 20.0  # idle medians

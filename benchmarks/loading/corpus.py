@@ -8,8 +8,6 @@ from pathlib import Path
 from benchmarks.texts import sotu
 from chunking import Cutting, budget, load_tokenizer, read
 
-__all__ = ["MEAN_SEGMENTS", "MOST_SEGMENTS", "Corpus", "Document", "draw_segments", "segment_weights"]
-
 MOST_SEGMENTS, MEAN_SEGMENTS = 20, 8.0
 _ADDRESSES = 60  # enough sentences, 20,000, that no segment comes twice
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")

@@ -17,8 +17,6 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.loading.schedule import STREAM, Call
 from benchmarks.loading.tally import Answer
 
-__all__ = ["Generator", "Sent", "messages"]
-
 _START_SECONDS = 0.2  # between the process' being ready and the schedule's start
 
 

@@ -20,8 +20,6 @@ from benchmarks.loading.schedule import ANALYZE, STREAM, Call, poisson, request_
 from benchmarks.loading.tally import Look, most_granted
 from benchmarks.served import Served, serve
 
-__all__ = ["Watch", "granted"]
-
 _RATE = 60_000  # tokens a minute
 _WINDOW = 60.0  # seconds
 _OFFER = 3.0  # rates: granted in 20 s, so that a tenth of a second more or less is 0.5 %

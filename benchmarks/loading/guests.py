@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from server.auth.keys import Key
 
-__all__ = ["Guest", "invite", "toml"]
-
 
 @dataclass(frozen=True, slots=True)
 class Guest:

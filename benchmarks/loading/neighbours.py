@@ -8,9 +8,7 @@ from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.loading.bench import GUESTS, Bench
 from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
 from benchmarks.loading.tally import Answer, latencies, of_callers
-from benchmarks.statistics import percentile
-
-__all__ = ["interactive", "politeness"]
+from benchmarks.statistics import percentile, proportion
 
 _POLITE, _FLOODING = range(GUESTS - 1), GUESTS - 1
 _POLITE_SHARE = 0.6  # of the capacity, by nine together
@@ -57,8 +55,7 @@ def _polite_p99(phases: Mapping[str, list[Answer]], beside: str, name: str) -> F
 
 
 def _failed(answers: Sequence[Answer], callers: Iterable[int]) -> Figure:
-    theirs = of_callers(answers, callers)
-    return Figure(sum(not answer.ok for answer in theirs) / len(theirs), "share")
+    return proportion([not answer.ok for answer in of_callers(answers, callers)])
 
 
 def interactive(bench: Bench, seconds: float) -> Figures:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from benchmarks.loading.corpus import Document
 from octavo.v1 import inference_pb2 as pb
 
-__all__ = ["ANALYZE", "STREAM", "Call", "calls_of", "poisson", "request_of"]
-
 ANALYZE = "/octavo.v1.InferenceService/Analyze"
 STREAM = "/octavo.v1.InferenceService/StreamSegments"
 

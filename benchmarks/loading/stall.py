@@ -15,8 +15,6 @@ from benchmarks.loading.generator import Generator, Sent
 from benchmarks.loading.schedule import ANALYZE, Call
 from benchmarks.loading.tally import latencies
 
-__all__ = ["stalled", "stalling_server"]
-
 _STALL_SECONDS, _STALLS_AT = 1.0, 200  # calls before
 _CALLS, _RATE = 1000, 200.0  # a second: the stall meets a fifth of them
 _ANSWER_SECONDS = 0.001

@@ -7,8 +7,6 @@ generator that waits for a slow server would otherwise leave out the very calls 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Answer", "Look", "deadline_share", "goodput", "latencies", "most_granted", "of_callers"]
-
 REFUSED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 
@@ -59,11 +57,11 @@ def goodput(answers: Iterable[Answer], since: float, until: float, deadline: flo
     return sum(good) / (until - since)
 
 
-def deadline_share(answers: Iterable[Answer], deadline: float) -> float:
-    """The share answered in time of the calls that were taken on: all that were not refused.
+def accepted(answers: Iterable[Answer]) -> list[Answer]:
+    """Keep the calls that were taken on: all that were not refused.
 
-    A refusal costs its caller nothing and tells him when to come back. A call that was taken on and dies at its
-    deadline has cost both sides: it counts as late, as one that is answered after its deadline does.
+    A refusal costs its caller nothing and says when to come back. A call that was taken on and dies at its deadline
+    has cost both sides: it counts as late, like one that is answered after its deadline.
 
     Raises:
         ValueError: all were refused.
@@ -71,7 +69,7 @@ def deadline_share(answers: Iterable[Answer], deadline: float) -> float:
     taken = [answer for answer in answers if answer.code not in REFUSED]
     if not taken:
         raise ValueError("all calls were refused")
-    return sum(answer.in_time(deadline) for answer in taken) / len(taken)
+    return taken
 
 
 def latencies(answers: Sequence[Answer]) -> list[float]:

@@ -16,8 +16,6 @@ from benchmarks.loading.schedule import ANALYZE, STREAM, request_of
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 
-__all__ = ["FAULTS", "KINDS", "LOST", "Report", "User", "live"]
-
 FAULTS = frozenset({"INTERNAL", "UNKNOWN"})
 LOST = "LOST"
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from benchmarks.peers.environment import interpreter
 from benchmarks.peers.protocol import Vectors
-
-__all__ = ["Team", "Worker", "WorkerError"]
+from benchmarks.served import last_line, stop
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,13 +55,12 @@ class Worker:
 
         Raises:
             WorkerError: the worker failed or died.
-
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            said = (self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"])[-1]
-            raise WorkerError(f"{self._peer} ended with status {self._process.wait()}; its last line was: {said}")
+            status = self._process.wait()
+            raise WorkerError(f"{self._peer} ended with status {status}; its last line was: {last_line(self._log)}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise WorkerError(f"{self._peer}: {reply['error']}")
@@ -73,11 +71,7 @@ class Worker:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop(self._process)
 
 
 class Team:

@@ -1,7 +1,6 @@
 """A virtual environment for each peer, made once from its pinned requirements."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["PeerError", "interpreter"]
+from server.config.schema import cache_home
 
 _MADE = "requirements.blake2b"
 
@@ -23,10 +22,9 @@ def interpreter(peer: str, *, install: bool) -> Path:
 
     Raises:
         PeerError: it is not installed and must not be, or it would not install.
-
     """
     requirements = Path(__file__).with_name(f"{peer}.txt")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo" / "peers" / peer
+    home = cache_home() / "peers" / peer
     python = home / "bin" / "python"
     digest = hashlib.blake2b(requirements.read_bytes(), digest_size=16).hexdigest()
     made = home / _MADE

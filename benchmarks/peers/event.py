@@ -18,8 +18,6 @@ from benchmarks.peers.protocol import Vectors, save_workload
 from benchmarks.race import Race, Run
 from benchmarks.statistics import ratio, summarise
 
-__all__ = ["Event", "loaded_name"]
-
 _LEAST_COSINE = 0.95  # to what transformers makes in fp32; onnxruntime's int8 has about 0.985
 
 
@@ -75,7 +73,6 @@ class Event:
 
         Raises:
             LookupError: the contender did not finish; the message says why.
-
         """
         if contender in self._missing:
             raise LookupError(self._missing[contender].reason)
@@ -112,7 +109,6 @@ class Event:
 
         Raises:
             LookupError: it did not start; the message says why.
-
         """
         if contender in self._missing:
             raise LookupError(self._missing[contender].reason)

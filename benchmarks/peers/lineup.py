@@ -7,8 +7,6 @@ from typing import Any
 
 from benchmarks.peers.protocol import Ids
 
-__all__ = ["LINEUP", "Contender", "Workload", "sizes_to_try"]
-
 _BATCHES = (1, 4, 8, 16, 32)
 
 

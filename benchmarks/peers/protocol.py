@@ -24,8 +24,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Ids", "Reader", "Vectors", "in_padded_batches", "read_workload", "save_workload", "serve"]
-
 Ids: TypeAlias = NDArray[np.int32]
 Vectors: TypeAlias = NDArray[np.float32]
 

@@ -9,8 +9,6 @@ from tokenizers import Tokenizer
 
 from benchmarks.peers.protocol import Engine, Ids, Vectors
 
-__all__ = ["ByFixedCuts"]
-
 _POSITIONS = 512
 
 

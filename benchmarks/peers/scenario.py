@@ -37,8 +37,6 @@ from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 _OURS, _REFERENCE = "octavo", "transformers"
 _LIBRARIES = ("transformers", "sentence_transformers", "onnxruntime", "openvino")
 _LENGTHS = (500, 1_000, 2_000, 4_000, 8_000)

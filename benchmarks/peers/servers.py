@@ -18,9 +18,7 @@ import numpy as np
 
 from benchmarks.peers.environment import PeerError, interpreter
 from benchmarks.peers.protocol import Vectors
-from benchmarks.served import free_port
-
-__all__ = ["KINDS", "Kind", "PeerServer", "started"]
+from benchmarks.served import free_port, last_line
 
 _MODEL = "model"
 _HOST = "127.0.0.1"
@@ -116,7 +114,6 @@ class PeerServer:
 
         Raises:
             PeerError: it refused one.
-
         """
         with ThreadPoolExecutor(callers) as pool:
             shares = [list(range(index, len(texts), callers)) for index in range(min(callers, len(texts)))]
@@ -153,7 +150,6 @@ def started(peer: str, folder: Path, scratch: Path, *, install: bool) -> Iterato
 
     Raises:
         PeerError: it is not installed, or did not come up.
-
     """
     python, port, kind = interpreter(peer, install=install), free_port(), KINDS[peer]
     home, log = scratch / peer, scratch / f"{peer}.log"
@@ -183,9 +179,8 @@ def _wait(peer: str, server: PeerServer, process: "subprocess.Popen[bytes]", log
         if ended is None and time.monotonic() < until:
             time.sleep(0.2)
             continue
-        said = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
         state = f"not ready after {_WITHIN:g} s" if ended is None else f"ended with status {ended}"
-        raise PeerError(f"{peer}: {state}; its last line was: {said.strip()}")
+        raise PeerError(f"{peer}: {state}; its last line was: {last_line(log)}")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

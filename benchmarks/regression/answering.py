@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 
 from benchmarks.race import Run, timed
 
-__all__ = ["answering"]
-
 _METHOD = "/Fixed/Answer"
 _REGION, _PIECE = 9_000, 230  # code points; words
 _HIDDEN = 384

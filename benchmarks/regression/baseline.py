@@ -19,19 +19,6 @@ from benchmarks.reporting.record import Record, read, write
 from benchmarks.reporting.table import align
 from benchmarks.statistics import summarise
 
-__all__ = [
-    "BASELINES",
-    "MARGIN",
-    "Checked",
-    "NoBaselineError",
-    "check",
-    "fresh",
-    "judged",
-    "stored",
-    "table",
-    "update",
-]
-
 BASELINES = Path(__file__).parents[1] / "results" / "baselines"
 MARGIN = 0.07
 """A part is slower when its ratio is below the baseline by more than this: half of the 15 % that must be seen, on a
@@ -63,7 +50,6 @@ def check(planted: Mapping[str, float] | None = None, folder: Path = BASELINES) 
 
     Raises:
         NoBaselineError: this kind of machine has none.
-
     """
     runs = [fresh(planted or {})]
     baseline = stored(runs[0].kind, folder)
@@ -107,7 +93,6 @@ def stored(kind: str, folder: Path = BASELINES) -> dict[str, Figure]:
 
     Raises:
         NoBaselineError: there is none.
-
     """
     path = _path(kind, folder)
     if not path.exists():

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from benchmarks import machine, workloads
 from benchmarks.figures import Figure
-from benchmarks.peers.worker_octavo import Octavo
 from benchmarks.race import Race, Run, timed
 from benchmarks.regression.answering import answering
 from benchmarks.regression.reference import Products
+from benchmarks.runner import Engine
 from benchmarks.served import serve
 from benchmarks.statistics import ratio
 from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.schema import ModelSettings
-
-__all__ = ["RATIOS", "Measured", "measure", "slowed"]
 
 RATIOS = {
     "engine": "products",  # segments through the encoder, without a server
@@ -42,9 +40,9 @@ class Measured:
 def measure(planted: Mapping[str, float], rounds: int = 9) -> Measured:
     """Measure the ratios. ``planted`` slows a part down by a share of its time, to see whether that is noticed."""
     folder = ModelSettings(path=workloads.DEFAULT_MODEL).folder
-    text = workloads.text_of(_LONG, folder)
+    (text,) = workloads.consecutive([_LONG])
     with ThreadPoolExecutor(1) as aside:
-        loading = aside.submit(Octavo, str(folder))
+        loading = aside.submit(Engine, folder)
         with (
             serve("--model", workloads.DEFAULT_MODEL) as server,
             Client(server.address) as client,
@@ -69,12 +67,12 @@ def _race(runs: Mapping[str, Run], planted: Mapping[str, float]) -> Race:
     return Race({name: slowed(run, planted.get(name, 0.0)) for name, run in runs.items()})
 
 
-def _computing(engine: Octavo, client: Client, folder: Path) -> dict[str, Run]:
+def _computing(engine: Engine, client: Client, folder: Path) -> dict[str, Run]:
     cores = usable_cores()
-    segments, text = workloads.content_segments(folder, tokens=_SHORT), workloads.text_of(_SHORT, folder)
+    segments, (text,) = workloads.content_segments(folder, tokens=_SHORT), workloads.consecutive([_SHORT])
     return {
         "products": timed(Products(cores)),
-        "engine": timed(lambda: engine.embed(segments, 0, cores)),
+        "engine": timed(lambda: engine.embed(segments)),
         "server": timed(lambda: client.embed(text, timeout=120, cache_mode="bypass")),
     }
 
@@ -104,7 +102,7 @@ def slowed(run: Run, share: float) -> Run:
     return slower
 
 
-def _kind(engine: Octavo) -> str:
+def _kind(engine: Engine) -> str:
     """Name what decides the ratios: the processor's kind, the cores, the scheme and the kernels in force."""
     told, described = engine.describe(), machine.describe()
     processor = f"{described['cpu']} {described['cpu_family_model']}".strip()

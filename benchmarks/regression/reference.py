@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Products"]
-
 _LENGTHS = (246, 365, 463)
 _HIDDEN, _HEADS, _LAYERS = 384, 12, 6
 

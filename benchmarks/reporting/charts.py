@@ -16,8 +16,6 @@ from benchmarks.reporting.record import Record
 from benchmarks.reporting.style import FAINT, INK, fixed_ticks, look, new_sheet, plain_ticks, styled
 from benchmarks.reporting.table import number
 
-__all__ = ["Chart", "charts"]
-
 _MILLI = 1000.0
 _DPI = 160
 _HEIGHT = 4.3  # inches, of a chart of lines
@@ -43,7 +41,6 @@ def charts(record: Record) -> list[Chart]:
 
     Raises:
         ValueError: a group mixes kinds.
-
     """
     groups: dict[str, dict[str, Drawing]] = {}
     for name, drawing in record.drawings.items():

@@ -15,8 +15,6 @@ from benchmarks.reporting.record import Record
 from benchmarks.reporting.table import align, number
 from benchmarks.targets import Target, Verdict, judge, of_scenario
 
-__all__ = ["Change", "Comparison", "compare", "quotient", "table", "warnings"]
-
 _LESS_IS_BETTER = {"s", "ms", "µs", "MB", "MiB", "GB"}
 _MORE_IS_BETTER = {"tokens/s", "segments/s", "documents/s"}
 

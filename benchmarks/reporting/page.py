@@ -13,8 +13,6 @@ from benchmarks.reporting.record import Record
 from benchmarks.reporting.table import Row, number, rows
 from benchmarks.targets import Verdict, judge, of_scenario
 
-__all__ = ["write_page"]
-
 # What a reader asks first: what do I wait, what does it bear, what does length cost, what brings what, who else.
 _ORDER = ("latency", "load", "scale", "ablation", "peers", "engine", "cache", "fidelity")
 _GIB = 1 << 30

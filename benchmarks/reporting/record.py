@@ -11,8 +11,6 @@ from typing import Any
 from benchmarks.figures import Bars, Curve, Distribution, Drawing, Figure, Figures, Missing, Outcome, Reading
 from benchmarks.targets import Verdict, judge, of_scenario
 
-__all__ = ["Record", "RecordError", "read", "read_all", "write"]
-
 _KINDS: dict[str, type[Drawing]] = {"distribution": Distribution, "curve": Curve, "bars": Bars}
 
 
@@ -72,7 +70,6 @@ def read(path: Path) -> Record:
 
     Raises:
         RecordError: the file is not one.
-
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +85,6 @@ def read_all(path: Path) -> list[Record]:
 
     Raises:
         RecordError: there is none, or one is not a record.
-
     """
     if not path.is_dir():
         return [read(path)]

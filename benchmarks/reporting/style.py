@@ -12,8 +12,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from benchmarks.reporting.table import number
 
-__all__ = ["INK", "LOOKS", "Look", "look", "new_sheet", "plain_ticks", "styled"]
-
 INK, FAINT = "#1b1b1b", "#c9c9c9"
 WIDTH = 8.0  # inches
 _DECADES_WITHOUT_HALVES = 3  # a logarithmic axis of more decades is labelled at 1, 10, 100 alone

@@ -7,8 +7,6 @@ from benchmarks.figures import Missing, Reading
 from benchmarks.reporting.record import Record
 from benchmarks.targets import Target, judge, of_scenario
 
-__all__ = ["HEAD", "Row", "align", "number", "rows", "table"]
-
 _NEAR_ONE, _THOUSAND = 0.99, 1000
 
 

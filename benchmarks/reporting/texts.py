@@ -16,10 +16,8 @@ from pathlib import Path
 from benchmarks.figures import Figure
 from benchmarks.reporting.record import Record, RecordError, read
 
-__all__ = ["RESULTS", "Claim", "TextError", "claims", "held", "renewed", "texts"]
-
-_ROOT = Path(__file__).parents[2]
-RESULTS = _ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 _CLAIM = re.compile(
     r"(?P<number>-?\d[\d,]*(?:\.(?P<decimals>\d+))?)"
     r"<!-- (?P<scenario>[\w-]+)\.(?P<figure>[^\s>]+)(?: / (?P<divisor>\d+))? -->"
@@ -45,7 +43,7 @@ class Claim:
 
 def texts() -> list[Path]:
     """List the texts that may name figures."""
-    return [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def claims(text: str) -> Iterator[Claim]:
@@ -53,7 +51,6 @@ def claims(text: str) -> Iterator[Claim]:
 
     Raises:
         TextError: a comment that names a figure follows no number.
-
     """
     text = _without_code(text)
     found = list(_CLAIM.finditer(text))
@@ -67,7 +64,6 @@ def held(claim: Claim, results: Path = RESULTS) -> str:
 
     Raises:
         TextError: there is no such record, or no such figure in it.
-
     """
     name = f"{claim.scenario}.{claim.figure}"
     try:
@@ -85,7 +81,6 @@ def renewed(text: str, results: Path = RESULTS) -> str:
 
     Raises:
         TextError: a figure is not in the records.
-
     """
     return _outside_code(
         text, lambda part: _CLAIM.sub(lambda found: held(_claim(found), results) + _comment(found), part)

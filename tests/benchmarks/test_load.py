@@ -23,7 +23,7 @@ from benchmarks.loading.corpus import MEAN_SEGMENTS, MOST_SEGMENTS, Document, dr
 from benchmarks.loading.generator import Generator
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
-from benchmarks.loading.tally import Answer, Look, deadline_share, goodput, latencies, most_granted, of_callers
+from benchmarks.loading.tally import Answer, Look, accepted, goodput, latencies, most_granted, of_callers
 from octavo.v1 import inference_pb2 as pb
 
 
@@ -97,9 +97,9 @@ def test_refusals_are_no_broken_promises_and_late_answers_are() -> None:
         answer(ended=2.0, code="DEADLINE_EXCEEDED"),
         *(answer(ended=0.1, code=code) for code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") * 5),
     ]
-    assert deadline_share(answers, deadline=2.0) == pytest.approx(6 / 8)
+    assert [each.in_time(2.0) for each in accepted(answers)] == [True] * 6 + [False] * 2
     with pytest.raises(ValueError, match="all calls were refused"):
-        deadline_share(answers[-4:], deadline=2.0)
+        accepted(answers[-4:])
 
 
 def test_callers_can_be_told_apart() -> None:
@@ -193,7 +193,7 @@ def test_a_stall_is_seen_by_every_call_that_was_planned_in_it(stalling: str) -> 
     by_plan = sorted(sent.answers, key=lambda answer: answer.planned)
     assert [answer.code for answer in by_plan] == ["OK"] * 25 + ["UNAUTHENTICATED"]
     assert [answer.planned for answer in by_plan] == sorted(call.at for call in calls)
-    assert max(answer.sent - answer.planned for answer in by_plan) < 0.2, "the schedule does not wait for the server"
+    assert by_plan[1].sent < by_plan[0].ended, "the schedule does not wait for the server"
     for each in by_plan[:20]:
         assert each.latency > 0.5 - each.planned - 0.02
     assert sent.cores > 0
@@ -204,7 +204,7 @@ def test_a_deadline_runs_from_the_planned_arrival(stalling: str) -> None:
         calls = calls_of([0.0, 0.1], 0, [Document("text", 7)] * 2)
         sent = generator.offer([Endpoint(stalling, "oct_key")], calls, deadline=0.3).result()
     assert [answer.code for answer in sent.answers] == ["DEADLINE_EXCEEDED"] * 2
-    assert [answer.latency for answer in sent.answers] == pytest.approx([0.3, 0.3], abs=0.1)
+    assert min(answer.latency for answer in sent.answers) > 0.28, "the second has until 0.4"
 
 
 def test_a_closed_loop_keeps_so_many_calls_under_way_and_begins_none_too_late(stalling: str) -> None:
@@ -212,7 +212,7 @@ def test_a_closed_loop_keeps_so_many_calls_under_way_and_begins_none_too_late(st
         calls = calls_of([0.0] * 2000, 0, [Document("text", 7)] * 2000)
         sent = generator.saturate([Endpoint(stalling, "oct_key")], calls, in_flight=4, seconds=0.8).result()
     sends = sorted(answer.sent for answer in sent.answers)
-    assert sends[3] < 0.3 < sends[4], "the fifth waits for the stall's end"
+    assert sends[3] < min(answer.ended for answer in sent.answers) <= sends[4], "the fifth waits for the stall's end"
     assert sends[-1] < 0.8
     assert 4 < len(sends) < 2000
 
@@ -221,10 +221,10 @@ def test_a_double_that_stalls_is_seen_in_the_99th_percentile_and_not_by_who_wait
     figures = stall.stalled()
     assert value(figures["stall_seen"]) == 1
     assert value(figures["stall_p99_ms.by_schedule"]) > 900
-    assert value(figures["stall_p99_ms.one_by_one"]) < 100
+    assert value(figures["stall_p99_ms.one_by_one"]) < 450
     drawn = figures["stall.by_schedule"]
     assert isinstance(drawn, Distribution)
-    assert percentiles(drawn, 50)[0] < 0.1, "most calls come before it or after it"
+    assert percentiles(drawn, 50)[0] < 0.45, "most calls come before it or after it"
 
 
 def test_what_is_left_out_is_missing_with_the_reason() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.fidelity import cosines
 from benchmarks.numerics import Parts, TakenApart
-from benchmarks.peers.worker_octavo import Octavo
+from benchmarks.runner import Engine
 from server.config.schema import ModelSettings
 
 
@@ -24,9 +24,9 @@ def test_the_parts_make_up_the_whole(folder: Path) -> None:
     segments = [draw.integers(1000, 20_000, length).astype(np.int32) for length in (33, 200)]
     model = TakenApart(folder)
     original = model.vectors(segments, Parts())
-    assert np.abs(original - Octavo(str(folder), scheme="fp32").embed(segments, 0, 1)).max() < 1e-4
+    assert np.abs(original - Engine(folder, "fp32").embed(segments)).max() < 1e-4
     whole = model.vectors(segments, Parts(weights=True, activations=True, embeddings=True, states=True))
-    served = Octavo(str(folder), scheme="int8").embed(segments, 0, 1)
+    served = Engine(folder, "int8").embed(segments)
     # What serves differs from what was taken apart by rounding alone: far less than both do from the original.
     assert (1 - cosines(whole, served) < 0.5 * (1 - cosines(whole, original))).all()
     for part in ("weights", "activations", "embeddings", "states"):

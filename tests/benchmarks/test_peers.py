@@ -14,7 +14,6 @@ from benchmarks.peers.environment import PeerError
 from benchmarks.peers.event import Event
 from benchmarks.peers.lineup import LINEUP, Contender, Workload, sizes_to_try
 from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, read_workload, save_workload
-from benchmarks.peers.worker_octavo import runs_of
 from benchmarks.race import Race
 
 SEGMENTS: list[Ids] = [np.arange(length, dtype=np.int32) + 1 for length in (3, 9, 1, 5, 5)]
@@ -79,7 +78,7 @@ def test_a_worker_loads_runs_and_times_itself_whatever_it_prints(worker: Worker,
     worker.send(op="run", model="m", workload="w", batch=2, threads=1, repeats=3, vectors=str(vectors))
     seconds = worker.receive()["seconds"]
     assert len(seconds) == 3
-    assert all(0 < one < 1 for one in seconds)
+    assert all(one > 0 for one in seconds)
     np.testing.assert_array_equal(np.load(vectors)[:, 0], [3, 9, 1, 5, 5])
 
 
@@ -144,15 +143,6 @@ def test_a_contender_without_a_choice_of_batches_keeps_its_own() -> None:
     workload = Workload("w", Path(), SEGMENTS, batches=(2, 4, 64))
     assert sizes_to_try((1, 8, 32), workload) == (2, 4), "none is larger than the work"
     assert sizes_to_try((0,), workload) == (0,)
-
-
-@pytest.mark.parametrize("budget", [1, 8, 100])
-def test_our_runs_hold_every_segment_once_in_order_within_the_budget(budget: int) -> None:
-    runs = runs_of(SEGMENTS, budget, streams=2)
-    assert [len(ids) for run in runs for ids in run] == [len(ids) for ids in SEGMENTS]
-    assert all(len(run) == 1 or sum(map(len, run)) <= budget for run in runs)
-    if budget == 100:
-        assert len(runs) >= 2, "no stream is left without work"
 
 
 def test_the_best_way_is_the_one_with_the_least_median_and_ratios_take_the_strongest_peer(

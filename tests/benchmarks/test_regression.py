@@ -107,8 +107,8 @@ def test_a_planted_slow_down_takes_the_time_that_it_says() -> None:
         return 0.1
 
     start = time.perf_counter()
-    assert 0.15 <= slowed(work, 0.5)() < 0.3
-    assert time.perf_counter() - start >= 0.15
+    told = slowed(work, 0.5)()
+    assert 0.15 <= told <= time.perf_counter() - start
 
 
 def test_a_real_measurement_gives_every_ratio() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.figures import Curve, Figure, Missing
-from benchmarks.scale import Streamed, figures_of, order
+from benchmarks.scale import figures_of, order
+from benchmarks.streaming import Streamed
 
 
 def test_the_longest_document_stands_between_documents_of_10k() -> None:

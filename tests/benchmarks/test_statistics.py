@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile, proportion, ratio, summarise
 
 
 def test_summary_is_the_median_with_interval_spread_and_count() -> None:
@@ -40,6 +40,21 @@ def test_percentile_is_of_the_rank_asked_for() -> None:
     assert (figure.lo or 0) < 95 < (figure.hi or 0)
 
 
+@pytest.mark.parametrize(
+    ("hits", "trials", "lo", "hi"),
+    # The exact interval of no hits ends where 400 misses in a row have 2.5 % probability: 1 - 0.025 ** (1 / 400).
+    [(0, 400, 0.0, 1 - 0.025 ** (1 / 400)), (400, 400, 0.025 ** (1 / 400), 1.0), (1, 10, 0.00253, 0.44502)],
+)
+def test_a_proportion_has_an_exact_interval(hits: int, trials: int, lo: float, hi: float) -> None:
+    figure = proportion([True] * hits + [False] * (trials - hits))
+    assert (figure.value, figure.n, figure.unit) == (hits / trials, trials, "share")
+    assert figure.lo == pytest.approx(lo, abs=1e-5)
+    assert figure.hi == pytest.approx(hi, abs=1e-5)
+    percent = proportion([True] * hits + [False] * (trials - hits), "%")
+    assert percent.value == 100 * figure.value
+    assert percent.hi == pytest.approx(100 * (figure.hi or 0))
+
+
 def test_ratio_pairs_samples_of_one_round() -> None:
     # The machine doubles its time from round to round; the ratio within each round stays 3.
     figure = ratio([3, 6, 12, 24], [1, 2, 4, 8])
@@ -55,3 +70,8 @@ def test_ratio_refuses_samples_of_other_rounds() -> None:
 def test_no_figure_from_nothing_or_from_what_is_not_finite(samples: list[float]) -> None:
     with pytest.raises(ValueError, match=r"no samples|not finite"):
         summarise(samples, "ms")
+
+
+def test_no_proportion_of_nothing() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        proportion([])

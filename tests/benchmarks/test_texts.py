@@ -33,7 +33,7 @@ def test_committed_records_can_be_read_and_are_named_for_their_scenarios() -> No
 def test_every_scenario_and_command_is_documented() -> None:
     text = (RESULTS.parents[1] / "docs" / "benchmarks.md").read_text("utf-8")
     for name in (*scenarios(), *COMMANDS):
-        assert re.search(rf"^\\| `{name}` \\||python -m benchmarks {name}\\b", text, re.MULTILINE), name
+        assert re.search(rf"^\| `{name}` \||python -m benchmarks {name}\b", text, re.MULTILINE), name
 
 
 @pytest.fixture
