@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -155,13 +155,13 @@ class Slot:
         self.busy = 0
         self.lingers = False
 
-    async def receive(self, message: Awaitable[T]) -> T:
+    async def receive(self, read: Callable[[], Awaitable[T]]) -> T:
         """Wait for the call's only request, or for a stream's first.
 
         Raises:
             QueueFull: it took long to arrive, and others needed its place.
         """
-        return await self._admission.arrivals.receive(self._client.name, message)
+        return await self._admission.arrivals.receive(self._client.name, read)
 
     def hold(self, size: int) -> None:
         """Count bytes of a request or of a reply.

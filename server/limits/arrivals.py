@@ -9,7 +9,7 @@ too long; otherwise the newcomer is refused.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,14 +39,14 @@ class Arrivals:
         self._waiting: list[asyncio.Future[None]] = []  # for a quick place; the last to come is the first served
         self._slow: list[_Slow] = []  # oldest first
 
-    async def receive(self, client: str, message: Awaitable[T]) -> T:
+    async def receive(self, client: str, read: Callable[[], Awaitable[T]]) -> T:
         """Wait for a message.
 
         Raises:
             QueueFull: it took long to arrive, and others needed its place.
         """
         await self._enter()
-        arriving = asyncio.ensure_future(message)
+        arriving = asyncio.ensure_future(read())
         try:
             try:
                 await asyncio.wait({arriving}, timeout=QUICK_SECONDS)

@@ -153,7 +153,7 @@ class Outermost(grpc.aio.ServerInterceptor):
     async def _answer(self, method: _Method, context: GrpcContext, writer: _Writer, call: Context) -> None:
         requests: Any
         async with within(time.monotonic() + self._gate.default_deadline, "the request did not arrive in time"):
-            first = await call.slot.receive(context.read())
+            first = await call.slot.receive(context.read)
         if method.streams_requests:
             requests = _each(first, method, context, call.slot, self._gate.default_deadline)
         elif first is grpc.aio.EOF:

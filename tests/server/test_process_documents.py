@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
-from tests.server.helpers import SOON, Server, prose
+from tests.server.helpers import SOON, Server, eventually, prose
 
 EMBED = pb.Task(name="e", embed=pb.EmbedOptions(return_segment_vectors=True))
 
@@ -95,6 +95,7 @@ def test_a_result_too_large_for_a_message_comes_in_several(server: Server) -> No
         ([start(), part("a", "x"), part("a", "y")], "document.id"),
         ([start(), part("a", "x", more=True), part("b", "y")], "document.more"),
         ([start(), part("a", "x", more=True)], "document.more"),
+        ([start(), part("i" * 1025, "x")], "document.id"),
     ],
 )
 def test_a_malformed_stream_is_refused_and_the_field_is_named(
@@ -128,6 +129,50 @@ def test_nothing_is_read_while_nobody_reads_the_results(server: Server) -> None:
         time.sleep(0.7)
     assert sent == seen < 400
     call.cancel()
+
+
+def test_few_documents_are_taken_in_while_nobody_reads_however_small_they_are(server: Server) -> None:
+    """Each takes its room until its answer has gone, and some beside its text: 60,000 of a byte were taken in once."""
+    sent = 0
+
+    def many() -> Iterator[pb.ProcessDocumentsRequest]:
+        nonlocal sent
+        yield start()
+        while sent < 60_000:
+            sent += 1
+            yield part(f"d{sent}" + "i" * 1000, "x" * (sent % 7 + 1))
+
+    def answered() -> float:
+        return server.sample("documents_total")
+
+    before = answered()
+    call = server.inference.ProcessDocuments(many())
+    next(call)
+    eventually(lambda: answered() > before)
+    seen = -1.0
+    while answered() != seen:
+        seen = answered()
+        time.sleep(1.0)
+    assert seen - before < 20_000, "what buffers on the way hold"
+    call.cancel()
+
+
+def test_an_id_that_was_answered_does_not_come_again(server: Server) -> None:
+    first_answered = threading.Event()
+
+    def twice() -> Iterator[pb.ProcessDocumentsRequest]:
+        yield start()
+        yield part("a", "x")
+        first_answered.wait(SOON)
+        yield part("a", "y")
+
+    call = server.inference.ProcessDocuments(twice(), timeout=SOON)
+    assert next(call).WhichOneof("message") == "ready"
+    assert next(call).result.id == "a"
+    first_answered.set()
+    with pytest.raises(grpc.RpcError) as refused:
+        next(call)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_stream_that_is_cancelled_stops_computing(server: Server) -> None:
