@@ -1,0 +1,8 @@
+"""What holds for all tests."""
+
+import signal
+
+# Shells start background jobs with SIGINT ignored, and their children inherit that: commands under test would not hear
+# ctrl-C. A handler of Python's own is reset to the default in whatever is started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
