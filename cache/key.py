@@ -197,6 +197,10 @@ class KeyMaker:
         """Name the tokens of a region."""
         return Key(Kind.TOKENS, self._hasher(Kind.TOKENS.label, encode_fields(fields)).digest())
 
+    def sealing_key(self) -> bytes:
+        """Return the key that authenticates entries on disk."""
+        return self._hasher("entries", b"").digest()
+
     def document(self, tenant: str, text: bytes) -> bytes:
         """Return the 16-byte digest by which a tag names the document that wrote an entry."""
         return self._hasher("document", encode(tenant) + encode(text), DOCUMENT_BYTES).digest()
