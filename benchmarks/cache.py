@@ -1,7 +1,8 @@
 """What the layer cache saves: a document again, edited, for a second task; and what it costs where nothing repeats.
 
-Times are a client's, through gRPC. The document is an address of about 32,000 tokens; edits insert, delete or replace a
-sentence anywhere. ``again`` is the first call of a fresh process, whose memory is empty: everything comes from disk.
+Times are a client's, through gRPC, in the default cache mode unless said. The document is an address of about 32,000
+tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. ``again`` is the first
+call of a fresh process, whose memory is empty: everything comes from disk.
 """
 
 import random
@@ -31,6 +32,7 @@ Mode = Literal["read_write", "read_only", "refresh", "bypass"]
 _MILLI = 1000.0
 _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts
 _TIMEOUT = 300.0
+_LONG = 100_000  # tokens of the document whose edits are taken apart
 _IN_A_ROW = 3  # calls that never repeat: what is written after an answer slows the same server's next one
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
 _PAUSE = 0.5  # seconds between calls to two servers: what one has left to write is not to slow the other
@@ -41,8 +43,9 @@ _PAUSE = 0.5  # seconds between calls to two servers: what one has left to write
 @click.option("--servers", default=20, show_default=True, help="Fresh servers that are asked for it again.")
 @click.option("--edits", default=50, show_default=True, help="Edited copies.")
 @click.option("--rounds", default=30, show_default=True, help="Of calls that never repeat.")
+@click.option("--edit-rounds", default=40, show_default=True, help="Of an edit beside its parts, for its overhead.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
-def run(model: str, tokens: int, servers: int, edits: int, rounds: int, seed: int) -> Figures:
+def run(model: str, tokens: int, servers: int, edits: int, rounds: int, edit_rounds: int, seed: int) -> Figures:
     """Measure each part with a cache folder of its own."""
     tokenizer = load_tokenizer(ModelSettings(path=model).folder)
     text = nearest(sotu(), tokens, tokenizer)
@@ -53,6 +56,10 @@ def run(model: str, tokens: int, servers: int, edits: int, rounds: int, seed: in
         figures |= attempt(
             ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"),
             lambda: repeats(model, text, copies, servers, folder / "repeats"),
+        )
+        figures |= attempt(
+            ("edit_overhead_ms",),
+            lambda: edit_overhead(model, joined(sotu(), _LONG, tokenizer), edit_rounds, seed, folder / "edits"),
         )
         figures |= attempt(
             ("second_task_disk_x", "second_task_memory_x"), lambda: second_task(model, folder / "second", seed)
@@ -81,7 +88,7 @@ def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path
         usual = float(np.median(cold))
         edit_x, shares = [], []
         for copy in copies:
-            result, seconds = timed_embed(client, copy, "read_only")
+            result, seconds = timed_embed(client, copy)
             edit_x.append(usual / seconds)
             shares.append(100 * result.usage.computed_tokens / result.usage.processed_tokens)
             if copy in truth:
@@ -104,6 +111,45 @@ def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path
         "cold_ms": summarise([_MILLI * each for each in cold], "ms"),
         "document_tokens": Figure(first.usage.tokens, "tokens"),
         "document_segments": Figure(len(first.segments), "segments"),
+    }
+
+
+def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -> Figures:
+    """What an edit costs beyond answering the known document and computing the changed segments.
+
+    Each round times three requests to one server in default settings: the document again; a fresh edit of it; and the
+    segments that are in the edit but not in the document, each sent as a text of its own, all at once, bypassing the
+    cache. The overhead is the second time less the two others. Between requests there is a pause for writes.
+    """
+    overhead: list[float] = []
+    again: list[float] = []
+    alone: list[float] = []
+    edit: list[float] = []
+    with client_of(model, folder) as client:
+        known = {segment.digest for segment in client.embed(text, timeout=_TIMEOUT).segments}
+        timed_embed(client, text)
+        for copy in edited_copies(text, rounds, seed):
+            time.sleep(_PAUSE)
+            result, unchanged = timed_embed(client, text)
+            if result.usage.computed_tokens:
+                raise AssertionError("the document was not answered from the cache")
+            time.sleep(_PAUSE)
+            result, edited_seconds = timed_embed(client, copy)
+            new = [segment for segment in result.segments if segment.digest not in known]
+            pieces = [copy[segment.char_start : segment.char_end] for segment in new]
+            time.sleep(_PAUSE)
+            start = time.perf_counter()
+            list(client.embed_many(pieces, cache_mode="bypass", timeout=_TIMEOUT))
+            computing = time.perf_counter() - start
+            again.append(_MILLI * unchanged)
+            edit.append(_MILLI * edited_seconds)
+            alone.append(_MILLI * computing)
+            overhead.append(_MILLI * (edited_seconds - unchanged - computing))
+    return {
+        "edit_overhead_ms": summarise(overhead, "ms"),
+        "edit_ms": summarise(edit, "ms"),
+        "edit_again_ms": summarise(again, "ms"),
+        "edit_alone_ms": summarise(alone, "ms"),
     }
 
 
@@ -181,6 +227,18 @@ def nearest(texts: list[str], tokens: int, tokenizer: Tokenizer) -> str:
     """The text whose length in tokens is nearest to what was asked for."""
     lengths = [len(encoded) for encoded in tokenizer.encode(texts)]
     return texts[min(range(len(texts)), key=lambda i: abs(lengths[i] - tokens))]
+
+
+def joined(texts: list[str], tokens: int, tokenizer: Tokenizer) -> str:
+    """The latest texts that together have about as many tokens as asked for."""
+    chosen: list[str] = []
+    length = 0
+    for text in reversed(texts):
+        if length >= tokens:
+            break
+        chosen.append(text)
+        length += len(tokenizer.encode([text])[0])
+    return "\n\n".join(chosen)
 
 
 def edited_copies(text: str, count: int, seed: int) -> Iterator[str]:

@@ -43,6 +43,7 @@ __all__ = ["flips", "kills", "leaks", "run"]
 _ENTRIES = 48
 _SIZES = (96, 384, 6_000, 40_000)  # float32 numbers: in the index, and in files of their own
 _SECONDS = 60.0  # in which a trial must end
+_KEYS = KeyMaker(bytes(32))
 _WRONG, _FAILED = 3, 4  # exit statuses of a trial
 
 
@@ -272,7 +273,7 @@ def _store(
     memory_bytes: int = 0,
 ) -> Store:
     # Without a memory tier every answer comes from the disk.
-    return Store.open(CacheSettings(folder, size_limit, min_free_bytes=0, memory_bytes=memory_bytes), on_fault)
+    return Store(CacheSettings(folder, size_limit, min_free_bytes=0, memory_bytes=memory_bytes), _KEYS, on_fault)
 
 
 def _make_pristine(folder: Path) -> None:
@@ -316,13 +317,15 @@ def _random_fields(chance: random.Random) -> _Record:
     tokens = chance.randrange(1, 512)
     run = RunFields(
         tenant=chance.choice("ab"), architecture="bert heads=12", layers=chance.randbytes(32), cut=chance.randrange(12),
-        scheme="int8", lossy_cuts=(), numerics=chance.randbytes(32), window=chance.choice((None, 64)),
+        scheme="int8", numerics=chance.randbytes(32), window=chance.choice((None, 64)),
     )  # fmt: skip
     ids = np.array([chance.randrange(30_000) for _ in range(tokens)], np.int32)
     layout = LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
     segment = SegmentFields(layout, ids)
     head = HeadFields(run.tenant, chance.randbytes(32), '{"pooling":"mean"}')
-    region = TokensFields(run.tenant, chance.randbytes(32), 1, chance.randbytes(8), chance.randbytes(40))
+    region = TokensFields(
+        run.tenant, chance.randbytes(32), "tokenizers 1", 1, chance.randbytes(8), chance.randbytes(40)
+    )
     records: tuple[_Record, ...] = ((run, segment), (head, Key(Kind.STATE, chance.randbytes(32))), (region,))
     return chance.choice(records)
 

@@ -40,6 +40,7 @@ TARGETS = (
     Target("cache", "edit_x", "cold over one sentence edited anywhere, median", 15, 30),
     Target("cache", "edit_x_worst", "the same, worst of 50", 6, 12),
     Target("cache", "edit_tokens", "share of tokens recomputed after an edit, median", 3, 1.5, lower=True),
+    Target("cache", "edit_overhead_ms", "100k tokens edited, less again and the segments alone", 60, 20, lower=True),
     Target("cache", "second_task_disk_x", "a second head on known states over computing afresh, disk", 25, 45),
     Target("cache", "second_task_memory_x", "the same from memory", 60, 100),
     Target("cache", "cold_overhead", "time with the cache on over off, nothing repeats", 1.05, 1.02, lower=True),

@@ -11,9 +11,11 @@ from cache.errors import (
     PurgeIncompleteError,
     SecretError,
     SettingsConflictError,
+    UntrustedFolderError,
 )
+from cache.folder import is_cache
 from cache.key import HeadFields, Key, KeyMaker, Kind, LayoutFields, RunFields, SegmentFields, TokensFields
-from cache.secret import default_secret_path, load_secret
+from cache.secret import load_secret
 from cache.settings import CacheSettings
 from cache.store import Purged, Report, Store
 from cache.tag import Tag
@@ -41,7 +43,8 @@ __all__ = [
     "Store",
     "Tag",
     "TokensFields",
+    "UntrustedFolderError",
     "Usage",
-    "default_secret_path",
+    "is_cache",
     "load_secret",
 ]

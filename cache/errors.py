@@ -4,6 +4,7 @@
     ├── InvalidSettingError (ValueError)   a setting makes no sense; names it
     ├── SettingsConflictError              another live process uses this folder with other settings; names them
     ├── ForeignFolderError                 the folder holds things that are not ours
+    ├── UntrustedFolderError               other users may write to the folder
     ├── SecretError                        the deployment secret is missing its protection or its form
     ├── PurgeIncompleteError               memory was purged, the disk could not be
     └── EntryError (ValueError)            a stored value must not be used
@@ -11,7 +12,7 @@
         ├── OldFormatError                 another version of the format wrote it
         └── ExpiredEntryError              its time to live is over
 
-Only the first five reach a caller: a stored value that must not be used is a miss.
+Only the first six reach a caller: a stored value that must not be used is a miss.
 """
 
 
@@ -29,6 +30,10 @@ class SettingsConflictError(CacheError):
 
 class ForeignFolderError(CacheError):
     """The folder holds files that are not the store's: it will not write, let alone sweep, there."""
+
+
+class UntrustedFolderError(CacheError):
+    """Other users may write to the folder, or own it; the message says what to do."""
 
 
 class SecretError(CacheError):

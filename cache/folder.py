@@ -13,11 +13,12 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from cache.counters import Fault
-from cache.errors import ForeignFolderError, SettingsConflictError
+from cache.errors import ForeignFolderError, SettingsConflictError, UntrustedFolderError
 from cache.faults import classify
 from cache.index import Index
 from cache.ledger import Ledger
@@ -34,12 +35,13 @@ def enter(settings: CacheSettings) -> Ledger:
 
     Raises:
         ForeignFolderError: it holds other things.
+        UntrustedFolderError: other users may write to it.
         SettingsConflictError: a live process uses it under other settings.
         OSError: it cannot be written.
     """
     settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = os.listdir(settings.folder)  # noqa: PTH208 (names are all it takes)
-    if names and not any(map(_OURS.fullmatch, names)):
+    _check_trust(settings.folder)
+    if any(settings.folder.iterdir()) and not is_cache(settings.folder):
         raise ForeignFolderError(f"{settings.folder} is neither empty nor a cache; choose another folder")
     ledger = Ledger(settings.folder / LEDGER)
     try:
@@ -51,6 +53,11 @@ def enter(settings: CacheSettings) -> Ledger:
         ledger.close()
         raise
     return ledger
+
+
+def is_cache(folder: Path) -> bool:
+    """Tell whether a folder exists and holds a store's files."""
+    return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
 def generations(folder: Path) -> list[int]:
@@ -82,6 +89,14 @@ def remove_older(folder: Path, current: int) -> None:
     for generation in generations(folder):
         if generation < current:
             shutil.rmtree(_place(folder, generation), ignore_errors=True)
+
+
+def _check_trust(folder: Path) -> None:
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise UntrustedFolderError(f"the cache folder {folder} belongs to another user; choose another folder")
+    if stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UntrustedFolderError(f"other users may write to the cache folder {folder}: chmod go-w it")
 
 
 def _open_generation(settings: CacheSettings, generation: int) -> Index:

@@ -17,8 +17,8 @@ import diskcache  # type: ignore[import-untyped]
 
 from cache.counters import Usage
 from cache.disk import INLINE_BYTES, Placed, PlainDisk, Slab, key_of
-from cache.entry import Entry, encode
-from cache.key import Kind
+from cache.entry import Entry
+from cache.key import Key, Kind
 
 DATABASE: str = diskcache.core.DBNAME
 FANOUT = 256
@@ -97,13 +97,13 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         value: memoryview = self._disk.load(row.filename, row.value, slab)
         return value
 
-    def place(self, entry: Entry) -> Placed:
+    def place(self, key: Key, header: bytes, content: memoryview) -> Placed:
         """Write an entry's value; `write` or `discard` must follow.
 
         Raises:
             OSError: it cannot be written whole.
         """
-        placed: Placed = self._disk.place(bytes(entry.key), *encode(entry))
+        placed: Placed = self._disk.place(bytes(key), header, content)
         return placed
 
     def write(self, entry: Entry, placed: Placed) -> None:

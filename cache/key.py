@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 """Raise it when the meaning of any field changes: every older entry is then missed."""
 
 DIGEST_BYTES = 32
@@ -68,7 +68,6 @@ class RunFields:
     layers: bytes  # digest chain at the cut
     cut: int  # how many layers ran
     scheme: str  # number scheme
-    lossy_cuts: tuple[int, ...]  # layers at or below the cut whose state went through a lossy round trip
     numerics: bytes  # library versions, ISA, kernels and flags, threads where they matter, the probe's digests
     window: int | None  # half width of the attention window; None: the whole segment
 
@@ -104,7 +103,8 @@ class TokensFields:
     """What decides a region's tokens, and how good a place to cut lies before each."""
 
     tenant: str
-    tokenizer: bytes  # digest of the tokenizer's files, of its library's version and settings
+    tokenizer: bytes  # digest of the tokenizer's files and settings
+    library: str  # name and version of the library that tokenises
     cutting: int  # version of the rules that tell boundaries
     before: bytes  # as much of the text before the region as they look at, UTF-8
     region: bytes  # the region's UTF-8
@@ -196,6 +196,10 @@ class KeyMaker:
     def tokens(self, fields: TokensFields) -> Key:
         """Name the tokens of a region."""
         return Key(Kind.TOKENS, self._hasher(Kind.TOKENS.label, encode_fields(fields)).digest())
+
+    def sealing_key(self) -> bytes:
+        """Return the key that authenticates entries on disk."""
+        return self._hasher("entries", b"").digest()
 
     def document(self, tenant: str, text: bytes) -> bytes:
         """Return the 16-byte digest by which a tag names the document that wrote an entry."""

@@ -1,28 +1,20 @@
-"""The deployment's secret: what keys every digest of a text that leaves memory.
+"""The deployment's secret. It keys all digests of texts that leave memory, and authenticates entries.
 
-A file of hexadecimal digits (at least 64, so 32 bytes) that its owner alone may read. It is created once, atomically,
-and never lies in the cache folder: whoever copies the cache must not get the key to its names with it.
+A file of at least 64 hexadecimal digits (32 bytes) that only its owner may read. It is created once, atomically, and
+never in the cache folder, so that a copy of the cache does not include it.
 """
 
 import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 from cache.errors import SecretError
 from cache.key import MIN_SECRET_BYTES
 
 
-def default_secret_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return `$XDG_STATE_HOME/octavo/secret`, by default below `~/.local/state`."""
-    state = Path(environ.get("XDG_STATE_HOME", ""))
-    # The XDG base directory specification: a relative path is to be ignored.
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "octavo" / "secret"
-
-
-def load_secret(path: Path, cache_folder: Path | None = None) -> bytes:
+def load_secret(path: Path, cache_folder: Path | None = None, *, create: bool = True) -> bytes:
     """Return the secret, created if there is none. Processes that start together agree on one.
 
     Raises:
@@ -32,7 +24,7 @@ def load_secret(path: Path, cache_folder: Path | None = None) -> bytes:
     if cache_folder is not None and path.resolve().is_relative_to(cache_folder.resolve()):
         raise SecretError(f"the secret {path} must not lie in the cache folder {cache_folder}")
     try:
-        if not path.exists():
+        if create and not path.exists():
             _create(path)
         return _read(path)
     except OSError as error:

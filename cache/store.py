@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 
 from cache.counters import Counters, Event, Fault, Stats
-from cache.entry import Array, Entry, check_storable
-from cache.key import Key, Kind
+from cache.entry import Array, Entry, Sealer, check_storable
+from cache.key import Key, KeyMaker, Kind
 from cache.memory import Memory
 from cache.settings import CacheSettings
 from cache.tag import Selector, Tag, name_digest
@@ -49,28 +49,24 @@ def ignore_faults(fault: Fault, detail: str) -> None:
 
 
 class Store:
-    """Arrays under a key. Safe between threads, and between processes that share the folder."""
+    """Arrays under a key. Safe between threads, and between processes that share the folder and the secret.
 
-    def __init__(self, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> None:
+    Opens the folder, which is created if need be. `on_fault(fault, detail)` is called once for each kind of fault, from
+    whichever thread meets it first. A folder that cannot be used now is such a fault, and is tried again later.
+
+    Raises:
+        SettingsConflictError: a live process uses the folder under other settings.
+        ForeignFolderError: the folder holds other things.
+        UntrustedFolderError: other users may write to the folder.
+    """
+
+    def __init__(self, settings: CacheSettings, keys: KeyMaker, on_fault: FaultHandler = ignore_faults) -> None:
         self.settings = settings
         self._counters = Counters()
         self._memory = Memory(settings.memory_bytes)
-        self._disk = DiskTier(settings, self._counters, on_fault, self._drop)
+        self._disk = DiskTier(settings, Sealer(keys.sealing_key()), self._counters, on_fault, self._drop)
         batch_bytes = settings.size_limit // 8  # what is written together leaves most of the rest in its place
         self._writer = Writer(settings.queue_bytes, batch_bytes, self._work, self._disk.tick, self._disk.disconnect)
-
-    @classmethod
-    def open(cls, settings: CacheSettings, on_fault: FaultHandler = ignore_faults) -> Self:
-        """Open the store in a folder, which is created if need be.
-
-        `on_fault(fault, detail)` is called once for each kind of fault, from whichever thread meets it first. A folder
-        that cannot be used now is such a fault, and is tried again later.
-
-        Raises:
-            SettingsConflictError: a live process uses the folder under other settings.
-            ForeignFolderError: the folder holds other things.
-        """
-        return cls(settings, on_fault)
 
     def get(self, key: Key) -> Array | None:
         """Return the array under a key, or None. It is read-only: it is shared."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 from cache import folder
 from cache.counters import Counters, Event, Fault, Usage
 from cache.disk import Placed, Slab
-from cache.entry import Entry, decode
+from cache.entry import Entry, Sealer, decode, encode
 from cache.errors import (
     CacheError,
     CorruptEntryError,
@@ -53,11 +53,13 @@ class DiskTier:
     def __init__(
         self,
         settings: CacheSettings,
+        sealer: Sealer,
         counters: Counters,
         on_fault: FaultHandler,
         purged: Callable[[Selector], None],
     ) -> None:
         self._settings = settings
+        self._sealer = sealer
         self._counters = counters
         self._on_fault = on_fault
         self._purged = purged
@@ -126,7 +128,7 @@ class DiskTier:
         bad: list[tuple[Key, Row]] = []
         for key, row in rows:
             try:
-                entries[key] = decode(index.fetch(row, slab), key, now, slab if row.filename else None)
+                entries[key] = decode(index.fetch(row, slab), key, now, self._sealer, slab if row.filename else None)
             except ExpiredEntryError:
                 pass  # it will be taken in its turn
             except (EntryError, FileNotFoundError) as error:
@@ -198,7 +200,7 @@ class DiskTier:
             sound = index.sound()
             for raw, row in index.rows():
                 try:
-                    decode(index.fetch(row), Key(Kind(raw[:1]), raw[1:]), now)
+                    decode(index.fetch(row), Key(Kind(raw[:1]), raw[1:]), now, self._sealer)
                     valid += 1
                 except ExpiredEntryError:
                     valid += 1
@@ -299,7 +301,7 @@ class DiskTier:
     def _write(self, index: Index, writes: Sequence[Write]) -> list[Event]:
         placed: list[Placed] = []
         try:
-            placed.extend(index.place(write.entry) for write in writes)
+            placed.extend(index.place(write.entry.key, *encode(write.entry, self._sealer)) for write in writes)
             return _patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
         except BaseException:
             for value in placed:

@@ -23,6 +23,7 @@ class FastTokenizer:
     def __init__(self, specification: dict[str, Any]) -> None:
         canonical = json.dumps(specification, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         self._tokenizer: Any = tokenizers.Tokenizer.from_str(canonical)
+        self.library = f"tokenizers {tokenizers.__version__}"
         self.digest = hashlib.sha256(b"tokenizer.json\0" + canonical.encode("ascii")).hexdigest()
         self._plain = _specials_around(self._tokenizer)
 

@@ -43,6 +43,7 @@ class PieceTokenizer:
         self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._unknown = self._processor.unk_id()
         self._numbering = numbering
+        self.library = f"sentencepiece {sentencepiece.__version__}"
         self.digest = hashlib.sha256(f"sentencepiece {numbering}\0".encode() + model).hexdigest()
 
     @classmethod

@@ -61,7 +61,11 @@ class Tokenizer(Protocol):
 
     @property
     def digest(self) -> str:
-        """Hexadecimal digest of everything that decides ids."""
+        """Hexadecimal digest of the files and settings that decide ids."""
+
+    @property
+    def library(self) -> str:
+        """Name and version of the library that tokenises, e.g. ``tokenizers 0.22.1``: releases may differ in ids."""
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text: no specials, no truncation; the names of specials in a text are ordinary text.

@@ -1,4 +1,4 @@
-"""`octavo cache`: look into the layer cache, check it, fill it, empty it. The server may run meanwhile."""
+"""`octavo cache`: inspect, check, fill and empty the layer cache, also while the server runs."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from server.auth.clients import ANONYMOUS
 from server.commands.options import FAILURE, cache_options, configuration, fail
 from server.config.schema import Settings
 from server.errors import StartError
-from server.inference.storage import open_store, secret
+from server.inference.storage import open_existing_store, secret
 
 KIB = 1024
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -25,16 +25,16 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 @click.group()
 def cache() -> None:
-    """Look into the layer cache, check it, fill it, empty it.
+    """Inspect, check, fill and empty the layer cache.
 
-    The folder is that of the server's settings: give the same --config, or --cache-dir.
+    Give the server's --config or --cache-dir, so that the command finds the same folder and secret.
     """
 
 
 def _with_store(command: Callable[[Settings, Store], None], options: dict[str, Any]) -> None:
     settings = configuration(**options).settings
     try:
-        with open_store(settings.cache) as store:
+        with open_existing_store(settings.cache) as store:
             command(settings, store)
     except StartError as error:
         fail(FAILURE, str(error))
@@ -59,10 +59,12 @@ def stats(**options: Any) -> None:
 
 
 @cache.command()
-@click.option("--fix", is_flag=True, help="Remove what is not valid.")
+@click.option("--fix", is_flag=True, help="Remove invalid entries.")
 @cache_options
 def verify(fix: bool, **options: Any) -> None:
-    """Read every entry and check it; exits with 1 if anything is wrong.
+    """Read and check every entry; exits with 1 if anything is wrong.
+
+    Entries written under another secret are invalid.
 
     To have answers computed again and compared, set cache.verify for the server.
     """
@@ -74,7 +76,10 @@ def verify(fix: bool, **options: Any) -> None:
             f"index {'sound' if report.index_sound else 'damaged'}"
         )
         if not fix and (report.invalid or report.orphans or not report.index_sound):
-            fail(FAILURE, "the cache is damaged; answers are right, for damaged entries are missed; --fix removes them")
+            fail(
+                FAILURE,
+                "the cache is damaged; answers are not affected, as damaged entries are misses; --fix removes them",
+            )
 
     _with_store(check, options)
 
@@ -137,12 +142,12 @@ def _files(path: Path) -> Iterable[Path]:
     "--document",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What this very text wrote.",
+    help="Entries that this text wrote.",
 )
-@click.option("--model", "model", metavar="NAME", help="What this model computed.")
-@click.option("--tenant", metavar="NAME", help="What is this tenant's; with --document, whose text it is (anonymous).")
-@click.option("--older-than", metavar="AGE", help="What is older: 90s, 30m, 12h, 7d.")
-@click.option("--all", "everything", is_flag=True, help="All of it.")
+@click.option("--model", "model", metavar="NAME", help="Entries of this model.")
+@click.option("--tenant", metavar="NAME", help="Entries of this tenant; with --document, the text's owner (anonymous).")
+@click.option("--older-than", metavar="AGE", help="Entries older than 90s, 30m, 12h, 7d.")
+@click.option("--all", "everything", is_flag=True, help="All entries.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
 @click.option("--cache-dir", metavar="DIR", help="The cache's folder.")
 def purge(
@@ -156,10 +161,10 @@ def purge(
 ) -> None:
     """Remove entries from disk, and from the memory of every process that uses the folder.
 
-    Entries go that agree with everything given. An entry that two documents share belongs to the one that wrote it.
+    Removes the entries that match all options given. An entry that two documents share belongs to its last writer.
     """
     if not everything and not (document or model or tenant or older_than):
-        raise click.UsageError("say what goes: --document, --model, --tenant, --older-than, or --all")
+        raise click.UsageError("say what to remove: --document, --model, --tenant, --older-than, or --all")
 
     def take(settings: Settings, store: Store) -> None:
         digest = None

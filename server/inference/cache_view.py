@@ -1,14 +1,15 @@
-"""What the layer cache holds for a call: which keys, looked up in which order, kept under which tag.
+"""A call's view of the layer cache: which keys it looks up, in which order, and under which tag it stores.
 
-Two things are kept of a segment. *Results*, what a head made of it, serve repeats: 1 to 2 kB each. *States* at cut
-layers serve heads that were not asked before, late chunking, and models that share lower layers: some 400 kB each. The
-tokens of a region are kept as well. The store knows none of these words; this file gives them their keys.
+Three kinds of entries are stored. *Results* of heads, 1 to 2 kB a segment, serve repeats. *States* at cut layers, about
+400 kB a segment, serve other heads, late chunking, and models that share lower layers. *Tokens* of a region serve
+repeats and edits. The store knows only keys and arrays; this file makes the keys.
 
 Methods of `CacheView` block on the disk: they are called in worker threads.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ Parts = Mapping[Head, NDArray[Any]]
 
 
 class Doorkeeper:
-    """Which keys bulk calls have come by, as far back as memory reaches: most of what they bring never comes again."""
+    """Remembers the latest keys of bulk calls, whose entries are kept only when they come a second time."""
 
     def __init__(self, most: int = 1 << 18) -> None:
         self._most = most
@@ -36,7 +37,7 @@ class Doorkeeper:
         self._lock = Lock()
 
     def again(self, key: Key) -> bool:
-        """Whether the key was seen before; from now on it was."""
+        """Tell whether the key was seen before, and remember it."""
         with self._lock:
             if key.digest in self._seen:
                 self._seen.move_to_end(key.digest)
@@ -47,27 +48,46 @@ class Doorkeeper:
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Makes what the keys of many segments share; remembers what it made."""
+
+    run: Callable[["ServedModel", str, int, int], RunFields]
+    layout: Callable[[int], LayoutFields]
+
+
 class LayerCache:
     """The store with the deployment's keys; gives each call its view."""
 
     def __init__(self, keys: KeyMaker, store: Store | None, *, keep_results: bool) -> None:
         self._keys = keys
+        # Equal fields are one object, so that the key maker digests them once.
+        self._fields = Fields(lru_cache(maxsize=1024)(run_fields), lru_cache(maxsize=512)(layout_fields))
         self._store = store
         self._keep_results = keep_results
         self._seen = Doorkeeper()
 
     def view(self, call: Call, text: str) -> "CacheView":
-        """A call's view for one document."""
-        return CacheView(self._keys, self._store, call, text, self._seen, keep_results=self._keep_results)
+        """Return a call's view for one document."""
+        return CacheView(self._keys, self._fields, self._store, call, text, self._seen, keep_results=self._keep_results)
 
 
 class CacheView:
-    """What one document of one call finds and leaves."""
+    """Looks up and stores the entries of one document of a call."""
 
     def __init__(
-        self, keys: KeyMaker, store: Store | None, call: Call, text: str, seen: Doorkeeper, *, keep_results: bool
+        self,
+        keys: KeyMaker,
+        fields: Fields,
+        store: Store | None,
+        call: Call,
+        text: str,
+        seen: Doorkeeper,
+        *,
+        keep_results: bool,
     ) -> None:
         self._keys = keys
+        self._fields = fields
         self._tenant = call.client.tenant
         self._text = text
         self._source = store if call.cache_mode.reads else None
@@ -75,17 +95,17 @@ class CacheView:
         self._keep_results = keep_results
         self._seen = seen if call.priority is Priority.BULK else None
         self._model = call.model
-        self._runs = {cut: run_fields(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
+        self._runs = {cut: fields.run(call.model, self._tenant, cut, call.window) for cut in call.model.cuts}
 
     @cached_property
     def _tag(self) -> Tag:
-        """Names the document that leaves something. Lazy: a long text takes a while, and who only reads needs none."""
+        """Names the document that stores entries. Lazy: read-only calls need no tag."""
         return Tag(self._tenant, self._model.name, self._keys.document(self._tenant, self._text.encode()))
 
     def key(self, segment: Segment, cut: int | None = None) -> Key:
         """Names a segment's state after `cut` layers; after the last by default."""
         run = self._runs[self._model.cuts[-1] if cut is None else cut]
-        return self._keys.state(run, SegmentFields(layout_fields(len(segment.ids)), segment.ids))
+        return self._keys.state(run, SegmentFields(self._fields.layout(len(segment.ids)), segment.ids))
 
     def results(self, wanted: Sequence[tuple[Key, Sequence[Head]]]) -> Sequence[Parts]:
         """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
@@ -119,7 +139,7 @@ class CacheView:
         return [False] * len(keys) if self._source is None else self._source.contains_many(keys)
 
     def keep_computed(self, segment: Segment, key: Key, states: Mapping[int, StateArray], parts: Parts) -> None:
-        """Leave what was computed of a segment, whose last state the key names; the store never waits."""
+        """Store what was computed of a segment, whose last state the key names. Never waits for the disk."""
         if self._target is None:
             return
         last = self._model.cuts[-1]
@@ -128,18 +148,18 @@ class CacheView:
         self.keep_results(key, parts)
 
     def keep_results(self, key: Key, parts: Parts) -> None:
-        """Leave what heads made of a state."""
+        """Store what heads made of a state."""
         if self._target is None or not self._keep_results:
             return
         for head, part in parts.items():
-            if isinstance(head, Pool):  # ranges of tokens are a caller's own; nobody would ask for them again
+            if isinstance(head, Pool):  # ranges of tokens are specific to a call
                 self._leave(self._result_key(key, head), part)
 
     def _look_up(self, keys: Sequence[Key]) -> list[NDArray[Any] | None]:
         return self._source.get_many(keys, modest=self._seen is not None) if self._source else [None] * len(keys)
 
     def _leave(self, key: Key, array: NDArray[Any]) -> None:
-        """Put an array into the store; a bulk call's only when it is made for the second time, and in free room."""
+        """Store an array; for bulk calls only the second time that it is made, and only in free room."""
         if self._target is None or (self._seen and not self._seen.again(key)):
             return
         self._target.put(key, array, self._tag, modest=self._seen is not None)
@@ -155,16 +175,24 @@ class CacheView:
         return [None if rows is None else _region_tokens(rows) for rows in found]
 
     def keep(self, region: Region, tokens: RegionTokens) -> None:
-        """Leave a region's tokens: int32 (4, n), ids, starts and ends within the region, kinds of boundary."""
+        """Store a region's tokens: int32 (4, n), ids, starts and ends within the region, kinds of boundary."""
         if self._target is not None:
             read = tokens.tokens
             rows = np.stack([read.ids, read.starts, read.ends, tokens.kinds]).astype(np.int32)
             self._leave(self._tokens_key(region), rows)
 
     def _tokens_key(self, region: Region) -> Key:
-        digest = bytes.fromhex(self._model.tokenizer.digest)
-        fields = TokensFields(self._tenant, digest, FORMAT_VERSION, region.before.encode(), region.text.encode())
-        return self._keys.tokens(fields)
+        tokenizer = self._model.tokenizer
+        return self._keys.tokens(
+            TokensFields(
+                self._tenant,
+                bytes.fromhex(tokenizer.digest),
+                tokenizer.library,
+                FORMAT_VERSION,
+                region.before.encode(),
+                region.text.encode(),
+            )
+        )
 
 
 def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:
@@ -172,7 +200,6 @@ def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:
     return RegionTokens(Tokens(ids, starts.astype(np.int64), ends.astype(np.int64)), kinds.astype(np.uint8))
 
 
-@lru_cache(maxsize=1024)
 def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunFields:
     """What decides a state after `cut` layers, apart from the segment."""
     encoder = model.runner.encoder
@@ -182,15 +209,13 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
         layers=bytes.fromhex(encoder.layer_digests[cut]),
         cut=cut,
         scheme=encoder.scheme,
-        lossy_cuts=(),
         numerics=encoder.numerics(cut).encode(),
         window=window or None,
     )
 
 
-@lru_cache(maxsize=512)
 def layout_fields(tokens: int) -> LayoutFields:
-    """How so many tokens are read: of one type, at positions from the first, the first and the last one global."""
+    """All tokens of type 0, at positions from 0, the first and the last one global."""
     return LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
 
 

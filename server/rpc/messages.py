@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor
-
 from server.errors import InvalidCall, Malformed
 
 MOST_FIELDS = 20_000
@@ -36,8 +34,8 @@ def parse(data: bytes, deserializer: Callable[[bytes], Any] | None) -> Any:
         raise Malformed from error
 
 
-def check_fields(data: bytes, kind: Descriptor, most: int) -> None:
-    """Refuse a message of more than `most` fields. Malformed bytes are left for the parser to refuse.
+def check_fields(data: bytes, kind: Any, most: int) -> None:
+    """Refuse a message of more than `most` fields; `kind` is its descriptor. Malformed bytes are left to the parser.
 
     Source: the wire format of Protocol Buffers (protobuf.dev/programming-guides/encoding).
 

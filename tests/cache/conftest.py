@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cache import CacheSettings, Fault, Store
-from tests.cache.helpers import Opener
+from tests.cache.helpers import KEYS, Opener
 
 
 class _Opener:
@@ -16,7 +16,7 @@ class _Opener:
 
     def __call__(self, **settings: Any) -> Store:
         defaults: dict[str, Any] = {"folder": self.folder, "min_free_bytes": 0, "memory_bytes": 0}
-        store = Store.open(CacheSettings(**defaults | settings), lambda *fault: self.faults.append(fault))
+        store = Store(CacheSettings(**defaults | settings), KEYS, lambda *fault: self.faults.append(fault))
         self.stores.append(store)
         return store
 

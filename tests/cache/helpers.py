@@ -4,8 +4,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import Fault, Key, Kind, Store, Tag
+from cache import Fault, Key, KeyMaker, Kind, Store, Tag
 
+KEYS = KeyMaker(b"deployment secret".ljust(32))
 TAG = Tag("tenant", "model", b"document".ljust(16))
 
 

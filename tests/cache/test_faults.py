@@ -18,6 +18,7 @@ import pytest
 from benchmarks import faults as trials
 from cache import Event, Fault, Store
 from cache import entry as entry_module
+from cache.entry import HEADER_BYTES, MAC_BYTES, Sealer
 from tests.cache.helpers import TAG, Opener, key, state
 
 
@@ -96,8 +97,8 @@ def test_random_damage_gives_no_wrong_answer_and_no_crash(fast_path: Path) -> No
 
 
 def test_the_trials_see_a_store_that_trusts_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were the checksum not compared, damage would be served: the trials above are able to fail."""
-    monkeypatch.setattr(entry_module, "_checksum", lambda *_: 0)
+    """Were the MAC not compared, damage would be served: the trials above are able to fail."""
+    monkeypatch.setattr(Sealer, "mac", lambda *_: bytes(MAC_BYTES))
     trials._fill(tmp_path, 0, trials._ENTRIES)
     for path in tmp_path.rglob("*.val"):
         content = bytearray(path.read_bytes())
@@ -401,7 +402,7 @@ def test_a_full_disk_drops_writes_and_heals(open_store: Opener, small_disk: Path
     assert len(served(store, *range(2, 60))) < 20
     assert counted(store, Event.DROPPED) > 30
     assert kinds(open_store) == [Fault.DISK_FULL]
-    orphans = [path for path in small_disk.rglob("*.val") if path.stat().st_size != 60_192]
+    orphans = [path for path in small_disk.rglob("*.val") if path.stat().st_size != state(0).nbytes + HEADER_BYTES]
     assert orphans == [], "what did not fit left no piece behind"
     filler.unlink()
     fill(store, 70)
@@ -427,9 +428,9 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from cache import *
-from tests.cache.helpers import TAG, key, state
+from tests.cache.helpers import KEYS, TAG, key, state
 faults = []
-store = Store.open(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0, memory_bytes=0),
+store = Store(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0, memory_bytes=0), KEYS,
                    lambda fault, _: faults.append(fault.value))
 store.put(key(1), state(1), TAG); assert store.flush()
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -461,12 +462,12 @@ import os
 import numpy as np
 from pathlib import Path
 from cache import *
-from tests.cache.helpers import TAG, key, state
+from tests.cache.helpers import KEYS, TAG, key, state
 if os.geteuid() == 0:  # for whom nothing is read-only
     os.setgid(65534); os.setuid(65534)
 faults = []
 settings = CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0)
-store = Store.open(settings, lambda fault, _: faults.append(fault.value))
+store = Store(settings, KEYS, lambda fault, _: faults.append(fault.value))
 first = store.get(key(1))
 kept = store.put(key(2), state(2), TAG)
 served = np.array_equal(store.get(key(2)), state(2))

@@ -7,7 +7,7 @@ import diskcache  # type: ignore[import-untyped]
 import pytest
 
 from cache import Fault, Kind
-from cache.entry import Entry
+from cache.entry import Entry, Sealer, encode
 from cache.faults import classify
 from cache.index import Index, Row
 from tests.cache.helpers import TAG, key, state
@@ -19,7 +19,7 @@ def entry(number: int, numbers: int = 700) -> Entry:
 
 
 def write(index: Index, number: int) -> None:
-    placed = index.place(entry(number))
+    placed = index.place(key(number), *encode(entry(number), Sealer(bytes(32))))
     with index.transact():
         index.write(entry(number), placed)
 

@@ -18,7 +18,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from cache import *
-from tests.cache.helpers import TAG, key, state
+from tests.cache.helpers import KEYS, TAG, key, state
 def settings(**changed):
     return CacheSettings(**{"folder": Path(sys.argv[1]), "min_free_bytes": 0, "memory_bytes": 0, **changed})
 def told():
@@ -70,7 +70,7 @@ def served(store: Store, *numbers: int) -> list[int]:
 def test_what_one_writes_the_other_reads(open_store: Opener) -> None:
     store = open_store()
     program = """
-store = Store.open(settings())
+store = Store(settings(), KEYS)
 for number in range(0, 20, 2):
     store.put(key(number), state(number), TAG)
 store.flush(); tell("written"); told()
@@ -89,7 +89,7 @@ tell(sum(np.array_equal(store.get(key(number)), state(number)) for number in ran
 
 def test_a_purge_empties_the_other_processes_memory(open_store: Opener) -> None:
     program = """
-store = Store.open(settings(memory_bytes=1 << 24))
+store = Store(settings(memory_bytes=1 << 24), KEYS)
 for number in range(6):
     store.put(key(number), state(number), Tag("tenant", "model", bytes([number % 2]) * 16))
 store.flush()
@@ -118,10 +118,10 @@ def test_a_purge_drops_the_other_processes_queued_writes_and_the_one_under_way(o
     program = """
 import threading
 from cache import index
-store = Store.open(settings())
+store = Store(settings(), KEYS)
 place, placed, go_on = index.Index.place, threading.Event(), threading.Event()
-def slowly(self, entry):
-    value = place(self, entry)
+def slowly(self, *value):
+    value = place(self, *value)
     placed.set(); go_on.wait()
     return value
 index.Index.place = slowly
@@ -149,7 +149,7 @@ def test_a_purge_by_a_process_that_is_alone_reaches_who_comes_later(open_store: 
 
 
 def test_a_conflict_of_settings_is_seen_between_processes_and_ends_with_them(open_store: Opener) -> None:
-    with other(open_store.folder, "store = Store.open(settings(size_limit=1 << 21)); tell('open'); told()") as process:
+    with other(open_store.folder, "store = Store(settings(size_limit=1 << 21), KEYS); tell('open'); told()") as process:
         assert process.told() == "open"
         with pytest.raises(SettingsConflictError, match="size_limit is 2097152 there"):
             open_store()
@@ -159,7 +159,7 @@ def test_a_conflict_of_settings_is_seen_between_processes_and_ends_with_them(ope
 def test_a_process_that_left_the_index_behind_takes_the_others_along(open_store: Opener) -> None:
     program = """
 import time
-store = Store.open(settings())
+store = Store(settings(), KEYS)
 tell("open"); told()
 end = time.monotonic() + 5
 while store._disk._index is None or store._disk._index.generation != 2:
@@ -197,7 +197,7 @@ def test_a_purge_follows_to_a_newer_index_that_it_has_not_yet_heard_of(
 
 def test_several_writers_lose_nothing(open_store: Opener) -> None:
     program = """
-store = Store.open(settings(queue_bytes=1 << 28))
+store = Store(settings(queue_bytes=1 << 28), KEYS)
 start = int(told())
 for number in range(start, start + 100):
     store.put(key(number), state(number, 500 if number % 2 else 30_000), TAG)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import SecretError, default_secret_path, load_secret
+from cache import SecretError, load_secret
 
 
 def test_it_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -88,8 +88,7 @@ def test_another_users_is_refused(tmp_path: Path) -> None:
         load_secret(path)
 
 
-def test_the_default_place_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert default_secret_path({"XDG_STATE_HOME": "/var/state"}) == Path("/var/state/octavo/secret")
-    for ignored in ({}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "relative"}):
-        assert default_secret_path(ignored) == Path("/home/someone/.local/state/octavo/secret")
+def test_one_that_is_missing_can_be_required(tmp_path: Path) -> None:
+    with pytest.raises(SecretError, match="No such file"):
+        load_secret(tmp_path / "secret", create=False)
+    assert not (tmp_path / "secret").exists()

@@ -23,7 +23,7 @@ from cache import (
 from cache.entry import HEADER_BYTES
 from cache.tag import Selector
 from cache.writer import Write
-from tests.cache.helpers import TAG, Opener, key, state
+from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
 
 def fill(store: Store, *numbers: int) -> None:
@@ -359,10 +359,10 @@ def test_a_purge_covers_queued_writes_and_the_one_under_way(
     store = open_store(memory_bytes=1 << 20)
     place, started = type(store._disk._index).place, []  # type: ignore[union-attr]
 
-    def slowly(self: object, entry: object) -> object:
+    def slowly(self: object, *value: object) -> object:
         started.append(1)
         time.sleep(0.3)
-        return place(self, entry)  # type: ignore[arg-type]
+        return place(self, *value)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(store._disk._index), "place", slowly)
     store.put(key(0), state(0), TAG)
@@ -440,7 +440,7 @@ def test_a_setting_without_sense_is_named(tmp_path: Path, name: str, value: floa
 def test_a_modest_entry_makes_nobody_leave(tmp_path: Path) -> None:
     array = np.arange(50_000, dtype=np.float32)
     settings = CacheSettings(tmp_path, size_limit=1 << 20, min_free_bytes=0, memory_bytes=500_000)
-    with Store.open(settings) as store:
+    with Store(settings, KEYS) as store:
         for number in range(4):
             store.put(key(number), array + number, TAG)
         store.flush()

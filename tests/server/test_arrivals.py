@@ -22,7 +22,10 @@ def stall(arrivals: Arrivals, client: str, count: int, stalled: Stalled) -> list
 
 
 def soon(value: bytes) -> Callable[[], Awaitable[bytes]]:
-    return partial(asyncio.sleep, 0, value)
+    async def read() -> bytes:
+        return value
+
+    return read
 
 
 def _same(message: "asyncio.Future[bytes]") -> "asyncio.Future[bytes]":

@@ -172,8 +172,8 @@ def test_a_sample_of_hits_is_computed_again_and_agrees(models: Path, tmp_path: P
 def test_each_field_of_a_run_changes_the_key(field: str) -> None:
     from cache import KeyMaker
 
-    run = RunFields("t", "a", b"l", 2, "int8", (), b"n", None)
-    others: dict[str, Any] = {"layers": b"x", "cut": 1, "lossy_cuts": (1,), "numerics": b"x", "window": 64}
+    run = RunFields("t", "a", b"l", 2, "int8", b"n", None)
+    others: dict[str, Any] = {"layers": b"x", "cut": 1, "numerics": b"x", "window": 64}
     changed = replace(run, **{field: others.get(field, "x")})
     keys, segment = KeyMaker(bytes(32)), SegmentFields(layout_fields(9), np.arange(9, dtype=np.int32))
     assert keys.state(run, segment) != keys.state(changed, segment)
@@ -184,7 +184,7 @@ def test_each_field_of_a_run_changes_the_key(field: str) -> None:
 def test_each_field_of_a_segment_changes_the_key(field: str) -> None:
     from cache import KeyMaker
 
-    run = RunFields("t", "a", b"l", 2, "int8", (), b"n", None)
+    run = RunFields("t", "a", b"l", 2, "int8", b"n", None)
     segment = SegmentFields(layout_fields(9), np.arange(9, dtype=np.int32))
     other: Any = layout_fields(10) if field == "layout" else np.arange(1, 10, dtype=np.int32)
     keys = KeyMaker(bytes(32))

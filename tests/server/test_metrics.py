@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from cache import CacheSettings, Store
+from cache import CacheSettings, KeyMaker, Store
 from server.commands.reference import DOCS, metrics_table, renewed
 from server.health.loop_watch import PERIOD_SECONDS, LoopWatch
 from server.telemetry.metrics import Metrics
@@ -55,7 +55,7 @@ def test_what_runs_is_told(metrics: Metrics) -> None:
 
 
 def test_every_instrument_is_described_as_it_is_scraped(metrics: Metrics, tmp_path: Path) -> None:
-    with Store.open(CacheSettings(folder=tmp_path)) as store:
+    with Store(CacheSettings(folder=tmp_path), KeyMaker(bytes(32))) as store:
         metrics.register_cache(store)
         check_descriptions(metrics)
 
