@@ -65,9 +65,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         answers = await self._service.embed(call, texts, fields, timings, reply.grow)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
-        return pb.EmbedResponse(
-            info=replies.reply_info(call, usage, timings, self._service.price(usage)),
-            results=[self._embed_result(*each, call) for each in zip(documents, answers, rulers, strict=True)],
+        return await reply.make(
+            lambda: pb.EmbedResponse(
+                info=replies.reply_info(call, usage, timings, self._service.price(usage)),
+                results=[self._embed_result(*each, call) for each in zip(documents, answers, rulers, strict=True)],
+            )
         )
 
     async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
@@ -79,10 +81,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         reply = replies.Reply(call.tasks, self._limits, context.slot)
         answer = await self._service.analyze(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
-        return pb.AnalyzeResponse(
-            info=replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage)),
-            segments=[replies.segment_info(segment, ruler) for segment in answer.segments],
-            results=replies.document_results(call.tasks, answer),
+        return await reply.make(
+            lambda: pb.AnalyzeResponse(
+                info=replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage)),
+                segments=[replies.segment_info(segment, ruler) for segment in answer.segments],
+                results=replies.document_results(call.tasks, answer),
+            )
         )
 
     async def StreamSegments(
