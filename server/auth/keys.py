@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from octavo.files import PRIVATE, replacing
+from server.config.folders import xdg_folder
 
 ID_CHARACTERS = 12
 SECRET_BYTES = 32
@@ -115,8 +116,7 @@ class KeptKey:
 
 def default_keys_path(environ: Mapping[str, str] = os.environ) -> Path:
     """`$XDG_STATE_HOME/octavo/keys.json`, by default below `~/.local/state`."""
-    state = Path(environ.get("XDG_STATE_HOME", ""))
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "octavo" / "keys.json"
+    return xdg_folder("XDG_STATE_HOME", ".local/state", environ) / "octavo" / "keys.json"
 
 
 def read_keys(path: Path) -> list[KeptKey]:

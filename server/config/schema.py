@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from server.auth.keys import Key
+from server.config.folders import xdg_folder
 
 UNIX = "unix:"
 MAX_PORT = 65535
@@ -30,7 +31,7 @@ MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its NUL
 
 def cache_home() -> Path:
     """Return the folder of models and cached states: `$XDG_CACHE_HOME/octavo`, by default `~/.cache/octavo`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "octavo"
+    return xdg_folder("XDG_CACHE_HOME", ".cache") / "octavo"
 
 
 def split_address(address: str) -> tuple[str, int]:
