@@ -77,7 +77,7 @@ def prepare_buf() -> Path:
         if not shutil.which("npm"):
             raise ContractError("buf comes from npm: install Node.js 18 or newer")
         folder.mkdir(exist_ok=True)
-        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, BUF)
+        run("npm", "install", "--loglevel=error", "--no-progress", "--no-audit", "--no-fund", "--prefix", folder, BUF)
     return buf
 
 
