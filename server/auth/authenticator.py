@@ -22,7 +22,7 @@ from server.auth.keys import (
     split_token,
     state_of,
 )
-from server.config.schema import PlanSettings, ServerSettings, Settings
+from server.config.schema import ClientSettings, PlanSettings, ServerSettings, Settings
 from server.errors import StartError, Unauthenticated
 from server.types import Priority
 
@@ -55,12 +55,12 @@ class Authenticator:
         """Read the file of keys.
 
         Raises:
-            StartError: it cannot be used.
+            StartError: it cannot be used, or the settings hold something that is not a key.
         """
         self._settings: ServerSettings = settings.server
         self._clients = clients_of(settings)
-        inline = {Key.parse(text): name for name, client in settings.clients.items() for text in client.keys}
         try:
+            inline = inline_keys(settings.clients)
             self._keys = Keys(settings.server.keys_file or default_keys_path(), inline, clock)
         except KeysError as error:
             raise StartError(f"keys: {error}") from None
@@ -137,6 +137,22 @@ class Keys:
             return state_of(self._path.stat())
         except OSError:
             return None
+
+
+def inline_keys(clients: Mapping[str, ClientSettings]) -> dict[Key, str]:
+    """The keys of the settings, and the name of each one's client.
+
+    Raises:
+        KeysError: one is not a key; the message names the setting.
+    """
+    keys = {}
+    for name, client in clients.items():
+        for index, text in enumerate(client.keys):
+            try:
+                keys[Key.parse(text)] = name
+            except KeysError as error:
+                raise KeysError(f"clients.{name}.keys[{index}]: {error}") from None
+    return keys
 
 
 def clients_of(settings: Settings) -> dict[str, Client]:

@@ -15,7 +15,7 @@ NEEDS_NPM = pytest.mark.skipif(shutil.which("npm") is None, reason="buf comes fr
 def contract(
     verb: str, root: Path = ROOT, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, root / "proto" / "contract.py", verb]
+    command = [sys.executable, str(root / "proto" / "contract.py"), verb]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 

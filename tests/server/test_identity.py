@@ -93,9 +93,17 @@ def test_a_key_names_its_client_and_several_live_side_by_side(file: Path) -> Non
 
 
 def test_a_key_of_the_settings_opens_too(file: Path) -> None:
-    key, token = Key.make()
-    authenticator = Authenticator(configured(file, {"acme": {"keys": [str(key)]}}))
-    assert authenticator.identify(caller(token)).name == "acme"
+    for expires in (None, datetime.now(UTC) + timedelta(days=1)):
+        key, token = Key.make(expires)
+        authenticator = Authenticator(configured(file, {"acme": {"keys": [str(key)]}}))
+        assert authenticator.identify(caller(token)).name == "acme"
+
+
+def test_a_key_of_the_settings_that_is_none_stops_the_start_and_is_named(file: Path) -> None:
+    keys = [str(Key.make()[0]), f"{Key.make()[0]}:tomorrow"]
+    with pytest.raises(StartError, match=r"clients\.acme\.keys\[1\]: a key's record is ID:SALT:DIGEST") as caught:
+        Authenticator(configured(file, {"acme": {"keys": keys}}))
+    assert keys[1] not in str(caught.value)
 
 
 def changed(token: str) -> str:
