@@ -16,7 +16,7 @@ demo: $(VENV)/.ready ## Serve a real model and send it a long document
 	$(RUN)/python -m server.demo
 
 test: $(VENV)/.ready-dev ## Run the whole test suite
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n 2 --dist loadfile
 
 test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip with a reason where there is none
 	$(RUN)/python -m pytest -m gpu
@@ -49,7 +49,7 @@ bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than t
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder
-	rm -rf $(VENV) .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .venv-system .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,6 +6,7 @@ from the original's folder.
 """
 
 import contextlib
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -64,7 +65,12 @@ def save(folder: Path, out: Path) -> None:
                 shutil.copyfile(file, target)
         save_file(tensors, made / QUANTISED, metadata=_FORMAT)
         (made / QUANTISED).chmod(0o644)  # like the original's, whatever safetensors left
-        made.rename(out)  # fails over a folder that another process made meanwhile
+        try:
+            made.rename(out)
+        except OSError as error:
+            if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:  # another process was faster
+                raise FolderError(f"{out} exists already") from None
+            raise
 
 
 def kept(folder: Path, home: Path) -> Path:
@@ -82,7 +88,7 @@ def kept(folder: Path, home: Path) -> Path:
         name.update(Path(__file__).with_name(source).read_bytes())
     out = home / f"{folder.resolve().name}-{name.hexdigest()}"
     if not out.exists():
-        with contextlib.suppress(FileExistsError, FolderError):  # another process was faster
+        with contextlib.suppress(FolderError):  # another process was faster
             save(folder, out)
         if not out.exists():
             raise OSError(f"{out} could not be made")

@@ -52,6 +52,7 @@ from server.telemetry.metrics import Metrics
 from server.types import Priority
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
+WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 
 log = structlog.get_logger(__name__)
@@ -205,7 +206,7 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
     for model in catalogue:
         call = Call(
             request_id="",
-            client=Client("warm-up", "warm-up"),
+            client=WARM_UP_CLIENT,
             priority=Priority.INTERACTIVE,
             deadline=math.inf,
             model=model,

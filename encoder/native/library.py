@@ -60,7 +60,8 @@ def key() -> str:
 
 def folders() -> tuple[Path, ...]:
     """Where builds may lie: beside the sources, or in the user's cache where that folder cannot be written."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the XDG specification ignores relative paths
+    cache_home = named if named.is_absolute() else Path.home() / ".cache"
     return FOLDER / "_build", cache_home / "octavo" / "native"
 
 

@@ -13,8 +13,16 @@ from pathlib import Path
 import structlog
 
 from server.auth.clients import ANONYMOUS, Client, Plan
-from server.auth.keys import Key, KeysError, default_keys_path, read_keys, split_token
-from server.config.schema import PlanSettings, ServerSettings, Settings
+from server.auth.keys import (
+    FileState,
+    Key,
+    KeysError,
+    default_keys_path,
+    read_keys_and_state,
+    split_token,
+    state_of,
+)
+from server.config.schema import ClientSettings, PlanSettings, ServerSettings, Settings
 from server.errors import StartError, Unauthenticated
 from server.types import Priority
 
@@ -47,12 +55,12 @@ class Authenticator:
         """Read the file of keys.
 
         Raises:
-            StartError: it cannot be used.
+            StartError: it cannot be used, or the settings hold something that is not a key.
         """
         self._settings: ServerSettings = settings.server
         self._clients = clients_of(settings)
-        inline = {Key.parse(text): name for name, client in settings.clients.items() for text in client.keys}
         try:
+            inline = inline_keys(settings.clients)
             self._keys = Keys(settings.server.keys_file or default_keys_path(), inline, clock)
         except KeysError as error:
             raise StartError(f"keys: {error}") from None
@@ -87,45 +95,64 @@ class Authenticator:
 class Keys:
     """The keys of settings and of a file, which is read again when it has changed.
 
-    A file that cannot be used any more leaves the keys that it had, until it can: a slip must not lock everybody out.
-    One that is gone has no keys.
+    A file that does not exist has no keys. One that cannot be read or parsed leaves the keys that were read before, so
+    that a slip does not lock everybody out, and is read again at each look until it can be used.
     """
 
     def __init__(self, path: Path, inline: Mapping[Key, str], clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         self._inline = {key.id: (key, client) for key, client in inline.items()}
-        self._state = self._look()
         self._looked = clock()
-        self._kept = self._read()
+        self._fault = ""
+        self._kept, self._state = self._read()
 
     def find(self, identifier: str) -> tuple[Key, str]:
         """The key of an id and the name of its client; one that nothing matches, for an id that is unknown."""
         if self._clock() >= self._looked + LOOK_SECONDS:
-            self._renew()
+            self._looked = self._clock()
+            if self._state is None or self._state != self._look():
+                self._renew()
         return self._kept.get(identifier) or self._inline.get(identifier) or (NOBODY, "")
 
     def _renew(self) -> None:
-        self._looked = self._clock()
-        state = self._look()
-        if state == self._state:
-            return
-        self._state = state
+        self._state = None  # until a read succeeds
         try:
-            self._kept = self._read()
-            log.info("keys read", keys=len(self._kept))
+            kept, self._state = self._read()
         except KeysError as error:
-            log.error("keys not read", reason=str(error))  # noqa: TRY400 - the reason says it all
+            if str(error) != self._fault:
+                self._fault = str(error)
+                log.error("keys not read", reason=self._fault)  # noqa: TRY400 - the reason says it all
+            return
+        if self._fault or kept != self._kept:
+            log.info("keys read", keys=len(kept))
+        self._kept, self._fault = kept, ""
 
-    def _read(self) -> dict[str, tuple[Key, str]]:
-        return {kept.key.id: (kept.key, kept.client) for kept in read_keys(self._path)}
+    def _read(self) -> tuple[dict[str, tuple[Key, str]], FileState | None]:
+        keys, state = read_keys_and_state(self._path)
+        return {kept.key.id: (kept.key, kept.client) for kept in keys}, state
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> FileState | None:
         try:
-            found = self._path.stat()
+            return state_of(self._path.stat())
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def inline_keys(clients: Mapping[str, ClientSettings]) -> dict[Key, str]:
+    """The keys of the settings, and the name of each one's client.
+
+    Raises:
+        KeysError: one is not a key; the message names the setting.
+    """
+    keys = {}
+    for name, client in clients.items():
+        for index, text in enumerate(client.keys):
+            try:
+                keys[Key.parse(text)] = name
+            except KeysError as error:
+                raise KeysError(f"clients.{name}.keys[{index}]: {error}") from None
+    return keys
 
 
 def clients_of(settings: Settings) -> dict[str, Client]:

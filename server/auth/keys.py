@@ -16,18 +16,23 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from octavo.files import PRIVATE, replacing
+from server.config.folders import xdg_folder
 
 ID_CHARACTERS = 12
 SECRET_BYTES = 32
 SALT_BYTES = 16
 FORMAT = 1
+SETTLED_NS = 1_000_000_000  # age of a change from which a later one has another timestamp
+
+FileState: TypeAlias = tuple[int, int, int, int, int, int]
 
 _RECORD = re.compile(
     rf"([0-9a-z]{{{ID_CHARACTERS}}}):([0-9a-f]{{{2 * SALT_BYTES}}}):([0-9a-f]{{{2 * SECRET_BYTES}}})(?::(.+))?"
@@ -111,8 +116,7 @@ class KeptKey:
 
 def default_keys_path(environ: Mapping[str, str] = os.environ) -> Path:
     """`$XDG_STATE_HOME/octavo/keys.json`, by default below `~/.local/state`."""
-    state = Path(environ.get("XDG_STATE_HOME", ""))
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "octavo" / "keys.json"
+    return xdg_folder("XDG_STATE_HOME", ".local/state", environ) / "octavo" / "keys.json"
 
 
 def read_keys(path: Path) -> list[KeptKey]:
@@ -121,18 +125,42 @@ def read_keys(path: Path) -> list[KeptKey]:
     Raises:
         KeysError: it cannot be read, is malformed, or others than its owner may write it.
     """
+    return read_keys_and_state(path)[0]
+
+
+def read_keys_and_state(path: Path) -> tuple[list[KeptKey], FileState | None]:
+    """The keys of a file, and its state while it has these keys.
+
+    The state is None if the file does not exist, or if it could hold other keys in the same state: it changed during
+    the read, or so recently that another write may leave the same timestamps.
+
+    Raises:
+        KeysError: as `read_keys`.
+    """
     try:
         with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-                raise KeysError(f"{path} may be written by others than its owner: chmod 600 it")
-            tree = json.load(file)
+            before = os.fstat(file.fileno())
+            data = file.read()
+            after = os.fstat(file.fileno())
     except FileNotFoundError:
-        return []
+        return [], None
     except OSError as error:
         raise KeysError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        if isinstance(error, KeysError):
-            raise
+    if stat.S_IMODE(after.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KeysError(f"{path} may be written by others than its owner: chmod 600 it")
+    settled = state_of(before) == state_of(after) and time.time_ns() - after.st_ctime_ns > SETTLED_NS
+    return _parse(path, data), state_of(after) if settled else None
+
+
+def state_of(found: os.stat_result) -> FileState:
+    """What tells one version of a file from another."""
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev, found.st_mode
+
+
+def _parse(path: Path, data: bytes) -> list[KeptKey]:
+    try:
+        tree = json.loads(data)
+    except ValueError:
         raise KeysError(f"{path} is not JSON") from None
     try:
         if tree["format"] != FORMAT:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server.auth.authenticator import clients_of
+from server.auth.authenticator import clients_of, inline_keys
 from server.auth.clients import ANONYMOUS
-from server.auth.keys import Key, KeysError, default_keys_path, read_keys
+from server.auth.keys import KeysError, default_keys_path, read_keys
 from server.commands.finding import Finding
 from server.config.schema import LimitSettings, Settings, is_local
 from server.errors import StartError
@@ -70,7 +70,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
     path = settings.server.keys_file or default_keys_path()
     try:
         kept = [(each.key, each.client) for each in read_keys(path)]
-        inline = [(Key.parse(text), name) for name, client in settings.clients.items() for text in client.keys]
+        inline = list(inline_keys(settings.clients).items())
     except KeysError as error:
         yield Finding("fail", "keys", str(error))
         return

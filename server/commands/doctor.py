@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
-from server.config.schema import UNIX, LogSettings, ModelSettings, Settings, split_address
+from server.config.schema import UNIX, ModelSettings, Settings, split_address
 from server.errors import StartError
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
@@ -43,7 +43,7 @@ def doctor(**options: Any) -> None:
     server, with 2 when the settings are wrong.
     """
     settings = configuration(**options).settings
-    logs.configure(LogSettings(level="error"))
+    logs.configure("error")
     stopped = False
     for finding in examine(settings):
         click.echo(f"{finding.level:<5}{finding.subject:<10}{finding.says}")

@@ -26,7 +26,7 @@ def serve(**options: Any) -> None:
     Exits with 0 after a clean stop, 2 when the settings are wrong, 1 when it could not start.
     """
     settings = configuration(**options).settings
-    logs.configure(settings.log)
+    logs.configure(settings.log.level, settings.log.format)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past every logger, and we say what went wrong
     from server import app  # noqa: PLC0415 - loads torch
 

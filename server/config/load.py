@@ -163,7 +163,8 @@ def _read_file(file: Path | None, environ: Mapping[str, str], faults: list[Fault
 
 
 def _flatten(path: tuple[str, ...], value: Any, origin: Origin) -> Iterator[Leaf]:
-    if isinstance(value, dict) and value:  # an empty table says that there is one: a client with defaults alone
+    # An empty table says that there is one, a client with defaults alone; an empty file says nothing.
+    if isinstance(value, dict) and (value or not path):
         for key, child in value.items():
             yield from _flatten((*path, key), child, origin)
     else:

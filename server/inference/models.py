@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import chunking
 from chunking import Cutting, Tokenizer
 from encoder.folder import ModelFolder
+from server.auth.clients import Client
 from server.errors import InvalidCall, UnknownModel
 from server.inference.tasks import EmbedTask
 from server.types import PoolingName
@@ -89,18 +90,19 @@ class Catalogue:
         """The model of a call that names none."""
         return next(iter(self._models.values()))
 
-    def resolve(self, reference: str) -> ServedModel:
+    def resolve(self, reference: str, client: Client) -> ServedModel:
         """The model of a reference `name` or `name@version`; an empty one is the default.
 
         Raises:
             UnknownModel: there is none of that name, or it is served in another version.
+            PermissionDenied: the client's plan does not include it.
         """
-        if not reference:
-            return self.default
         name, _, version = reference.partition("@")
-        model = self._models.get(name)
+        model = self._models.get(name) if reference else self.default
         if model is None:
-            raise UnknownModel(f"no model of that name is served; served are: {', '.join(sorted(self._models))}")
+            allowed = ", ".join(sorted(filter(client.plan.allows, self._models)))
+            raise UnknownModel(f"no model of that name is served; served are: {allowed}")
+        client.check_model(model.name)
         if version and version != model.version:
             raise UnknownModel(f"{model.name} is served in version {model.version}")
         return model

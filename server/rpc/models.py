@@ -33,6 +33,5 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: models_pb2.GetModelRequest, context: Context) -> models_pb2.GetModelResponse:
         """Describe one model."""
-        model = self._catalogue.resolve(request.name)
-        context.client.check_model(model.name)
+        model = self._catalogue.resolve(request.name, context.client)
         return models_pb2.GetModelResponse(model=model_of(model, model is self._catalogue.default))

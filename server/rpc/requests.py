@@ -63,8 +63,7 @@ def call_of(
     Raises:
         UnknownModel, PermissionDenied, FingerprintMismatch, InvalidCall: the option at fault is named.
     """
-    model = catalogue.resolve(options.model)
-    around.client.check_model(model.name)
+    model = catalogue.resolve(options.model, around.client)
     cutting = _cutting(options, model)
     window = window_of(options.window if options.HasField("window") else None, model)
     unit = offset_unit(options)

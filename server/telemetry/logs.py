@@ -10,21 +10,21 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from server.config.schema import LogSettings
+Renderer: TypeAlias = Literal["auto", "json", "console"]  # auto: console on a terminal
 
 OURS = ("server", "encoder", "chunking", "cache")
 LONGEST_VALUE = 400  # characters; the longest fact of ours, why a kernel does not serve, has up to 300
 MOST_FRAMES = 8
 
 
-def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+def configure(level: str = "info", renderer: Renderer = "auto", stream: TextIO | None = None) -> None:
     """Send structlog's and the standard library's records to `stream`, by default standard error.
 
     Logging belongs to the process: a later call replaces an earlier one.
@@ -41,15 +41,15 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[_foreign, *shared],
-            processors=[ProcessorFormatter.remove_processors_meta, _renderer(settings, stream)],
+            processors=[ProcessorFormatter.remove_processors_meta, _renderer(renderer, stream)],
             use_get_message=False,
             pass_foreign_args=True,
         )
     )
     logging.root.handlers = [handler]
-    logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[settings.level.upper()]))
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     for room in OURS:
-        logging.getLogger(room).setLevel(settings.level.upper())
+        logging.getLogger(room).setLevel(level.upper())
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # else a record that fails to format is printed with its arguments
     structlog.configure(
@@ -65,8 +65,8 @@ def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]
     structlog.get_logger("server").error("event loop", reason=context["message"].partition("\n")[0], exc_info=error)
 
 
-def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
-    if settings.format == "console" or (settings.format == "auto" and stream.isatty()):
+def _renderer(renderer: Renderer, stream: TextIO) -> Processor:
+    if renderer == "console" or (renderer == "auto" and stream.isatty()):
         return structlog.dev.ConsoleRenderer(colors=stream.isatty())
     return structlog.processors.JSONRenderer(ensure_ascii=False)
 

@@ -1,6 +1,5 @@
 """What the encoder's tests share: families with random weights, real folders, token ids."""
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 import encoder
 from encoder import Encoder
+from server.config.schema import cache_home
 
 Make = Callable[..., Path]
 
@@ -27,8 +27,7 @@ FAMILIES = tuple(CLASSES)
 
 def real_model(name: str) -> Path:
     """A fetched model's folder; skips where it was not fetched."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "octavo" / "models" / name
+    folder = cache_home() / "models" / name
     if not (folder / "config.json").is_file():
         pytest.skip(f"the model {name} was not fetched (make setup)")
     return folder

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[2]
 NEEDS_NPM = pytest.mark.skipif(shutil.which("npm") is None, reason="buf comes from npm, which is not installed")
 
 
-def contract(verb: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, root / "proto" / "contract.py", verb], capture_output=True, text=True, check=False
-    )
+def contract(
+    verb: str, root: Path = ROOT, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "proto" / "contract.py"), verb]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,9 @@ def test_a_changed_contract_makes_stubs_stale_and_generating_mends_them(copy: Pa
     assert "octavo/v1/models_pb2.py" in done.stderr
     assert "octavo/v1/models_pb2.pyi" in done.stderr
     assert "inference_pb2.py," not in done.stderr
-    assert contract("generate", copy).returncode == 0
-    assert contract("check", copy).returncode == 0
+    for verb in ("generate", "check"):
+        done = contract(verb, copy)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_stub_without_its_proto_is_stale(copy: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_breach_of_style_is_seen(copy: Path) -> None:
     edit(copy / "proto/octavo/v1/models.proto", "uint32 layers = 15;", "uint32 numberOfLayers = 15;")
     done = contract("lint", copy)
     assert done.returncode == 1
-    assert "models.proto" in done.stderr
+    assert "models.proto" in done.stderr, done.stderr
     assert "lower_snake_case" in done.stderr
 
 
@@ -92,27 +94,43 @@ def test_what_a_release_published_may_grow_but_not_change(copy: Path) -> None:
         subprocess.run(command.split(), cwd=copy, check=True, env=environment)
     models = copy / "proto/octavo/v1/models.proto"
     edit(models, "string licence = 19;", "string licence = 19;\n  string home = 90;")
-    assert contract("breaking", copy).returncode == 0
+    done = contract("breaking", copy)
+    assert done.returncode == 0, done.stderr
     edit(models, "uint32 layers = 15;", "string layers = 15;")
     done = contract("breaking", copy)
     assert done.returncode == 1
     assert "layers" in done.stderr
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="buf comes from npm, which is not installed")
-def test_without_npm_lint_says_what_is_missing(copy: Path, tmp_path: Path) -> None:
-    (copy / ".venv-proto").unlink()
-    tools = tmp_path / ".venv-proto"
+@pytest.fixture
+def without_buf(copy: Path) -> Path:
+    """A checkout whose tools lack buf."""
+    tools = copy / ".venv-proto"
+    tools.unlink()
     tools.mkdir()
     for part in ("bin", "lib", "googleapis", "pins"):
         (tools / part).symlink_to(ROOT / ".venv-proto" / part)
-    done = subprocess.run(
-        [sys.executable, copy / "proto" / "contract.py", "lint"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": ""},
+    return copy
+
+
+@NEEDS_NPM
+def test_where_npm_fails_its_own_words_are_shown(without_buf: Path, tmp_path: Path) -> None:
+    done = contract(
+        "lint",
+        without_buf,
+        os.environ
+        | {
+            "npm_config_registry": "http://127.0.0.1:1/",
+            "npm_config_fetch_retries": "0",
+            "npm_config_cache": str(tmp_path / "npm"),
+        },
     )
+    assert done.returncode == 1
+    assert "ECONNREFUSED" in done.stderr
+
+
+def test_without_npm_lint_says_what_is_missing(without_buf: Path) -> None:
+    done = contract("lint", without_buf, {"PATH": ""})
     assert done.returncode == 1
     assert "Node.js" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from server.config.schema import cache_home
+
 ROOT = Path(__file__).parents[2]
 OLDEST = ("protobuf==5.29.6", "grpcio==1.71.2", "googleapis-common-protos==1.66.0", "numpy", "click==8.2.0")
 NEWEST = ("protobuf>=7,<8", "grpcio", "googleapis-common-protos", "numpy", "click")
@@ -56,7 +58,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment_with(requirements: tuple[str, ...]) -> Path:
     """The Python of an environment with these, kept from run to run."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo" / "tests"
+    cache = cache_home() / "tests"
     digest = hashlib.sha256("\n".join([*requirements, sys.executable]).encode()).hexdigest()[:16]
     folder = cache / digest
     cache.mkdir(parents=True, exist_ok=True)

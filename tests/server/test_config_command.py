@@ -60,6 +60,15 @@ def test_show_prints_toml_that_reads_back_as_the_same_settings(tmp_path: Path) -
     assert again.server == Settings().server.model_copy(update={"listen": ("[::1]:0",)})
 
 
+@pytest.mark.parametrize("content", ["", "\n", "# nothing yet\n", "[server]\n"])
+def test_a_file_that_sets_nothing_leaves_the_defaults(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "octavo.toml"
+    file.write_text(content)
+    for verb in ("show", "check"):
+        result = CliRunner().invoke(config, [verb, "--config", str(file)])
+        assert (result.exit_code, result.output) == (0, CliRunner().invoke(config, [verb]).output)
+
+
 def test_show_as_json_has_a_row_for_every_setting() -> None:
     result = CliRunner().invoke(config, ["show", "--format", "json", "--set", "compute.threads=3"])
     rows = {row["setting"]: (row["value"], row["origin"]) for row in json.loads(result.output)}

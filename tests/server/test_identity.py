@@ -1,11 +1,14 @@
 """Who is let in, as whom, and what those hear who are not."""
 
+import contextlib
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from server.auth.authenticator import LOOK_SECONDS, Authenticator, Caller, clients_of
-from server.auth.keys import KeptKey, Key, changing_keys
+from server.auth.keys import SETTLED_NS, KeptKey, Key, changing_keys, read_keys_and_state, state_of
 from server.config.schema import Settings
 from server.errors import PermissionDenied, StartError, Unauthenticated
 from server.rpc.call_gate import is_local_peer
@@ -90,9 +93,17 @@ def test_a_key_names_its_client_and_several_live_side_by_side(file: Path) -> Non
 
 
 def test_a_key_of_the_settings_opens_too(file: Path) -> None:
-    key, token = Key.make()
-    authenticator = Authenticator(configured(file, {"acme": {"keys": [str(key)]}}))
-    assert authenticator.identify(caller(token)).name == "acme"
+    for expires in (None, datetime.now(UTC) + timedelta(days=1)):
+        key, token = Key.make(expires)
+        authenticator = Authenticator(configured(file, {"acme": {"keys": [str(key)]}}))
+        assert authenticator.identify(caller(token)).name == "acme"
+
+
+def test_a_key_of_the_settings_that_is_none_stops_the_start_and_is_named(file: Path) -> None:
+    keys = [str(Key.make()[0]), f"{Key.make()[0]}:tomorrow"]
+    with pytest.raises(StartError, match=r"clients\.acme\.keys\[1\]: a key's record is ID:SALT:DIGEST") as caught:
+        Authenticator(configured(file, {"acme": {"keys": keys}}))
+    assert keys[1] not in str(caught.value)
 
 
 def changed(token: str) -> str:
@@ -182,32 +193,128 @@ def test_credentials_that_others_could_read_are_refused_unless_asked_for_by_name
     assert allowed.identify(caller(token, local=False)).name == "acme"
 
 
-def test_changes_of_the_file_apply_without_a_restart_and_looks_are_rare(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def accepts(authenticator: Authenticator, token: str) -> bool:
+    try:
+        return authenticator.identify(caller(token)).name == "acme"
+    except Unauthenticated:
+        return False
+
+
+def test_changes_of_the_file_apply_without_a_restart_and_looks_are_rare(file: Path) -> None:
     clock = Clock()
     authenticator = Authenticator(configured(file), clock)
     token = add(file)
-    looks: list[Path] = []
-    look = Path.stat
-
-    def counted(path: Path) -> os.stat_result:
-        looks.append(path)
-        return look(path)
-
-    monkeypatch.setattr(Path, "stat", counted)
-    with pytest.raises(Unauthenticated):
-        authenticator.identify(caller(token))
-    assert not looks
-    clock.now += LOOK_SECONDS
-    for _ in range(10):
-        assert authenticator.identify(caller(token)).name == "acme"
-    assert len(looks) == 1
+    clock.now += LOOK_SECONDS / 2
+    assert not accepts(authenticator, token)
+    clock.now += LOOK_SECONDS / 2
+    assert accepts(authenticator, token)
     with changing_keys(file) as kept:
         kept.clear()
+    assert accepts(authenticator, token), "the file was looked at just now"
     clock.now += LOOK_SECONDS
-    with pytest.raises(Unauthenticated):
-        authenticator.identify(caller(token))
+    assert not accepts(authenticator, token)
+
+
+def overwrite(file: Path, content: str) -> None:
+    """Write in place; only the time of the inode's change tells."""
+    found = file.stat()
+    with file.open("r+") as opened:
+        opened.write(content)
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def without_keys(content: str) -> str:
+    return json.dumps({"format": 1, "keys": []}).ljust(len(content))
+
+
+def settle(file: Path) -> None:
+    """Wait until the file's last change is old enough for its state to be remembered."""
+    while time.time_ns() - file.stat().st_ctime_ns <= SETTLED_NS:
+        time.sleep(0.05)
+
+
+def test_a_revocation_counts_once_the_file_s_mode_is_mended(file: Path) -> None:
+    clock, token = Clock(), add(file)
+    settle(file)
+    authenticator = Authenticator(configured(file), clock)
+    file.write_text(without_keys(file.read_text()))
+    file.chmod(0o664)
+    settle(file)
+    for _ in range(2):
+        clock.now += LOOK_SECONDS
+        assert accepts(authenticator, token), "the file cannot be trusted"
+    file.chmod(0o600)
+    clock.now += LOOK_SECONDS
+    assert not accepts(authenticator, token)
+
+
+def test_a_mode_that_lets_others_write_is_noticed(file: Path) -> None:
+    clock, token = Clock(), add(file)
+    settle(file)
+    authenticator = Authenticator(configured(file), clock)
+    with capture_logs() as told:
+        file.chmod(0o664)
+        clock.now += LOOK_SECONDS
+        assert accepts(authenticator, token)
+    assert [line["event"] for line in told] == ["keys not read"]
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let the process open no file: EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_revocation_counts_once_the_process_can_open_files_again(file: Path) -> None:
+    clock, token = Clock(), add(file)
+    settle(file)
+    authenticator = Authenticator(configured(file), clock)
+    with changing_keys(file) as kept:
+        kept.clear()
+    settle(file)
+    with capture_logs() as told, no_more_files():
+        for _ in range(3):
+            clock.now += LOOK_SECONDS
+            assert accepts(authenticator, token), "a file that cannot be opened is not one without keys"
+    assert [line["reason"] for line in told] == [f"{file} cannot be read: Too many open files"]
+    clock.now += LOOK_SECONDS
+    assert not accepts(authenticator, token)
+
+
+def test_a_partial_write_that_is_completed_in_the_same_size_counts(file: Path) -> None:
+    clock, token = Clock(), add(file)
+    authenticator = Authenticator(configured(file), clock)
+    revoked = without_keys(file.read_text())
+    file.write_text(revoked[:10].ljust(len(revoked), "\0"))
+    settle(file)
+    clock.now += LOOK_SECONDS
+    assert accepts(authenticator, token), "half a file"
+    overwrite(file, revoked)
+    clock.now += LOOK_SECONDS
+    assert not accepts(authenticator, token)
+
+
+def test_a_write_of_the_same_size_and_time_of_modification_counts(file: Path) -> None:
+    clock, token = Clock(), add(file)
+    authenticator = Authenticator(configured(file), clock)
+    valid = file.read_text()
+    for _ in range(100):
+        for content in (without_keys(valid), valid):
+            overwrite(file, content)
+            clock.now += LOOK_SECONDS
+            assert accepts(authenticator, token) == (content is valid)
+
+
+def test_a_state_is_remembered_once_a_later_write_has_another_time(file: Path) -> None:
+    add(file)
+    assert read_keys_and_state(file)[1] is None, "within one tick of the clock the next write looks the same"
+    settle(file)
+    assert read_keys_and_state(file)[1] == state_of(file.stat())
 
 
 def test_a_file_that_broke_leaves_its_keys_and_is_told_once(file: Path) -> None:

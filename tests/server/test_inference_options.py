@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
+from server.config.schema import PlanSettings
 from tests.server.helpers import (
     E5,
     MINILM,
@@ -20,9 +21,12 @@ from tests.server.helpers import (
     computed,
     document,
     embed,
+    model,
     prose,
     refused,
     segment,
+    serving,
+    settings,
     stream,
     task,
     vector,
@@ -57,6 +61,19 @@ def test_an_unknown_model_is_not_found(server: Server, name: str) -> None:
     for call in calls:
         refusal = refused(call)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL")
+
+
+def test_only_the_plan_s_models_are_named_to_a_client(models: object) -> None:
+    plans = {"anonymous": PlanSettings(models=(TINY,))}
+    with serving(settings(model(TINY), model(MINILM)).model_copy(update={"plans": plans})) as server:
+        unknown = refused(lambda: segment(server, "word", model="none"))
+        assert TINY in unknown.message
+        assert MINILM not in str(unknown)
+        for reference in (MINILM, f"{MINILM}@0123456789ab"):
+            refusal = refused(lambda reference=reference: segment(server, "word", model=reference))  # type: ignore[misc]
+            assert refusal.code == grpc.StatusCode.PERMISSION_DENIED, "the version is not told either"
+            request = models_pb2.GetModelRequest(name=reference)
+            assert refused(lambda request=request: server.models.GetModel(request)).code == refusal.code  # type: ignore[misc]
 
 
 def test_an_error_never_repeats_what_a_client_sent(server: Server) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from server.config.schema import LogSettings, ServerSettings, Settings
+from server.config.schema import ServerSettings, Settings
 from server.errors import EmptyDocument, UnknownModel
 from server.limits import Limiter
 from server.rpc.call_gate import Context
@@ -211,7 +211,7 @@ async def test_its_text_does_not_reach_the_log_that_the_server_writes(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        logs.configure(LogSettings(level="debug", format="json"))
+        logs.configure("debug", "json")
         async with guarded(metrics, "unary_unary", fail_at_once) as wire:
             refusal = await refused(wire.call("unary_unary")(b""))
             await wire.counts(("INTERNAL", "INTERNAL"))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import structlog
 
-from server.config.schema import LogSettings
 from server.telemetry import logs
 
 TEXT = "the text that a user sent"
@@ -35,7 +34,7 @@ def restore() -> Iterator[None]:
 @pytest.fixture
 def stream() -> io.StringIO:
     out = io.StringIO()
-    logs.configure(LogSettings(format="json"), out)
+    logs.configure(renderer="json", stream=out)
     return out
 
 
@@ -100,7 +99,7 @@ def test_an_exception_is_told_by_type_and_place_without_its_message(records: Rec
 
 def test_people_see_no_message_of_an_exception_either() -> None:
     out = io.StringIO()
-    logs.configure(LogSettings(format="console"), out)
+    logs.configure(renderer="console", stream=out)
     try:
         int(TEXT)
     except ValueError:
@@ -161,10 +160,10 @@ def test_warnings_are_records_too(records: Records) -> None:
 
 def test_levels_are_ours_to_choose_and_others_stay_at_warnings() -> None:
     out = io.StringIO()
-    logs.configure(LogSettings(level="debug", format="json"), out)
+    logs.configure(level="debug", renderer="json", stream=out)
     structlog.get_logger("server").debug("told")
     logging.getLogger("other").info("not told")
-    logs.configure(LogSettings(level="error", format="json"), out)
+    logs.configure(level="error", renderer="json", stream=out)
     structlog.get_logger("server").warning("not told")
     logging.getLogger("other").warning("not told")
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["told"]
@@ -175,12 +174,13 @@ def test_people_get_lines_and_pipes_get_json() -> None:
         def isatty(self) -> bool:
             return True
 
-    for settings, out, starts in (
-        (LogSettings(), Terminal(), "\x1b"),
-        (LogSettings(), io.StringIO(), "{"),
-        (LogSettings(format="console"), io.StringIO(), "20"),
-        (LogSettings(format="json"), Terminal(), "{"),
-    ):
-        logs.configure(settings, out)
+    cases: list[tuple[logs.Renderer, io.StringIO, str]] = [
+        ("auto", Terminal(), "\x1b"),
+        ("auto", io.StringIO(), "{"),
+        ("console", io.StringIO(), "20"),
+        ("json", Terminal(), "{"),
+    ]
+    for renderer, out, starts in cases:
+        logs.configure(renderer=renderer, stream=out)
         structlog.get_logger("server").warning("hello")
         assert out.getvalue().startswith(starts)

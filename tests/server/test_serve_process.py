@@ -143,6 +143,14 @@ def test_the_ready_line_names_every_address_and_all_of_them_answer(
     assert {segment(address).info.usage.tokens for address in addresses} == {2}
 
 
+def test_an_empty_file_of_settings_serves_the_defaults(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").touch()
+    arguments = ("--config", str(tmp_path / "empty.toml"), "--listen", "127.0.0.1:0", *NO_METRICS)
+    with process(tmp_path / "home", *arguments) as server:
+        (address,) = server.ready()
+        assert segment(address).info.usage.tokens == 2
+
+
 def test_health_names_every_service_of_ours(served: tuple[Process, list[str]]) -> None:
     with grpc.insecure_channel(served[1][0]) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)

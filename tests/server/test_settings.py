@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from encoder.native.library import folders
+from server.app import WARM_UP_CLIENT
+from server.auth.clients import Client
+from server.auth.keys import default_keys_path
 from server.commands.reference import DOCS, renewed, settings_table
 from server.config.load import Configuration, ConfigurationError, Leaf, assignment, dotted, flag, load
-from server.config.schema import ModelSettings, ServerSettings, Settings, is_local, split_address
+from server.config.schema import ModelSettings, ServerSettings, Settings, cache_home, is_local, split_address
+from server.inference.verify import VERIFIER
+from server.rpc.call_gate import HEALTH_CLIENT
 
 WriteFile = Callable[[str], Path]
 
@@ -199,6 +205,25 @@ def test_a_name_is_looked_up_in_the_cache_home_and_a_folder_is_not(monkeypatch: 
     assert ModelSettings(path="./a").folder == Path("a")
     assert ModelSettings(path="~/a").folder == Path.home() / "a"
     assert Settings().cache.dir == Path("/caches/octavo/cache")
+
+
+@pytest.mark.parametrize("ignored", ["", "relative", "~/tilde", "./here"])
+def test_a_folder_of_xdg_that_is_not_absolute_is_ignored(ignored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(variable, ignored)
+    assert cache_home() == Path.home() / ".cache/octavo"
+    assert default_keys_path() == Path.home() / ".local/state/octavo/keys.json"
+    assert folders()[1] == cache_home() / "native"
+    assert default_keys_path({"XDG_STATE_HOME": "/states"}) == Path("/states/octavo/keys.json")
+
+
+@pytest.mark.parametrize("client", [VERIFIER, HEALTH_CLIENT, WARM_UP_CLIENT])
+def test_no_client_of_the_settings_can_be_called_as_one_of_the_server_s_own(client: Client) -> None:
+    for name in {client.name, client.tenant}:
+        with pytest.raises(ValidationError, match="should match pattern"):
+            Settings.model_validate({"clients": {name: {}}})
+        with pytest.raises(ValidationError, match="should match pattern"):
+            Settings.model_validate({"clients": {"a": {"tenant": name}}})
 
 
 def test_fewest_tokens_are_at_most_half_of_the_most() -> None:
