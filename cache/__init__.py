@@ -1,6 +1,6 @@
-"""Arrays under a key, on disk: what a segment cost is paid once.
+"""Arrays under a key, in memory and on disk.
 
-`Store` keeps arrays; `KeyMaker` makes the only keys that are safe to keep them under. Knows neither torch nor text.
+`Store` keeps arrays; `KeyMaker` makes their keys. Depends on neither torch nor text.
 """
 
 from cache.counters import Event, Fault, Stats, Usage

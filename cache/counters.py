@@ -1,4 +1,4 @@
-"""What the store counts, for whoever exports metrics."""
+"""Counts of events and faults, for metrics."""
 
 import threading
 from collections import Counter
@@ -16,7 +16,7 @@ class Event(StrEnum):
     DISK_HIT = "disk_hit"
     MISS = "miss"
     TIMEOUT = "timeout"  # of the misses: the index stayed locked
-    CORRUPT = "corrupt"  # of the misses: damaged, or another key's
+    CORRUPT = "corrupt"  # of the misses: damaged, forged, or of another key
     OLD_FORMAT = "old_format"  # of the misses
     STORED = "stored"
     DROPPED = "dropped"  # never written: the queue or the disk was full, or the disk out of use
@@ -26,7 +26,7 @@ class Event(StrEnum):
 
 
 class Fault(StrEnum):
-    """What can be wrong with the disk; the store answers on, with misses."""
+    """What can be wrong with the disk. The store keeps answering, with misses."""
 
     CORRUPT_ENTRY = "corrupt_entry"
     CORRUPT_INDEX = "corrupt_index"
@@ -39,7 +39,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one kind of entry takes on disk."""
+    """Disk usage of one kind of entry."""
 
     entries: int = 0
     bytes: int = 0

@@ -1,4 +1,4 @@
-"""Values in files: one plain write each, one plain read, and never a pickle."""
+"""Values in files: one write each, one read each, no pickles."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cache.errors import CorruptEntryError
 
-MODE = 1  # diskcache's "raw", for every row; what a row says of its mode is ignored
-INLINE_BYTES = 16_384  # smaller values lie in the index itself: a pooled vector costs no file
+MODE = 1  # diskcache's "raw", for every row; the mode in a row is ignored
+INLINE_BYTES = 16_384  # smaller values are stored in the index: a pooled vector needs no file
 MAX_VALUE_BYTES = 1 << 30
 _FILENAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{66})-[0-9a-f]{12}\.val", re.ASCII)
 
@@ -30,7 +30,7 @@ class Placed(NamedTuple):
 
 
 class Slab:
-    """Room for values that are read together.
+    """One buffer for values that are read together.
 
     A fresh process pays for each page that it touches first: 72 states of 393 kB in arrays of their own are 7,000 page
     faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms.
@@ -55,14 +55,14 @@ class Slab:
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
-    """diskcache's seam between rows and values.
+    """How diskcache stores keys and values.
 
-    The base class writes a value line by line (0.9 ms for 393 kB against 0.16 ms for a plain write) and unpickles
-    whatever a row says is a pickle, which would let anyone who can write the folder run code.
+    The base class writes values line by line (0.9 ms for 393 kB, against 0.16 ms in one call) and unpickles whatever a
+    row declares a pickle, which would let anyone who can write to the folder run code.
     """
 
     def put(self, key: Any) -> tuple[bytes, bool]:
-        """Take keys as the bytes that they are."""
+        """Return a key unchanged."""
         if type(key) is not bytes:
             raise TypeError(f"a key is bytes, not {type(key).__name__}")
         return key, True
@@ -79,7 +79,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         """
         if len(header) + len(content) <= INLINE_BYTES:
             return Placed(0, MODE, None, header + content)
-        # The name ends in chance: an entry that is replaced, or read meanwhile, keeps its bytes to the end.
+        # The name ends in random digits, so that replacing an entry does not touch the file that a reader has open.
         filename = f"{key[1]:02x}/{key.hex()}-{os.urandom(6).hex()}.val"
         return Placed(_write(Path(self._directory, filename), header, content), MODE, filename, None)
 
@@ -105,13 +105,13 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         raise CorruptEntryError("the row names no value")
 
     def remove(self, file_path: Any) -> None:
-        """Remove a value's file if the name can be one of ours; folders stay, so that no writer loses the race."""
+        """Remove a value's file if the name has our form. Folders stay, so that writers need no retry."""
         if type(file_path) is str and _FILENAME.fullmatch(file_path):
             Path(self._directory, file_path).unlink(missing_ok=True)
 
 
 def key_of(filename: str) -> bytes | None:
-    """Return the key for which a file was written, or None if it is not one of ours."""
+    """Return the key in a file's name, or None if the name does not have our form."""
     match = _FILENAME.fullmatch(filename)
     return bytes.fromhex(match[1]) if match else None
 
@@ -131,7 +131,7 @@ def _write(path: Path, header: bytes, content: memoryview) -> int:
         os.close(descriptor)
         if written != size:
             path.unlink(missing_ok=True)
-    if written != size:  # a disk that is nearly full takes a part
+    if written != size:  # a nearly full disk accepts only a part
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return size
 
@@ -139,9 +139,9 @@ def _write(path: Path, header: bytes, content: memoryview) -> int:
 def _read(path: str, slab: Slab | None) -> memoryview:
     """Read a file whole into memory of its own.
 
-    Not mapped: a mapped file that somebody truncates kills the process that reads it (SIGBUS).
+    Not mapped: truncating a mapped file kills the process that reads it (SIGBUS).
     """
-    # Non-blocking and no link followed: in a folder that others could write, a FIFO must not hang the reader.
+    # Non-blocking and without following links: a FIFO in the place of a file must not hang the reader.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         status = os.fstat(descriptor)

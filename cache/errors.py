@@ -17,7 +17,7 @@ Only the first six reach a caller: a stored value that must not be used is a mis
 
 
 class CacheError(Exception):
-    """The root of this room's errors."""
+    """The base of this package's errors."""
 
 
 class InvalidSettingError(CacheError, ValueError):
@@ -29,7 +29,7 @@ class SettingsConflictError(CacheError):
 
 
 class ForeignFolderError(CacheError):
-    """The folder holds files that are not the store's: it will not write, let alone sweep, there."""
+    """The folder holds files that are not the store's, so the store does not use it."""
 
 
 class UntrustedFolderError(CacheError):
@@ -37,7 +37,7 @@ class UntrustedFolderError(CacheError):
 
 
 class SecretError(CacheError):
-    """The deployment secret cannot be trusted or read."""
+    """The deployment's secret cannot be trusted or read."""
 
 
 class PurgeIncompleteError(CacheError):

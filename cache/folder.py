@@ -1,11 +1,11 @@
-"""The folder: what lies where, who shares it, and which generation of the index is current.
+"""The folder: its layout, the processes that share it, and the current generation of the index.
 
     settings.json        what all processes in the folder agree on
     ledger               see `cache.ledger`
     generation-1/        cache.db, its WAL and shared memory, and the values: ab/<key>-<chance>.val
 
-An index that is broken is never repaired, renamed or deleted in place: other processes may have it open, and SQLite
-would mix an old journal with a new file. Its generation is left, the next one begins, and the old one is removed.
+A broken index is never repaired, renamed or deleted in place: other processes may have it open, and SQLite would mix an
+old journal with a new file. Instead the next generation begins, and the old one is removed.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _OURS = re.compile(rf"{LEDGER}|{re.escape(SETTINGS)}(\.\w+)?|{_GENERATION.patter
 
 
 def enter(settings: CacheSettings) -> Ledger:
-    """Join those who use the folder, creating it if need be.
+    """Join the processes that use the folder, creating it if needed.
 
     Raises:
         ForeignFolderError: it holds other things.
@@ -76,8 +76,8 @@ def open_index(settings: CacheSettings, broken: int, report: Callable[[BaseExcep
     try:
         return _open_generation(settings, newest)
     except Exception as error:
-        # diskcache trusts what it reads in an index: anything may come of a damaged one. What says nothing of its
-        # state is no reason to leave it: a lock, a full or read-only disk.
+        # diskcache trusts what it reads, so a damaged index may raise anything. A lock or a full or read-only disk says
+        # nothing about the index.
         if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
             raise
         report(error, Fault.CORRUPT_INDEX)
@@ -85,7 +85,7 @@ def open_index(settings: CacheSettings, broken: int, report: Callable[[BaseExcep
 
 
 def remove_older(folder: Path, current: int) -> None:
-    """Remove the generations that nobody will open again."""
+    """Remove the generations before the current one."""
     for generation in generations(folder):
         if generation < current:
             shutil.rmtree(_place(folder, generation), ignore_errors=True)
@@ -114,7 +114,7 @@ def _write_settings(settings: CacheSettings) -> None:
     with contextlib.suppress(OSError, ValueError):
         if (settings.folder / SETTINGS).read_text() == content:
             return
-    draft = settings.folder / f"{SETTINGS}.draft"  # only who is alone in the folder writes it
+    draft = settings.folder / f"{SETTINGS}.draft"  # written only while alone in the folder
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123
         file.write(content)
@@ -126,7 +126,7 @@ def _compare_settings(settings: CacheSettings) -> None:
         theirs = json.loads((settings.folder / SETTINGS).read_text())
         differing = [name for name in SHARED_SETTINGS if theirs[name] != getattr(settings, name)]
     except (ValueError, LookupError, TypeError, FileNotFoundError):
-        return  # damaged while in use: nothing to compare with, and nothing that an answer depends on
+        return  # damaged while in use: there is nothing to compare, and no answer depends on it
     if differing:
         told = "; ".join(f"{name} is {theirs[name]} there and {getattr(settings, name)} here" for name in differing)
         raise SettingsConflictError(f"another process uses the cache in {settings.folder} under other settings: {told}")

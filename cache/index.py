@@ -1,7 +1,8 @@
-"""The index: diskcache's table of rows, with the few statements that the store needs besides diskcache's own.
+"""The index: diskcache's table of rows, and the statements that its public methods do not offer.
 
-Many keys are found in one statement, and everything that leaves (for room, age or a purge) leaves through `take`, which
-tells what went. Triggers keep the bytes of each kind, as diskcache's keep the count, so that a metric costs no scan.
+Only this file uses diskcache's private `_sql`, `_sql_retry` and `_transact`. It needs them to find many keys
+in one statement, to remove entries by tag and age while counting them by kind, and to do both on diskcache's connection
+and within its transactions. Triggers maintain the bytes of each kind, so that metrics need no scan.
 """
 
 import contextlib
@@ -29,24 +30,24 @@ ORPHAN_AGE = 300.0
 """Seconds after which a file that no row names is garbage: its row would have followed within milliseconds."""
 
 _SETTINGS = {
-    "cull_limit": 0,  # we evict ourselves, and count
+    "cull_limit": 0,  # the store evicts and counts
     "disk_min_file_size": INLINE_BYTES,
-    "eviction_policy": "least-recently-stored",  # a read writes nothing, so it waits for nobody
+    "eviction_policy": "least-recently-stored",  # reads do not write, so they do not wait for locks
     "sqlite_cache_size": 2048,  # pages of 4 KiB for each connection
-    "sqlite_cell_size_check": 1,  # notice damaged pages early,
-    "sqlite_trusted_schema": 0,  # and let a foreign schema do nothing
-    "sqlite_mmap_size": 0,  # a mapped file that somebody truncates kills the process
+    "sqlite_cell_size_check": 1,  # detect damaged pages early
+    "sqlite_trusted_schema": 0,  # a foreign schema runs no functions
+    "sqlite_mmap_size": 0,  # truncating a mapped file would kill the process
     "statistics": 0,
     "tag_index": 0,
 }
 _BYTES = "{0}.size + COALESCE(LENGTH({0}.value), 0)"
-_BATCH = 64  # rows that leave in one transaction: others wait meanwhile
+_BATCH = 64  # rows removed in one transaction, while other processes wait
 _FIND_LIMIT = 500  # parameters of one statement
 _KINDS = {kind.value: kind for kind in Kind}
 
 
 class Row(NamedTuple):
-    """Where an entry's value lies; nothing in it is trusted."""
+    """Where an entry's value is stored. Untrusted."""
 
     filename: Any
     value: Any
@@ -61,8 +62,8 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         self.path = folder / DATABASE
         # SQLite would create it by the umask; its journal and shared memory take this file's mode.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        # diskcache waits up to a minute for each lock while it opens: find out first. The connection stays until the
-        # end, for the last one that closes would checkpoint, and wait for the disk.
+        # diskcache waits up to a minute for each lock while opening, so probe first. The probe stays connected
+        # until the end: the last connection to close would checkpoint, which waits for the disk.
         with contextlib.closing(sqlite3.connect(self.path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
             probe.execute("BEGIN IMMEDIATE")
             probe.execute("ROLLBACK")
@@ -71,7 +72,7 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         self._inode = self.path.stat().st_ino
 
     def intact(self) -> bool:
-        """Whether the file that we have open is still the one that its name leads to."""
+        """Whether the open file is still the one at its path."""
         try:
             return self.path.stat().st_ino == self._inode
         except FileNotFoundError:
@@ -115,7 +116,7 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         self._disk.remove(placed.filename)
 
     def forget(self, key: bytes, row: Row) -> None:
-        """Remove a row that leads to no valid value, but not the file that it names: that may be another's."""
+        """Remove a row without a valid value. Keeps the file that it names, which may belong to another row."""
         self._sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename IS ?", (key, row.filename))
 
     def take(self, where: str, values: Sequence[Any] = (), order: str = "rowid", limit: int = _BATCH) -> Counter[Kind]:
@@ -130,7 +131,7 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         return taken
 
     def take_oldest(self) -> Counter[Kind]:
-        """Remove a few of the entries that were stored first."""
+        """Remove a few of the oldest entries."""
         return self.take("1", order="store_time", limit=10)
 
     def take_expired(self, now: float) -> Counter[Kind]:
@@ -138,7 +139,7 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         return self.take("expire_time < ?", (now,), order="expire_time")
 
     def take_all(self, where: str, values: Sequence[Any]) -> Counter[Kind]:
-        """Remove every entry that meets a condition, and overwrite what the index held of them."""
+        """Remove every entry that meets a condition, and overwrite its row in the index."""
         self._sql("PRAGMA secure_delete = ON")
         taken: Counter[Kind] = Counter()
         while part := self.take(where, values):
@@ -160,7 +161,7 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
 
     def recount(self) -> None:
-        """Bring the sums that triggers keep back to what is there."""
+        """Recompute the sums that the triggers maintain."""
         with self._transact() as (sql, _):
             size = _BYTES.format("Cache")
             for kind in _KINDS:
@@ -178,11 +179,11 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         return bool(self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)])
 
     def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
-        """Remove files of one of the `FANOUT` folders that no row names, as a killed writer leaves them."""
+        """Remove files of one of the `FANOUT` folders that no row names, such as those of a killed writer."""
         orphans = 0
         with contextlib.suppress(OSError), os.scandir(self.path.parent / f"{part:02x}") as files:
             for file in files:
-                with contextlib.suppress(OSError):  # it went meanwhile, or is none of ours
+                with contextlib.suppress(OSError):  # removed meanwhile, or not a file of the store
                     old = file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE
                     if old and not self._names(part, file.name):
                         orphans += 1
@@ -217,6 +218,6 @@ class Index(diskcache.Cache):  # type: ignore[misc]
 
 
 def slab_for(rows: Iterable[Row]) -> Slab | None:
-    """Return room for these rows' files, if they are worth it. A size is a hint: what does not fit lies elsewhere."""
+    """Return a slab for these rows' files, if they are large enough. Files that do not fit get memory of their own."""
     nbytes = sum(row.size + 64 for row in rows if type(row.size) is int and row.size > 0)
     return Slab(nbytes) if nbytes >= Slab.MIN_BYTES else None

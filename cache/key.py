@@ -1,10 +1,10 @@
 """The one constructor of cache keys.
 
-A key is a BLAKE2b digest (RFC 7693), keyed with the deployment's secret, of a canonical encoding of *everything*
-that decides the stored numbers. Two rules make it safe to trust a hit:
+A key is a BLAKE2b digest (RFC 7693), keyed with the deployment's secret, of a canonical encoding of *everything* that
+decides the stored numbers. Two properties make a hit safe:
 
-- the encoding is injective (`encode` can be decoded again; a test does), so different fields never meet in one string;
-- it is keyed, so a digest on disk tells nothing about the text to whoever lacks the secret.
+- the encoding is injective (a test decodes it), so different fields never share an encoding;
+- the digest is keyed, so without the secret it reveals nothing about the text.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Names an entry: what it is, and the digest of all that decided it (the tenant is in the digest)."""
+    """Names an entry by its kind and the digest of all that decided it, the tenant included."""
 
     kind: Kind
     digest: bytes
@@ -74,7 +74,7 @@ class RunFields:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayoutFields:
-    """How the model reads a segment, whatever its tokens are: one for all segments of a length, digested once."""
+    """How the model reads a segment of a length, whatever its tokens. Shared by such segments and digested once."""
 
     token_types: NDArray[np.integer]  # (tokens,)
     positions: NDArray[np.integer]  # (tokens,)
@@ -100,13 +100,13 @@ class HeadFields:
 
 @dataclass(frozen=True, slots=True)
 class TokensFields:
-    """What decides a region's tokens, and how good a place to cut lies before each."""
+    """What decides a region's tokens, and the kind of boundary before each."""
 
     tenant: str
     tokenizer: bytes  # digest of the tokenizer's files and settings
     library: str  # name and version of the library that tokenises
     cutting: int  # version of the rules that tell boundaries
-    before: bytes  # as much of the text before the region as they look at, UTF-8
+    before: bytes  # the text before the region that the rules read, UTF-8
     region: bytes  # the region's UTF-8
 
 

@@ -1,12 +1,12 @@
-"""The ledger: how processes that share a folder learn of each other's purges and of a new index.
+"""The ledger: tells processes that share a folder of each other's purges.
 
-An append-only file of records of fixed size. A purge appends its selector *before* it deletes; every process compares
-the file's size with what it has read, at each look-up (one `fstat`, under a microsecond) and again under the index's
-write lock before each write. So a queued entry is either written before the purge deletes, and deleted, or after the
-record was appended, and dropped.
+An append-only file of fixed-size records. A purge appends its selector *before* it deletes. Every process compares the
+file's size with what it has read, at each look-up (one `fstat`, under a microsecond) and again under the index's write
+lock before each write. So a queued entry is either written before the purge deletes, and is deleted, or is written
+after the record was appended, and is dropped.
 
-The file also carries the lock by which a process knows whether it is alone in the folder (flock(2); it goes with the
-process, however it ends). Only who is alone empties the file.
+The file also carries the lock that tells a process whether it is alone in the folder (flock(2), released when the
+process ends). Only a process that is alone truncates the file.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ class Ledger:
         self._seen = 0
 
     def claim(self) -> bool:
-        """Try to be alone in the folder; then the ledger is emptied. Ends with `share`."""
+        """Try to lock the folder exclusively, and empty the ledger if so. Ends with `share`."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -42,13 +42,13 @@ class Ledger:
         return True
 
     def share(self) -> None:
-        """Join those who use the folder, and start to notice from here."""
+        """Lock the folder shared, and notice purges from here on."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         self._seen = os.fstat(self._descriptor).st_size
 
     @property
     def lost(self) -> bool:
-        """Whether the file was deleted or replaced under us: the folder is not the one that we opened."""
+        """Whether the file was deleted or replaced, so that the folder is no longer the one opened."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     @property
@@ -57,7 +57,7 @@ class Ledger:
         return self._noticed
 
     def append(self, selector: Selector) -> None:
-        """Tell all processes that what `selector` takes must go.
+        """Tell all processes to drop the selected entries.
 
         Raises:
             OSError: when the record cannot be written.
@@ -74,7 +74,7 @@ class Ledger:
         """Apply what was appended since; a damaged or shortened ledger reads as a purge of everything.
 
         The position moves first and `changed` turns false last: an entry that was admitted meanwhile is found either
-        by `apply` or by its admitter's `since`, and nobody goes on before all is applied.
+        by `apply` or by its admitter's `since`, and no caller proceeds before all is applied.
         """
         with self._lock:
             size = os.fstat(self._descriptor).st_size

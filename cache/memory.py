@@ -1,7 +1,7 @@
-"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency lives here alone.
+"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency is tracked only here.
 
-What was read together shares one piece of memory (`cache.disk.Slab`), which is free only when all of it is: so it
-leaves together, when the first of it would.
+Entries that were read together share a slab (`cache.disk.Slab`), which is freed only as a whole, so they are evicted
+together.
 """
 
 import threading
@@ -24,12 +24,12 @@ class Memory:
         self._nbytes = 0
 
     def get_many(self, keys: Sequence[Key], now: float) -> list[Array | None]:
-        """Return the arrays that are here and alive, in the order of the keys."""
+        """Return the arrays that are present and not expired, in the order of the keys."""
         with self._lock:
             return [self._get(key, now) for key in keys]
 
     def put(self, entry: Entry, *, modest: bool = False) -> None:
-        """Keep an entry; the least recently used leave for it, nobody for a modest one. What cannot fit is not kept."""
+        """Keep an entry if it fits, evicting the least recently used; a modest one evicts nothing."""
         with self._lock:
             self._remove(entry.key)
             if entry.nbytes + (self._nbytes if modest else 0) > self._limit:
@@ -42,7 +42,7 @@ class Memory:
                 self._evict(next(iter(self._entries.values())))
 
     def purge(self, selector: Selector) -> int:
-        """Drop what a selector takes; return how many entries went."""
+        """Drop the selected entries; return how many."""
         with self._lock:
             taken = [k for k, entry in self._entries.items() if selector.matches(entry.tag, entry.stored_at)]
             for key in taken:

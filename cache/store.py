@@ -3,7 +3,7 @@
     get   purges noticed → memory → disk, verified → kept in memory
     put   a copy in memory → queued → written by the one thread that writes
 
-Nothing here raises because of the disk: what cannot be read is a miss, what cannot be written is dropped.
+Faults of the disk are never raised: what cannot be read is a miss, what cannot be written is dropped.
 """
 
 import time
@@ -27,7 +27,7 @@ from cache.writer import Forget, Job, Write, Writer
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge took: of the disk for all processes; of memory and of the queue, in this one."""
+    """Entries that a purge removed: from disk for all processes, from memory and the queue in this one."""
 
     disk: Mapping[Kind, int]
     memory: int
@@ -45,7 +45,7 @@ class Report:
 
 
 def ignore_faults(fault: Fault, detail: str) -> None:
-    """Count faults only, tell nobody."""
+    """Report nothing; faults are counted anyway."""
 
 
 class Store:
@@ -75,7 +75,7 @@ class Store:
     def get_many(self, keys: Sequence[Key], *, modest: bool = False) -> list[Array | None]:
         """Return the arrays under several keys, None for each that is absent. Reads the disk: keep it off the loop.
 
-        A modest look-up makes no other entry leave the memory for what it reads.
+        A modest look-up evicts nothing from memory.
         """
         self._disk.notice()
         now = time.time()
@@ -99,16 +99,16 @@ class Store:
         ]
 
     def contains_many(self, keys: Sequence[Key]) -> list[bool]:
-        """Tell which keys have an entry, without reading or counting it; a hint, for it may be damaged or leave."""
+        """Tell which keys have an entry, without reading or counting it. Entries may be damaged."""
         self._disk.notice()
         held = self._disk.holds(keys)
         cached = self._memory.get_many(keys, time.time())
         return [array is not None or bytes(key) in held for key, array in zip(keys, cached, strict=True)]
 
     def put(self, key: Key, array: Array, tag: Tag, *, modest: bool = False) -> bool:
-        """Keep a copy of an array, at once in memory and soon on disk; false when the disk's part was dropped.
+        """Keep a copy of an array, at once in memory and soon on disk; false when the write to disk was dropped.
 
-        A modest entry takes free room alone: no other one leaves for it.
+        A modest entry evicts no other.
 
         Raises:
             TypeError: for a dtype or a number of dimensions that the format does not hold.
@@ -135,7 +135,7 @@ class Store:
         document: bytes | None = None,
         older_than: float | None = None,
     ) -> Purged:
-        """Remove the entries that agree with all that is given (all entries, if nothing is), for all processes.
+        """Remove the entries that match all arguments (all entries without any), for all processes.
 
         `document` is `KeyMaker.document`'s digest, `older_than` an age in seconds. Covers the disk, the memory of every
         process (the others' at their next look-up or within a second) and queued writes. What is computed now for a
@@ -161,7 +161,7 @@ class Store:
         return Stats(events, faults, usage, self._disk.usable, disk_bytes, *self._memory.size(), *self._writer.size())
 
     def check(self, *, fix: bool = False) -> Report:
-        """Read and verify every entry on disk, find files without a row; `fix` removes what is not valid."""
+        """Verify every entry on disk and find files without a row; `fix` removes what is invalid."""
         return Report(*self._disk.audit(fix=fix))
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -193,7 +193,7 @@ class Store:
         self._writer.discard(selector)
 
     def _drop_since(self, position: int) -> None:
-        """Undo what was kept while a purge came by."""
+        """Apply purges that arrived since a position to what was just kept in memory."""
         for selector in self._disk.since(position):
             self._memory.purge(selector)
 

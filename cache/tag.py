@@ -1,11 +1,11 @@
-"""Who wrote an entry, in a form that a purge can select by.
+"""Which tenant, model and document wrote an entry, so that a purge can select by them.
 
 A tag is 33 bytes, stored as diskcache's tag of the row and again in the value's header:
 
     kind (1) · tenant (8) · model (8) · document (16)
 
 Tenant and model are plain digests of their configured names; the document's digest is keyed (`KeyMaker.document`),
-because the plain digest of a short text is as good as the text.
+because the plain digest of a short text can be reversed by guessing.
 """
 
 import hashlib

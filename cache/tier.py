@@ -1,7 +1,7 @@
-"""The disk tier: ledger and index behind one rule, that whatever the disk does, the answer is a miss.
+"""The disk tier: ledger and index. Whatever goes wrong on the disk is a miss.
 
-Faults are counted, and reported once a kind. An index that misbehaves is put out of use at once by whoever notices, and
-opened again by the one thread that writes, at first without delay, then less and less often.
+Faults are counted, and the first of each kind is reported. A failing index is closed by the thread that notices it,
+and reopened by the writer's thread, first immediately, then with growing delays.
 """
 
 import os
@@ -40,7 +40,7 @@ FaultHandler = Callable[[Fault, str], None]
 
 WRITE_PATIENCE = 2.0  # seconds that a write waits for other processes' locks
 PURGE_PATIENCE = 30.0
-HELPERS = 4  # threads that read the other half of what is read into a slab
+HELPERS = 4  # threads that read half of the entries of a slab
 SWEEP_EVERY = 3600.0
 EXPIRE_EVERY = 60.0
 LONGEST_PAUSE = 60.0
@@ -67,7 +67,7 @@ class DiskTier:
         self._opening = threading.Lock()
         self._ledger: Ledger | None = None
         self._index: Index | None = None
-        self._left: list[Ledger] = []  # of folders that went: other threads may still look at them
+        self._left: list[Ledger] = []  # of deleted folders: other threads may still use them
         self._broken = 0  # the newest generation known to be broken
         self._attempts, self._next_attempt = -1, 0.0
         self._opened_at: float | None = None  # when the last attempt to open succeeded, if it did
@@ -90,7 +90,7 @@ class DiskTier:
         return self._ledger.since(position) if self._ledger else []
 
     def notice(self) -> None:
-        """Apply other processes' purges; costs under a microsecond when there are none."""
+        """Apply other processes' purges; takes under a microsecond when there are none."""
         ledger = self._ledger
         if ledger is not None and ledger.changed():
             ledger.notice(self._purged)
@@ -114,7 +114,7 @@ class DiskTier:
         return entries, bad
 
     def _halves(self, read: Callable[[Sequence[T]], Result], rows: Sequence[T]) -> list[Result]:
-        """Read in two threads: memory that is touched for the first time takes longer than the reading."""
+        """Read in two threads: touching fresh memory and verifying take longer than reading."""
         try:
             other = self._helpers.submit(read, rows[1::2])
         except RuntimeError:  # no thread to be had
@@ -130,24 +130,24 @@ class DiskTier:
             try:
                 entries[key] = decode(index.fetch(row, slab), key, now, self._sealer, slab if row.filename else None)
             except ExpiredEntryError:
-                pass  # it will be taken in its turn
+                pass  # `tick` removes it
             except (EntryError, FileNotFoundError) as error:
                 self._note(key, error)
                 bad.append((key, row))
-            except OSError as error:  # too many open files, say: no reason to give the entry up
+            except OSError as error:  # e.g. too many open files: the entry may be valid
                 self.report(error, classify(error))
         return entries, bad
 
     def holds(self, keys: Sequence[Key]) -> set[bytes]:
-        """Return those keys, as on disk, that the index names; their values are not read."""
+        """Return the keys, encoded as on disk, that the index has. Does not read values."""
         with self._faults(keys) as index:
             return set() if index is None else set(index.find([bytes(key) for key in keys]))
         return set()
 
     def write(self, writes: Sequence[Write]) -> None:
-        """Write entries together, but those that a purge took since their position.
+        """Write entries together, except those that were purged since their position.
 
-        What cannot be written is dropped and counted. Modest entries are dropped where others would have to leave.
+        Entries that cannot be written are dropped and counted. Modest entries are dropped if others had to be evicted.
         """
         for modest in (False, True):
             self._write_alike([write for write in writes if write.modest is modest], modest=modest)
@@ -159,7 +159,7 @@ class DiskTier:
                 index.forget(bytes(key), row)
 
     def purge(self, selector: Selector) -> Counter[Kind]:
-        """Remove what a selector takes, for all processes; return how many entries of each kind went.
+        """Remove the selected entries, for all processes; return how many of each kind.
 
         Raises:
             PurgeIncompleteError: the disk could not be written.
@@ -170,7 +170,7 @@ class DiskTier:
             if self._ledger is not None:
                 self._ledger.append(selector)
             self.notice()
-            index = self.open()  # a generation that begins after the record gets nothing from before it
+            index = self.open()  # a generation that begins after the record has no older entries
             if index is None:
                 raise PurgeIncompleteError("memory was purged, but the disk is out of use")  # noqa: TRY301
             folder.remove_older(self._settings.folder, index.generation)
@@ -184,7 +184,7 @@ class DiskTier:
         return taken
 
     def usage(self) -> tuple[dict[Kind, Usage], int]:
-        """Return what each kind takes, and the bytes of all files."""
+        """Return the usage of each kind, and the bytes of all files."""
         with self._faults() as index:
             if index is not None:
                 return index.usage(), index.volume()
@@ -214,14 +214,14 @@ class DiskTier:
         return valid, invalid, orphans, sound
 
     def tick(self) -> None:
-        """Look after the disk for a few milliseconds: reopen, expire, sweep."""
+        """Maintain the disk for a few milliseconds: reopen, expire, sweep."""
         now = time.time()
         try:
             self._follow()
             self.notice()
             if self._index is None and time.monotonic() >= self._next_attempt:
                 self.open()
-        except (CacheError, OSError) as error:  # the folder changed hands
+        except (CacheError, OSError) as error:  # the folder is now another's, or not trusted
             self.report(error, Fault.IO_ERROR)
         with self._faults() as index:
             if index is not None:
@@ -236,7 +236,7 @@ class DiskTier:
                     self._next_sweep = now if self._sweep_part else now + SWEEP_EVERY
 
     def open(self) -> Index | None:
-        """Open the folder, or what of it is closed; None when it cannot be used now.
+        """Open the folder and the index, unless they are open; None when they cannot be used now.
 
         Raises:
             ForeignFolderError, SettingsConflictError: the folder must not be used.
@@ -260,7 +260,7 @@ class DiskTier:
             return self._index
 
     def report(self, error: BaseException, fault: Fault) -> None:
-        """Count a fault, and tell of the first of its kind."""
+        """Count a fault, and report the first of its kind."""
         if self._counters.fault(fault):
             self._on_fault(fault, f"{type(error).__name__}: {error}")
 
@@ -281,7 +281,7 @@ class DiskTier:
             self._left.pop().close()
 
     def _write_alike(self, writes: Sequence[Write], *, modest: bool) -> None:
-        """Write what may make others leave, or what may not; in halves, if there is no room for all together."""
+        """Write entries that are all modest or all not; in halves, if there is no room for all of them."""
         if not writes:
             return
         events = [Event.DROPPED] * len(writes)
@@ -311,9 +311,9 @@ class DiskTier:
     def _commit(self, index: Index, writes: Sequence[Write], placed: Sequence[Placed]) -> list[Event]:
         events = []
         with index.transact():
-            # Under the write lock a purge has either deleted already, and is noticed here, or will delete our rows.
+            # Under the write lock, a purge has either appended its record, noticed here, or will delete these rows.
             self.notice()
-            closed = self._ledger is None  # nobody could tell us of a purge
+            closed = self._ledger is None  # purges could not be noticed
             for (entry, position, _), value in zip(writes, placed, strict=True):
                 if closed or any(selector.matches(entry.tag, entry.stored_at) for selector in self.since(position)):
                     index.discard(value)
@@ -324,13 +324,13 @@ class DiskTier:
         return events
 
     def _make_room(self, index: Index, nbytes: int, *, modest: bool) -> bool:
-        """Evict the oldest entries until `nbytes` fit, nobody for a modest entry; false when they cannot fit."""
+        """Evict the oldest entries until `nbytes` fit, none for a modest entry; false when they cannot fit."""
         limit = self._settings.size_limit
         if nbytes > limit:
             return False
         if modest:
             return self._disk_has(nbytes) and index.volume() + nbytes <= limit
-        if not self._disk_has(nbytes):  # somebody else fills it: give way, a little at each write
+        if not self._disk_has(nbytes):  # others fill the disk: give way, a little at each write
             self._counters.add_all(Event.EVICTED, _patiently(WRITE_PATIENCE, index.take_oldest))
             if not self._disk_has(nbytes):
                 self.report(OSError("less than min_free_bytes are free"), Fault.DISK_FULL)
@@ -347,9 +347,9 @@ class DiskTier:
         return status.f_bavail * status.f_frsize >= nbytes + self._settings.min_free_bytes
 
     def _follow(self) -> None:
-        """Let go of an index that another process left behind, or that was deleted or replaced under us."""
+        """Close an index that another process has abandoned, or that was deleted or replaced."""
         ledger, index = self._ledger, self._index
-        if ledger is not None and ledger.lost:  # the whole folder went, and with it all that we could be told of
+        if ledger is not None and ledger.lost:  # the folder was deleted, and unread purges with it
             self._left.append(ledger)
             self._ledger = self._index = None
             self._broken = 0
@@ -371,7 +371,7 @@ class DiskTier:
 
     @contextmanager
     def _faults(self, looked_up: Sequence[Key] = ()) -> Iterator[Index | None]:
-        """Lend the index; whatever it raises is counted, and what says that it is broken puts it out of use."""
+        """Yield the index; count and swallow what is raised, and close the index if it is broken."""
         index = self._index
         try:
             yield index
@@ -388,7 +388,7 @@ class DiskTier:
 
 
 def _patiently(patience: float, action: Callable[[], Result]) -> Result:
-    """Do what needs the index's write lock, waiting for other processes up to `patience` seconds."""
+    """Run an action that needs the index's write lock, retrying up to `patience` seconds while it is locked."""
     end = time.monotonic() + patience
     while True:
         try:

@@ -1,7 +1,6 @@
 """The writer: one thread and a bounded queue, so that a write never delays an answer.
 
-Jobs are done several at a time: rows that share a transaction share its price, and the thread, which takes turns with
-those that compute, wakes for many as often as for one.
+Jobs are done in batches, which share a transaction and a wake-up of the thread.
 """
 
 import threading
@@ -16,12 +15,12 @@ from cache.key import Key
 from cache.tag import Selector
 
 TICK_EVERY = 0.25  # seconds
-GATHER = 0.05  # seconds for which jobs gather, from the first one on
-MOST_JOBS = 64  # of a batch: other processes wait for the index meanwhile
+GATHER = 0.05  # seconds that a batch waits for more jobs
+MOST_JOBS = 64  # in a batch, while other processes wait for the index
 
 
 class Write(NamedTuple):
-    """An entry to be written, unless it is purged after `position` of the ledger; a modest one in free room alone."""
+    """An entry to write, unless it is purged after `position` of the ledger; a modest one only into free room."""
 
     entry: Entry
     position: int
@@ -29,7 +28,7 @@ class Write(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """A row to be removed, for it leads to no valid value."""
+    """A row to remove, because it has no valid value."""
 
     key: Key
     row: Row
@@ -70,12 +69,12 @@ class Writer:
                 return False
             self._jobs.append(job)
             self._nbytes += size
-            if len(self._jobs) in (1, MOST_JOBS):  # else the thread knows
+            if len(self._jobs) in (1, MOST_JOBS):  # else the thread is already awake
                 self._changed.notify_all()
             return True
 
     def discard(self, selector: Selector) -> int:
-        """Drop the queued writes that a purge takes; return how many."""
+        """Drop the queued writes that a purge selects; return how many."""
         with self._changed:
             kept = deque(
                 job for job in self._jobs
