@@ -213,7 +213,7 @@ def _fill(message: Message, chance: random.Random, depth: int) -> None:
             setattr(message, field.name, _value(field, chance))
 
 
-def _extend(message: Message, field: FieldDescriptor, chance: random.Random, depth: int) -> None:
+def _extend(message: Message, field: Any, chance: random.Random, depth: int) -> None:
     values = getattr(message, field.name)
     for _ in range(chance.randint(0, _MOST_REPEATED)):
         if field.message_type:
@@ -222,7 +222,7 @@ def _extend(message: Message, field: FieldDescriptor, chance: random.Random, dep
             values.append(_value(field, chance))
 
 
-def _value(field: FieldDescriptor, chance: random.Random) -> Any:
+def _value(field: Any, chance: random.Random) -> Any:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _text(chance) if field.name == "text" else chance.choice(_NAMES)
     if field.type == FieldDescriptor.TYPE_BYTES:
