@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -365,3 +366,25 @@ def test_as_many_documents_and_tasks_as_are_allowed(small: Server) -> None:
     assert (refusal.reason, refusal.field) == ("INVALID_OPTION", "tasks")
     refusal = refused(lambda: embed(small))
     assert (refusal.reason, refusal.field) == ("INVALID_OPTION", "documents")
+
+
+def test_a_cursor_fits_the_options_that_its_stream_had_alone(server: Server) -> None:
+    """Spans are counted in the offset unit, and vectors depend on the input type: a stream must not change either."""
+
+    def request(**options: Any) -> pb.StreamSegmentsRequest:
+        return pb.StreamSegmentsRequest(
+            document=document(prose(2000)), tasks=[task()], options=pb.CallOptions(**options)
+        )
+
+    events = list(server.inference.StreamSegments(request(offset_unit=pb.OFFSET_UNIT_UTF8), timeout=SOON))
+    segments = [event.segment for event in events if event.WhichOneof("message") == "segment"]
+    resumed = request(offset_unit=pb.OFFSET_UNIT_UTF8)
+    resumed.cursor = segments[1].cursor
+    rest = [
+        event.segment for event in server.inference.StreamSegments(resumed, timeout=SOON) if event.HasField("segment")
+    ]
+    assert [segment.segment.index for segment in rest] == [segment.segment.index for segment in segments[2:]]
+    for options in ({"offset_unit": pb.OFFSET_UNIT_UTF16}, {"input_type": pb.INPUT_TYPE_QUERY}):
+        other = request(**{"offset_unit": pb.OFFSET_UNIT_UTF8, **options})
+        other.cursor = segments[1].cursor
+        assert refused(lambda other=other: server.inference.StreamSegments(other)).reason == "CURSOR_MISMATCH"
