@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -377,7 +378,7 @@ def test_a_cursor_fits_the_options_that_its_stream_had_alone(server: Server) -> 
         )
 
     events = list(server.inference.StreamSegments(request(offset_unit=pb.OFFSET_UNIT_UTF8), timeout=SOON))
-    segments = [event.segment for event in events if event.WhichOneof("message") == "segment"]
+    segments = [event.segment for event in events if event.HasField("segment")]
     resumed = request(offset_unit=pb.OFFSET_UNIT_UTF8)
     resumed.cursor = segments[1].cursor
     rest = [
@@ -387,4 +388,4 @@ def test_a_cursor_fits_the_options_that_its_stream_had_alone(server: Server) -> 
     for options in ({"offset_unit": pb.OFFSET_UNIT_UTF16}, {"input_type": pb.INPUT_TYPE_QUERY}):
         other = request(**{"offset_unit": pb.OFFSET_UNIT_UTF8, **options})
         other.cursor = segments[1].cursor
-        assert refused(lambda other=other: server.inference.StreamSegments(other)).reason == "CURSOR_MISMATCH"
+        assert refused(partial(server.inference.StreamSegments, other)).reason == "CURSOR_MISMATCH"
