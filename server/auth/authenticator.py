@@ -1,7 +1,7 @@
 """Who is calling: from credentials, or their absence, to a client.
 
-Whoever shows a wrong key learns only that it is wrong: an unknown id, a wrong secret, an expired key and one of a
-disabled client have the same message and cost the same time.
+A refusal does not tell why: an unknown id, a wrong secret, an expired key and a disabled client give the same message
+and take the same time.
 """
 
 import time
@@ -26,21 +26,21 @@ from server.config.schema import ClientSettings, PlanSettings, ServerSettings, S
 from server.errors import StartError, Unauthenticated
 from server.types import Priority
 
-LOOK_SECONDS = 1.0  # between two looks at the file of keys
+LOOK_SECONDS = 1.0  # between checks of the keys file
 
 log = structlog.get_logger(__name__)
 
-NOBODY = Key.make()[0]  # what unknown ids are compared with; its secret is known to nobody
+NOBODY = Key.make()[0]  # compared with unknown ids; nobody has its secret
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a connection shows of who calls.
+    """What a connection tells about its caller.
 
     Attributes:
         authorization: the values of that header.
-        local: it comes from this machine.
-        encrypted: others cannot read what it sends.
+        local: the connection comes from this machine.
+        encrypted: the connection is encrypted.
     """
 
     authorization: tuple[str, ...] = field(repr=False)
@@ -49,13 +49,13 @@ class Caller:
 
 
 class Authenticator:
-    """Knows all clients and their keys."""
+    """All clients and their keys."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read the file of keys.
+        """Read the keys file.
 
         Raises:
-            StartError: it cannot be used, or the settings hold something that is not a key.
+            StartError: the file or a key in the settings cannot be used.
         """
         self._settings: ServerSettings = settings.server
         self._clients = clients_of(settings)
@@ -69,7 +69,7 @@ class Authenticator:
         """The client that calls.
 
         Raises:
-            Unauthenticated: credentials are needed, or are not valid; it is not told why.
+            Unauthenticated: credentials are missing or not valid.
         """
         if not caller.authorization:
             return self._anonymous(caller)
@@ -93,10 +93,10 @@ class Authenticator:
 
 
 class Keys:
-    """The keys of settings and of a file, which is read again when it has changed.
+    """The keys of the settings and of a file, which is read again when it changes.
 
-    A file that does not exist has no keys. One that cannot be read or parsed leaves the keys that were read before, so
-    that a slip does not lock everybody out, and is read again at each look until it can be used.
+    A file that does not exist has no keys. While a file cannot be read or parsed, the keys of the last successful read
+    stay valid, so that a slip does not lock everybody out, and each check tries again.
     """
 
     def __init__(self, path: Path, inline: Mapping[Key, str], clock: Callable[[], float]) -> None:
@@ -108,7 +108,7 @@ class Keys:
         self._kept, self._state = self._read()
 
     def find(self, identifier: str) -> tuple[Key, str]:
-        """The key of an id and the name of its client; one that nothing matches, for an id that is unknown."""
+        """The key of an id and its client's name; for an unknown id, a key that no secret matches."""
         if self._clock() >= self._looked + LOOK_SECONDS:
             self._looked = self._clock()
             if self._state is None or self._state != self._look():
@@ -122,7 +122,7 @@ class Keys:
         except KeysError as error:
             if str(error) != self._fault:
                 self._fault = str(error)
-                log.error("keys not read", reason=self._fault)  # noqa: TRY400 - the reason says it all
+                log.error("keys not read", reason=self._fault)  # noqa: TRY400 - no traceback: the reason is enough
             return
         if self._fault or kept != self._kept:
             log.info("keys read", keys=len(kept))

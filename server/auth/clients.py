@@ -1,6 +1,6 @@
-"""Who is calling, and what they may have.
+"""Who is calling, and what they may use.
 
-A *client* authenticates, belongs to one *tenant*, with whom it shares cached entries and digests, and has one *plan*.
+A *client* authenticates, belongs to one *tenant*, whose clients share cached entries and digests, and has one *plan*.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from server.types import Priority
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What each client of the plan may have; None is without limit.
+    """What each client of the plan may use; None means no limit.
 
     Attributes:
         weight: the client's share of a busy machine, relative to others' weights.
-        tokens_per_minute: most processed tokens in any 60 seconds, cached ones at their price.
-        requests_per_second: most calls begun; below 1, one call in so many seconds.
-        max_concurrent: most calls that are being answered.
-        max_bytes_in_flight: most bytes of their requests.
-        priority: the best class that the client may ask for.
-        models: names of those that it may use; empty: all.
+        tokens_per_minute: maximum processed tokens in any 60 seconds, cached ones at their price.
+        requests_per_second: maximum rate of new calls; 0.1 is one in ten seconds.
+        max_concurrent: maximum calls in progress.
+        max_bytes_in_flight: maximum bytes of their requests and replies.
+        priority: the highest priority that the client may request.
+        models: names of the models that it may use; all if empty.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Plan:
         return not self.models or model in self.models
 
     def cap(self, priority: Priority) -> Priority:
-        """The class that a client gets who asks for one."""
+        """The priority that a client gets when it requests one."""
         return Priority.BULK if self.priority is Priority.BULK else priority
 
 
@@ -46,7 +46,7 @@ UNLIMITED = Plan("unlimited")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Whoever authenticated. A tenant shares no cached entry and no digest with another tenant."""
+    """An authenticated caller. Tenants share no cached entries and no digests."""
 
     name: str
     tenant: str
@@ -56,11 +56,11 @@ class Client:
         """Refuse a model that is outside the client's plan.
 
         Raises:
-            PermissionDenied: it is.
+            PermissionDenied: the plan does not include it.
         """
         if not self.plan.allows(model):
             raise PermissionDenied(f"the plan {self.plan.name} does not include the model {model}")
 
 
 ANONYMOUS = Client(name="anonymous", tenant="anonymous", plan=Plan("anonymous"))
-"""Whoever shows no credentials, until settings say more of them."""
+"""A caller without credentials, unless the settings configure `anonymous`."""

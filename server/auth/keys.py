@@ -1,8 +1,8 @@
-"""Keys that clients authenticate with: their records, and the file in which `octavo keys` keeps them.
+"""Keys that clients authenticate with: their records, and the file that `octavo keys` keeps them in.
 
 A key is `oct_ID_SECRET`: the id finds the record, the secret is 256 random bits. A record holds its salted BLAKE2b
-digest. A slow hash such as scrypt is for what people think up; 2²⁵⁶ secrets cannot be tried whatever a try costs, and
-this one is computed at every call (2 µs).
+digest. A slow hash such as scrypt protects passwords; a random 256-bit secret cannot be guessed at any speed, and the
+digest is computed on every call (2 µs).
 
     KeysError(ValueError)    the file or a record cannot be used
 """
@@ -42,15 +42,15 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class KeysError(ValueError):
-    """A file of keys or a record that cannot be used; the message is one line and holds no secret."""
+    """A keys file or a record cannot be used; the message is one line without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A record: enough to recognise a key, not enough to use one.
+    """A record, which recognises a key and cannot be used as one.
 
     Attributes:
-        expires: None: never.
+        expires: None if it never does.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Key:
 
     @classmethod
     def make(cls, expires: datetime | None = None) -> tuple["Key", str]:
-        """A new key: its record, and what the client sends, which is kept nowhere."""
+        """A new key: its record, and the token that the client sends, which is not stored."""
         identifier = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
         secret, salt = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SALT_BYTES)
         return cls(identifier, salt, digest(secret, salt), expires), f"oct_{identifier}_{secret.hex()}"
@@ -70,7 +70,7 @@ class Key:
         """Read `str(key)`.
 
         Raises:
-            KeysError: it is no such thing; the message does not repeat it.
+            KeysError: it is not a record; the message does not repeat it.
         """
         match = _RECORD.fullmatch(text)
         expires = None
@@ -86,7 +86,7 @@ class Key:
         return ":".join([*fields, self.expires.isoformat()] if self.expires else fields)
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Whether the key has expired."""
         return self.expires is not None and self.expires <= now
 
     def matches(self, secret: bytes) -> bool:
@@ -95,19 +95,19 @@ class Key:
 
 
 def digest(secret: bytes, salt: bytes) -> bytes:
-    """What is kept of a secret."""
+    """The salted digest of a secret."""
     return hashlib.blake2b(secret, digest_size=SECRET_BYTES, salt=salt, person=b"octavo-key").digest()
 
 
 def split_token(token: str) -> tuple[str, bytes] | None:
-    """Split what a client sent into id and secret; None where it has another form."""
+    """Split a token into id and secret; None if it is malformed."""
     match = _TOKEN.fullmatch(token)
     return (match[1], bytes.fromhex(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class KeptKey:
-    """A key in the file: whose it is, and since when."""
+    """A key in the file, with its client and its time of creation."""
 
     key: Key
     client: str
@@ -120,10 +120,10 @@ def default_keys_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_keys(path: Path) -> list[KeptKey]:
-    """The keys of a file, in the order in which they were added; none if there is no file.
+    """The keys of a file, in the order in which they were added; none if the file does not exist.
 
     Raises:
-        KeysError: it cannot be read, is malformed, or others than its owner may write it.
+        KeysError: it cannot be read, is malformed, or is writable by others than its owner.
     """
     return read_keys_and_state(path)[0]
 
@@ -174,7 +174,7 @@ def _parse(path: Path, data: bytes) -> list[KeptKey]:
 
 @contextlib.contextmanager
 def changing_keys(path: Path) -> Iterator[list[KeptKey]]:
-    """The keys as a list to change; it is written back atomically, unless an exception leaves the context.
+    """The keys as a list to change, written back atomically unless the block raises.
 
     Raises:
         KeysError: the file cannot be read or written.
@@ -182,7 +182,7 @@ def changing_keys(path: Path) -> Iterator[list[KeptKey]]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two that change it at the same time would lose a key
+            fcntl.flock(lock, fcntl.LOCK_EX)  # concurrent changes would lose keys
             keys = read_keys(path)
             yield keys
             _write(path, keys)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """A trunk with its serving configuration: what a call gets that says nothing else.
+    """A trunk with its serving configuration: the defaults of a call.
 
     Attributes:
         digest: hexadecimal, of weights as executed, configuration and tokenizer; the version is its beginning.
-        prefixes: by input type, "" being the one of a call that names none.
-        budget: the most tokens that a segment may own.
+        prefixes: by input type; "" is that of a call that names none.
+        budget: maximum tokens that a segment may own.
         cuts: layers after which states are kept, ascending; the last one is the model's last.
     """
 
@@ -43,17 +43,17 @@ class ServedModel:
 
     @property
     def version(self) -> str:
-        """What follows the @ in name@version."""
+        """The part after @ in name@version."""
         return self.digest[:12]
 
     def embed_task(self, name: str = "embed") -> EmbedTask:
-        """The task of a call that sets no options."""
+        """The task of a call without options."""
         return EmbedTask(name, self.pooling, self.normalize, self.runner.encoder.hidden)
 
     def fingerprint(self, cutting: Cutting, window: int, tasks: Iterable[EmbedTask]) -> str:
         """Digest of everything that decides whether two vectors may share an index, as effective for a call.
 
-        The input type is left out: queries and passages are made to be compared.
+        The input type is left out: queries are meant to be compared with passages.
         """
         facts = (
             f"octavo {chunking.FORMAT_VERSION}",
@@ -72,7 +72,7 @@ class ServedModel:
 
     @property
     def default_fingerprint(self) -> str:
-        """The fingerprint of a call that sets no options."""
+        """The fingerprint of a call without options."""
         return self.fingerprint(self.cutting, self.window, [self.embed_task()])
 
 
@@ -94,7 +94,7 @@ class Catalogue:
         """The model of a reference `name` or `name@version`; an empty one is the default.
 
         Raises:
-            UnknownModel: there is none of that name, or it is served in another version.
+            UnknownModel: no model of that name and version is served.
             PermissionDenied: the client's plan does not include it.
         """
         name, _, version = reference.partition("@")
@@ -109,13 +109,13 @@ class Catalogue:
 
 
 def least_tokens(max_tokens: int) -> int:
-    """The fewest tokens of a segment where only the most were said: in the proportion of chunking's own defaults."""
+    """The minimum tokens of a segment when only the maximum is set, in the proportion of chunking's defaults."""
     default = Cutting()
     return max(1, max_tokens * default.min_tokens // default.max_tokens)
 
 
 def window_of(call_window: int | None, model: ServedModel) -> int:
-    """The window of a call: its own, or else the model's; one that sees a whole segment is none (0)."""
+    """The window of a call, by default the model's; 0 if it covers a whole segment."""
     window = model.window if call_window is None else call_window
     if window < 0:
         raise InvalidCall("options.window", "a window is a number of tokens, 0 for none")

@@ -1,4 +1,4 @@
-"""Recomputes a sample of what the cache answered and counts disagreements."""
+"""Recomputes a sample of cached results and counts those that differ."""
 
 import asyncio
 import random
@@ -19,13 +19,13 @@ from server.telemetry.metrics import Metrics
 from server.types import Priority, Work
 
 VERIFIER = Client("~verifier", "~verifier")  # charged to no caller; settings allow no such name
-AUDIT_SECONDS = 60.0  # a sample that could not be computed by then is dropped
+AUDIT_SECONDS = 60.0  # after which a sample is dropped
 
 log = structlog.get_logger(__name__)
 
 
 class Verifier:
-    """Recomputes a share of the cache's answers in the bulk class, one at a time, after the reply."""
+    """Recomputes a share of cached results at bulk priority, one at a time, after the reply."""
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics, share: float) -> None:
         self._scheduler = scheduler
@@ -34,19 +34,19 @@ class Verifier:
         self._audit: asyncio.Task[None] | None = None
 
     def consider(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
-        """Check this answer if it is in the sample; does not wait."""
+        """Check this result if it is sampled; does not wait."""
         if random.random() >= self._share or (self._audit and not self._audit.done()):  # noqa: S311 - a sample
             return
         self._audit = asyncio.create_task(self._audit_safely(call, ids, key, parts))
 
     async def close(self) -> None:
-        """Stop the check that is running."""
+        """Cancel the running check."""
         if self._audit:
             self._audit.cancel()
             await asyncio.gather(self._audit, return_exceptions=True)
 
     async def _audit_safely(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
-        """A check that fails is reported; the next sample is checked all the same."""
+        """Report a check that fails; the next sample is checked as usual."""
         try:
             await self._check(call, ids, key, parts)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task

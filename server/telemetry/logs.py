@@ -1,7 +1,7 @@
 """Structured logs on standard error: an event, a few short facts, the id of the request. Never a document's text.
 
-Whatever might carry a text is left out rather than searched: exceptions are told by type and place without their
-messages, arguments of other libraries' records by their types, long strings by their lengths.
+What might contain a text is left out rather than searched: exceptions are logged by type and place, without their
+messages; arguments of other libraries' records by their types; long strings by their lengths.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def configure(level: str = "info", renderer: Renderer = "auto", stream: TextIO |
 
 
 def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what asyncio could tell nobody; its own handler would print exceptions and tasks with their messages."""
+    """Log an error that no task awaits; asyncio's own handler would print exceptions with their messages."""
     error = context.get("exception")
     structlog.get_logger("server").error("event loop", reason=context["message"].partition("\n")[0], exc_info=error)
 
@@ -72,7 +72,7 @@ def _renderer(renderer: Renderer, stream: TextIO) -> Processor:
 
 
 def _foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Keep of a standard library record what its author wrote: the first line of its template, and numbers."""
+    """Keep the first line of a standard library record's template, and its numeric arguments."""
     record: logging.LogRecord = event["_record"]
     template, arguments = str(record.msg), event.pop("positional_args", None) or ()
     if record.name.partition(".")[0] not in (*OURS, "py"):  # warnings come as the argument of "%s"
@@ -91,7 +91,7 @@ def _hidden(arguments: Any) -> Any:
 
 
 def _without_messages(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Tell an exception by its types and places: its message may quote what a client sent."""
+    """Log an exception by its types and places: its message may quote a request."""
     error = event.pop("exc_info", None)
     event.pop("stack_info", None)
     if error is True:
