@@ -8,6 +8,7 @@ import structlog
 
 from cache import CacheError, KeyMaker, Store, is_cache, load_secret
 from cache import CacheSettings as StoreSettings
+from server.config.folders import xdg_folder
 from server.config.schema import CacheSettings
 from server.errors import StartError
 
@@ -16,9 +17,7 @@ log = structlog.get_logger(__name__)
 
 def default_secret_path(environ: Mapping[str, str] = os.environ) -> Path:
     """Return `$XDG_STATE_HOME/octavo/secret`, by default below `~/.local/state`."""
-    state = Path(environ.get("XDG_STATE_HOME", ""))
-    # The XDG base directory specification: relative paths are ignored.
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "octavo" / "secret"
+    return xdg_folder("XDG_STATE_HOME", ".local/state", environ) / "octavo" / "secret"
 
 
 def secret(settings: CacheSettings, *, create: bool = True) -> bytes:
