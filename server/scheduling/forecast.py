@@ -272,8 +272,17 @@ class Forecast:
         """Refuse a call that cannot be computed by its deadline, after what its client has reserved already.
 
         Raises:
-            QueueFull: it would have to wait too long; says when the queue will be short enough.
+            QueueFull: it would have to wait too long; says when the queue will be short enough, unless the call would
+                take too long alone.
         """
+        left = deadline - time.monotonic()
+        alone = SAFETY * tokens / self.speed.tokens_a_second if self.speed.tokens_a_second else 0.0
+        if alone > left:
+            raise QueueFull(
+                f"the call needs about {alone:.1f} s of the machine, and its deadline leaves {max(0.0, left):.1f} s: "
+                "allow it more time, or send less at once",
+                retry_after=None,
+            )
         if tokens:
             self.check_turn(client, priority, self._tokens[priority][client.name] + tokens, deadline)
 

@@ -35,6 +35,14 @@ def test_work_that_cannot_be_done_in_time_is_refused_with_the_time_to_come_back(
     assert refused.value.retry_after == pytest.approx(SAFETY * 11 - 5, rel=0.02)
 
 
+def test_a_call_too_long_for_its_deadline_alone_is_told_that_no_time_is_right() -> None:
+    made = forecast()
+    with pytest.raises(QueueFull, match="allow it more time, or send less") as refused:
+        made.check(client("a"), INTERACTIVE, 20_000, time.monotonic() + 5)
+    assert refused.value.retry_after is None
+    made.check(client("a"), INTERACTIVE, 20_000, time.monotonic() + 30)
+
+
 def test_a_call_that_needs_nothing_computed_is_never_refused() -> None:
     made = forecast()
     with made.reserve(client("a"), INTERACTIVE) as reservation:

@@ -118,6 +118,12 @@ def test_what_would_fail_again_forbids_a_retry(kind: type[Exception]) -> None:
     assert trailers["grpc-retry-pushback-ms"] == "-1"
 
 
+def test_a_call_that_never_fits_is_not_tried_again() -> None:
+    status = status_of(errors.QueueFull("too long for its deadline"), REQUEST_ID)
+    assert dict(trailers_of(status))["grpc-retry-pushback-ms"] == "-1"
+    assert not [detail for detail in status.details if detail.Is(RetryInfo.DESCRIPTOR)]
+
+
 def test_who_stops_leaves_the_wait_to_the_client() -> None:
     trailers = dict(trailers_of(status_of(errors.Draining("stopping"), REQUEST_ID)))
     assert "grpc-retry-pushback-ms" not in trailers
