@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check format proto lock bench bench-check clean
+.PHONY: help setup demo test test-gpu sanitize check format proto lock bench bench-check clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: $(VENV)/.ready-dev ## Run the whole test suite
 
 test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip with a reason where there is none
 	$(RUN)/python -m pytest -m gpu
+
+sanitize: $(VENV)/.ready-dev ## Build the native core with ASan and UBSan, and run its tests against that
+	$(RUN)/python -m tests.encoder.sanitized
 
 check: $(VENV)/.ready-dev ## Format, lint, types, import arrows, contract
 	$(RUN)/ruff format --check .
@@ -45,7 +48,10 @@ lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, 
 bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
 	$(RUN)/python -m benchmarks
 
-bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
+bench-sanitize: $(VENV)/.ready-dev ## Build the native core with ASan and UBSan, and run its tests against that
+	$(RUN)/python -m tests.encoder.sanitized
+
+check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder

@@ -18,6 +18,7 @@ from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
 
+PROGRAM = "from octavo.cli import main; main()"
 _READY = "ready "
 _MIB = 1 << 20
 
@@ -70,8 +71,10 @@ def peak_memory(pid: int) -> float:
 
 
 @contextmanager
-def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Served]:
+def serve(*flags: str, config: str = "", within: float = 120.0, program: str = PROGRAM) -> Iterator[Served]:
     """Run `octavo serve` on free loopback ports until the block ends; ``config`` is a TOML file's text.
+
+    ``program`` is what Python runs as the command `octavo`.
 
     Raises:
         ServerError: it was not ready ``within`` seconds.
@@ -82,7 +85,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0) -> Iterator[Serv
         if config:
             file.write_text(config, encoding="utf-8")
         command = [
-            *(sys.executable, "-c", "from octavo.cli import main; main()", "serve"),
+            *(sys.executable, "-c", program, "serve"),
             *(("--config", str(file)) if config else ()),
             *("--listen", "127.0.0.1:0", "--set", f"metrics.listen={metrics_address}"),
             *("--cache-dir", str(Path(scratch) / "cache"), *flags),  # cold, whatever was measured before

@@ -38,6 +38,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 _ATTACK_SECONDS = 30.0  # that an attack may go on before it is only held
 _QUIET_SECONDS = 3.0  # without a byte sent, after which nothing more will go
 _USUAL_WINDOW = 65_535
+_PARKED_WORDS, _PARKED_RATE = 98, 9.8  # tokens of a document, without specials, and documents a second: 980 tokens
 _LEAST_TOKENS = 32  # of a segment
 _TASKS = 8
 _VECTOR_BYTES = 1_560  # of all-MiniLM-L6-v2, with what is around it
@@ -148,18 +149,27 @@ def stalled_streams(target: Endpoint, spent: Event, over: Event, count: int = 64
 
 
 def park(
-    target: Endpoint, spent: Event, over: Event, count: int = 3_000, streams: int = 3, words: int = 100
+    target: Endpoint, spent: Event, over: Event, count: int = 3_000, streams: int = 3, seconds: float = 60.0
 ) -> dict[str, float]:
-    """Send more small documents than a limit grants in some minutes, through a few streams that are read."""
+    """Spend 60,000 tokens evenly over a minute, so that they come back evenly; then send many times as many."""
     connection = Connection(target.address, window=MOST_WINDOW, whole=1 << 30)
-    for i in range(streams):
-        parts = (pb.DocumentPart(id=f"{number}", text=_text(words, number)) for number in range(i, count, streams))
-        bodies = [frame(pb.ProcessDocumentsRequest(document=part).SerializeToString()) for part in parts]
-        stream = connection.call(PROCESS, token=target.token, timeout="600S")
+    begun = time.monotonic()
+    paced = connection.call(PROCESS, token=target.token, timeout="600S")
+    connection.send(paced, start_of_documents(return_segments=False))
+    for number in range(round(seconds * _PARKED_RATE)):
+        drive([connection], begun + number / _PARKED_RATE - time.monotonic())
+        connection.send(paced, _parked(f"paced-{number}", number))
+    calls = [connection.call(PROCESS, token=target.token, timeout="600S") for _ in range(streams)]
+    for i, stream in enumerate(calls):
+        bodies = (_parked(str(number), count + number) for number in range(i, count, streams))
         connection.send(stream, start_of_documents(return_segments=False) + b"".join(bodies), end=True)
-    drive([connection], _QUIET_SECONDS)
     _hold([connection], spent, over)
     return _told([connection]) | {"received_mb": connection.received / 1e6}
+
+
+def _parked(name: str, seed: int) -> bytes:
+    part = pb.DocumentPart(id=name, text=_text(_PARKED_WORDS, seed))
+    return frame(pb.ProcessDocumentsRequest(document=part).SerializeToString())
 
 
 def start_of_documents(*, return_segments: bool = True) -> bytes:

@@ -1,13 +1,14 @@
 """What documents cost that wait for their client's limit, in CPU and in another caller's latency."""
 
 import time
-from threading import Event
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import click
 
 from benchmarks import histograms
 from benchmarks.endpoint import Endpoint
-from benchmarks.figures import Figure, Figures, Missing
+from benchmarks.figures import Figure, Figures
 from benchmarks.hostile.attackers import attacking
 from benchmarks.hostile.clients import park
 from benchmarks.hostile.polite import polite
@@ -19,7 +20,8 @@ from benchmarks.statistics import percentile
 __all__ = ["measure"]
 
 _TOKENS_A_MINUTE = 60_000
-_FROM_SECONDS = 75.0  # the first minute's tokens and the second's have been spent, and the third's are far
+_PACED_SECONDS = (10.0, 50.0)  # while the client spends what it may, and nothing of its waits
+_FROM_SECONDS = 75.0  # its tokens come back as they were spent, and its other documents wait for them
 _WINDOW_SECONDS = 20.0
 _IDLE_SECONDS = 10.0
 _MILLI = 1000.0
@@ -36,19 +38,23 @@ def measure() -> Figures:
     )
     with serve(config=settings) as server, polite(Endpoint(server.address, other.key)) as caller:
         alone = caller.calls()
-        idle, _ = _busy(server, _IDLE_SECONDS)
+        idle = _busy(server, _IDLE_SECONDS)
         with attacking(park, Endpoint(server.address, poor.key)) as attacker:
+            began = time.monotonic()
             click.echo(f"  waiting for the {_FROM_SECONDS:g}th second", err=True)
-            Event().wait(_FROM_SECONDS)
-            waiting, granted = _busy(server, _WINDOW_SECONDS)
+            time.sleep(_PACED_SECONDS[0])
+            paced = _busy(server, _PACED_SECONDS[1] - _PACED_SECONDS[0])
+            time.sleep(began + _FROM_SECONDS - time.monotonic())
+            waiting = _busy(server, _WINDOW_SECONDS)
             beside = caller.calls()
             counted = attacker.stop()
     ratio = percentile(beside.seconds, 95, "s").value / percentile(alone.seconds, 95, "s").value
+    granted = (paced.cores - idle.cores) * waiting.tokens / paced.tokens
     return {
-        "parked_cpu": _figure(100 * (waiting - idle), granted),
+        "parked_cpu": Figure(100 * (waiting.cores - idle.cores - granted), "%"),
         "parked_p95": Figure(ratio, "x", n=len(beside.seconds)),
-        "parked_cpu_idle": Figure(100 * idle, "%"),
-        "parked_tokens_granted": Figure(granted, "tokens"),
+        **{f"parked_cores.{name}": Figure(100 * each.cores, "%") for name, each in _named(idle, paced, waiting)},
+        **{f"parked_tokens.{name}": Figure(each.tokens, "tokens/s") for name, each in _named(idle, paced, waiting)},
         "parked_failed": Figure(beside.failed, "calls"),
         "parked_p95_ms": percentile([_MILLI * each for each in beside.seconds], 95, "ms"),
         **{f"hostile_client.parked.{what}": Figure(value, "") for what, value in counted.items()},
@@ -57,16 +63,24 @@ def measure() -> Figures:
     }
 
 
-def _busy(server: Served, seconds: float) -> tuple[float, float]:
-    """Measure the server's share of a core, and the tokens that it charged meanwhile."""
-    charged, cpu, began = server.metric("octavo_charged_tokens_total"), cpu_seconds(server.pid), time.monotonic()
+@dataclass(frozen=True, slots=True)
+class _Busy:
+    """The server's share of a core, and tokens that it charged, a second."""
+
+    cores: float
+    tokens: float
+
+
+def _named(*busy: _Busy) -> Iterable[tuple[str, _Busy]]:
+    return zip(("idle", "paced", "waiting"), busy, strict=True)
+
+
+def _busy(server: Served, seconds: float) -> _Busy:
+    charged, cpu, began = _charged(server), cpu_seconds(server.pid), time.monotonic()
     time.sleep(seconds)
-    share = (cpu_seconds(server.pid) - cpu) / (time.monotonic() - began)
-    return share, server.metric("octavo_charged_tokens_total") - charged
+    took = time.monotonic() - began
+    return _Busy((cpu_seconds(server.pid) - cpu) / took, (_charged(server) - charged) / took)
 
 
-def _figure(share: float, granted: float) -> Figure | Missing:
-    """Tell the share, unless tokens were granted meanwhile: their computing would be counted as waiting."""
-    if granted:
-        return Missing(f"{granted:,.0f} tokens were granted while nothing should have been")
-    return Figure(share, "%")
+def _charged(server: Served) -> float:
+    return server.metric("octavo_charged_tokens_total")

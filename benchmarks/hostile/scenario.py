@@ -18,8 +18,9 @@ stalled without a deadline of their own. The default deadline is set to 5 s.
 hostile_internal: 20,000 calls over all methods with random fields, mutated messages, and streams that break off: how
 many ended as INTERNAL or UNKNOWN.
 
-parked_cpu, parked_p95: 3,000 small documents of a client with 60,000 tokens a minute, from the 75th second on: the
-server's CPU beyond that of an idle one, and a polite caller's p95 over that before.
+parked_cpu, parked_p95: a client with 60,000 tokens a minute spends them evenly over a minute, then sends 3,000 small
+documents at once. From the 75th second on: the server's CPU beyond that of as many tokens in the first minute, when
+nothing waited; and a polite caller's p95 over that before.
 
 silent_deaths: faults in each background loop of a server after which it neither did its work nor failed /livez.
 

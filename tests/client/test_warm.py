@@ -83,6 +83,6 @@ def test_a_folder_without_files_and_settings_of_another_server_are_wrong_usage(c
     "command", ["cache stats", "cache verify", "cache warm", "cache purge", "keys add", "keys list"]
 )
 def test_commands_without_a_server_do_not_offer_to_listen(command: str) -> None:
-    shown = invoke(*command.split(), "-h")
+    shown = invoke(*command.split(), "--help")  # click keeps a command's help option from its first use
     assert shown.exit_code == 0
     assert "--listen" not in shown.stdout
