@@ -1,5 +1,6 @@
 """Who is let in, as whom, and what those hear who are not."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -408,6 +409,9 @@ async def test_the_log_names_the_client_of_each_call(file: Path) -> None:
             await server.call(token=token)
             await server.call()
             await refused(server.call(token=changed(token)))
+            async with asyncio.timeout(10):
+                while sum(line["event"] == "call" for line in told) < 3:
+                    await asyncio.sleep(0.01)
     assert [line.get("client") for line in told if line["event"] == "call"] == ["acme", "anonymous", None]
 
 
