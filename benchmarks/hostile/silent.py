@@ -5,10 +5,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class _Victim:
     server: Served
     control: Path
     guest: Guest
+    loops: Counter[str]
 
     def tell(self, *words: str) -> str:
         """Send a command; the answer."""
@@ -86,8 +88,9 @@ class _Victim:
         health: Any = health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest()
         return {
+            "a loop is gone": lambda: _kinds(self.tell("loops").split()) >= self.loops,
             "calls": lambda: self._call(channel),
-            "cache writer": lambda: self._grows("octavo_cache_entries", lambda: self._call(channel)),
+            "cache writer": lambda: self._grows("octavo_cache_entries", lambda: self._call(channel), tier="disk"),
             "loop watch": lambda: self._grows("octavo_event_loop_lag_seconds_count", lambda: time.sleep(0.2)),
             "watches": lambda: next(iter(health.Watch(asked, timeout=_CALL_SECONDS))).status == 1,
         }
@@ -104,13 +107,13 @@ class _Victim:
         with ThreadPoolExecutor(_TOGETHER) as threads:
             return all(threads.map(one, [next(_NUMBERS) for _ in range(_TOGETHER)]))
 
-    def _grows(self, metric: str, act: Any) -> bool:
-        before = self.server.metric(metric)
+    def _grows(self, metric: str, act: Any, **labels: str) -> bool:
+        before = self.server.metric(metric, **labels)
         act()
         end = time.monotonic() + _CALL_SECONDS
-        while self.server.metric(metric) <= before and time.monotonic() < end:
+        while self.server.metric(metric, **labels) <= before and time.monotonic() < end:
             time.sleep(0.05)
-        return self.server.metric(metric) > before
+        return self.server.metric(metric, **labels) > before
 
     def is_live(self) -> bool:
         """Whether /livez says so."""
@@ -146,7 +149,7 @@ def _trials(storage: tuple[str, str]) -> dict[str, str]:
     """What became of each loop with each fault."""
     outcomes: dict[str, str] = {}
     with _started(storage) as victim:
-        loops = _one_of_each(victim.tell("loops").split())
+        loops = list({_kind(name): name for name in victim.tell("loops").split()}.values())
     trials = [(name, fault) for name in loops for fault in FAULTS] + [(name, "") for name in _EVERYWHERE]
     while trials:
         with _started(storage) as victim:
@@ -181,9 +184,13 @@ def _outcome(victim: _Victim, name: str, fault: str) -> str:
     return "recovered" if not victim.works() else f"silent: {broken}"
 
 
-def _one_of_each(names: list[str]) -> list[str]:
-    """Keep one of several loops that run the same code."""
-    return list({name.rsplit(":", 1)[0] if name.startswith("task") else name: name for name in names}.values())
+def _kind(name: str) -> str:
+    """What several loops that run the same code have in common: a task's own name comes last."""
+    return name.rsplit(":", 1)[0] if name.startswith("task") else name
+
+
+def _kinds(names: list[str]) -> Counter[str]:
+    return Counter(map(_kind, names))
 
 
 @contextmanager
@@ -193,7 +200,9 @@ def _started(storage: tuple[str, str]) -> Iterator[_Victim]:
         control = Path(folder) / "control"
         program = _PROGRAM.format(control=str(control))
         with serve("--model", _MODEL, *storage, config=toml([guest], _PLAN), program=program) as server:
-            victim = _Victim(server, control, guest)
+            unknown = _Victim(server, control, guest, Counter())
+            unknown.works()  # what starts with the first call has started
+            victim = replace(unknown, loops=_kinds(unknown.tell("loops").split()))
             if broken := victim.works():
                 raise RuntimeError(f"the server does not work before any fault: {broken}")
             yield victim
