@@ -49,7 +49,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             would_charge_tokens=math.ceil(self._service.price(usage)),
         )
 
-    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse | bytes:
         """Embed documents; one document's fault is its own."""
         timings = Timings()
         documents = request.documents
@@ -72,7 +72,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             )
         )
 
-    async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
+    async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse | bytes:
         """Run tasks over a document in one pass."""
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)

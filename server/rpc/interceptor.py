@@ -75,8 +75,14 @@ class _Writer:
 
     async def write(self, message: Any) -> None:
         self.pending = True
-        async with within(time.monotonic() + self._seconds, "the reply was not read in time"):
-            await self._context.write(message)
+        try:
+            async with within(time.monotonic() + self._seconds, "the reply was not read in time"):
+                await self._context.write(message)
+        except DeadlineExceeded:
+            raise
+        except Exception:  # gRPC did not take it
+            self.pending = False
+            raise
         self.pending = False
 
 
@@ -102,7 +108,7 @@ class Outermost(grpc.aio.ServerInterceptor):
             await self._guard(method, context)
 
         make: Any = grpc.stream_stream_rpc_method_handler
-        return cast("Handler", make(serve, request_deserializer=None, response_serializer=handler.response_serializer))
+        return cast("Handler", make(serve, None, _serializer(handler.response_serializer)))
 
     async def _guard(self, method: _Method, context: GrpcContext) -> None:
         request_id = uuid.uuid4().hex
@@ -171,6 +177,11 @@ class Outermost(grpc.aio.ServerInterceptor):
             await answers
         else:
             await writer.write(await answers)
+
+
+def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """What makes a message's bytes; bytes are one already."""
+    return lambda message: message if serialize is None or isinstance(message, bytes) else serialize(message)
 
 
 async def _each(

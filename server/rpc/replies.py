@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
@@ -20,7 +21,7 @@ from server.limits import Slot
 from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS, Limits, check_reply
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
-T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 LONG_BYTES = 256 << 10
 COPIES = 2  # of a reply in memory: first its segments' vectors and their look-up, then message and frame
@@ -56,9 +57,9 @@ class Reply:
         self._slot.hold(COPIES * size - self._held)
         self._held = COPIES * size
 
-    async def make(self, make: Callable[[], T]) -> T:
-        """Make the message; a long one in a thread, for it takes 30 ms at 4 MB."""
-        return await asyncio.to_thread(make) if self._held > LONG_BYTES else make()
+    async def make(self, make: Callable[[], M]) -> M | bytes:
+        """Make the message; a long one in a thread, and there its bytes, for both take 30 ms at 4 MB."""
+        return await asyncio.to_thread(lambda: make().SerializeToString()) if self._held > LONG_BYTES else make()
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:
