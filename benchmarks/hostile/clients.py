@@ -74,7 +74,9 @@ def incomplete_requests(
     return _told(connections)
 
 
-def unread_replies(target: Endpoint, spent: Event, over: Event, count: int = 200) -> dict[str, float]:
+def unread_replies(
+    target: Endpoint, spent: Event, over: Event, count: int = 200, seconds: float = _ATTACK_SECONDS
+) -> dict[str, float]:
     """Ask for 3.9 MB of segments' vectors, from the cache after the first time, and read no byte of the replies."""
     request = long_reply()
     reader = Connection(target.address, window=MOST_WINDOW, whole=1 << 30)
@@ -87,7 +89,7 @@ def unread_replies(target: Endpoint, spent: Event, over: Event, count: int = 200
     for i in range(count):
         connection = connections[i % len(connections)]
         connection.send(connection.call(ANALYZE, token=target.token), frame(request), end=True)
-    drive(connections, _ATTACK_SECONDS)
+    drive(connections, seconds)
     _hold(connections, spent, over)
     return told | _told(connections)
 
@@ -106,13 +108,15 @@ def empty_documents(
     return _told([connection])
 
 
-def watches(target: Endpoint, spent: Event, over: Event, count: int = 2_000) -> dict[str, float]:
+def watches(
+    target: Endpoint, spent: Event, over: Event, count: int = 2_000, seconds: float = _ATTACK_SECONDS / 3
+) -> dict[str, float]:
     """Watch the server's health many times at once."""
     connections = [Connection(target.address) for _ in range(max(1, count // 100))]
     for i in range(count):
         connection = connections[i % len(connections)]
         connection.send(connection.call(WATCH), frame(b""), end=True)
-    drive(connections, _ATTACK_SECONDS / 3)
+    drive(connections, seconds)
     _hold(connections, spent, over)
     return _told(connections)
 

@@ -70,8 +70,8 @@ class CallGate:
             Draining, Unauthenticated, RateLimited, QueueFull, DeadlineExceeded: it is not let in.
         """
         if method.startswith(HEALTH):
-            with self._health_place():
-                yield Context(request_id, HEALTH_CLIENT, math.inf, Slot(self._admission, HEALTH_CLIENT))
+            with self._health_place() as slot:
+                yield Context(request_id, HEALTH_CLIENT, math.inf, slot)
             return
         self._drain.check()
         client = self._authenticator.identify(caller_of(context))
@@ -85,14 +85,17 @@ class CallGate:
             yield Context(request_id, client, deadline, slot)
 
     @contextmanager
-    def _health_place(self) -> Iterator[None]:
+    def _health_place(self) -> Iterator[Slot]:
         if self._health_calls >= HEALTH_PLACES:
             raise QueueFull(f"the server answers {HEALTH_PLACES} health checks already", BUSY_SECONDS)
+        slot = Slot(self._admission, HEALTH_CLIENT)
         self._health_calls += 1
         try:
-            yield
+            yield slot
         finally:
             self._health_calls -= 1
+            if not slot.lingers:
+                slot.release()
 
 
 def caller_of(context: GrpcContext) -> Caller:

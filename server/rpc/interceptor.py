@@ -29,6 +29,8 @@ from server.telemetry.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
 
+CANCEL_SECONDS = 5.0  # after which a call whose write failed would have been cancelled, had its connection closed
+
 log = structlog.get_logger(__name__)
 
 
@@ -129,6 +131,12 @@ class Outermost(grpc.aio.ServerInterceptor):
                 code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL
                 log.error("internal error", error="CancelledError")  # noqa: TRY400
                 await _abort(context, RuntimeError(), request_id)
+            except grpc.aio.InternalError as error:
+                code = grpc.StatusCode.CANCELLED
+                await asyncio.sleep(CANCEL_SECONDS)  # a write failed: the connection has closed, and gRPC will cancel
+                code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL
+                report(error)
+                await _abort(context, error, request_id)
             except Exception as error:  # noqa: BLE001 - this is where everything ends
                 number, reason = reason_of(error)
                 code = CODES[number]

@@ -1,0 +1,219 @@
+"""Clients below gRPC, as `python -m benchmarks hostile` has them: what they hold is bounded, and given back.
+
+Bytes are those that the server counts itself; a test's attackers are threads of this process.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from benchmarks.endpoint import Endpoint
+from benchmarks.hostile import clients, fuzz
+from benchmarks.hostile.clients import ANALYZE, EMBED, PROCESS, SEGMENTS, start_of_documents
+from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
+from octavo.v1 import inference_pb2 as pb
+from server.config.schema import ClientSettings, LimitSettings, Settings
+from tests.server.helpers import SOON, Server, embed, eventually, prose, serving, settings
+
+DEADLINE_SECONDS = 2.0
+MOST_BYTES = 24_000_000  # in flight
+MOST_DOCUMENT_BYTES = 10_000_000
+MOST_CALLS = 48
+UNAUTHENTICATED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE = "16", "3", "8", "14"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack that goes on in a thread."""
+
+    spent: threading.Event
+    counted: "Future[dict[str, float]]"
+
+    def is_spent(self) -> bool:
+        return self.spent.is_set() or self.counted.done()
+
+
+def configured(**clients_of: ClientSettings) -> Settings:
+    """A small server: what an attack fills is soon full, and stalled calls soon end."""
+    made = settings(default_deadline_seconds=DEADLINE_SECONDS, max_document_bytes=MOST_DOCUMENT_BYTES)
+    limits = LimitSettings(max_bytes_in_flight=MOST_BYTES, max_concurrent=MOST_CALLS)
+    return made.model_copy(update={"limits": limits, "clients": clients_of})
+
+
+@pytest.fixture(scope="module")
+def victim(models: Path) -> Iterator[Server]:
+    with serving(configured()) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def everything_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each attack no place and no byte is held, nothing was INTERNAL, and the next call is answered."""
+    yield
+    if "victim" not in request.fixturenames:
+        return
+    server = request.getfixturevalue("victim")
+    eventually(lambda: held(server) == (0, 0))
+    for code in ("INTERNAL", "UNKNOWN"):
+        assert server.sample("requests_total", code=code) == 0
+    assert embed(server, "A sentence.").results
+
+
+def held(server: Server) -> tuple[float, float]:
+    """Calls in flight, and bytes."""
+    return server.sample("requests_in_flight"), server.sample("request_bytes_in_flight")
+
+
+@contextmanager
+def attacking(server: Server, attack: Any, **sizes: Any) -> Iterator[Attack]:
+    spent, over = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        made = Attack(spent, thread.submit(attack, Endpoint(server.address), spent, over, **sizes))
+        try:
+            yield made
+        finally:
+            over.set()
+    made.counted.result()  # its fault is the test's
+
+
+def most_bytes(server: Server, attack: Attack) -> float:
+    """The most bytes in flight until all has been tried."""
+    most = 0.0
+
+    def look() -> bool:
+        nonlocal most
+        most = max(most, held(server)[1])
+        return attack.is_spent()
+
+    eventually(look)
+    return most
+
+
+def test_incomplete_requests_hold_no_more_than_there_is_room_for(victim: Server) -> None:
+    with attacking(victim, clients.incomplete_requests, count=20, size=9_000_000) as attack:
+        assert most_bytes(victim, attack) <= MOST_BYTES
+        eventually(lambda: held(victim) == (0, 0))  # by their deadline, while the attacker holds on
+
+
+def test_nobody_without_credentials_gets_a_place_or_a_byte_read(models: Path) -> None:
+    with serving(configured(anonymous=ClientSettings(disabled=True))) as server:
+        with attacking(server, clients.incomplete_requests, count=20, size=9_000_000) as attack:
+            assert most_bytes(server, attack) == 0
+            eventually(lambda: held(server) == (0, 0))
+        counted = attack.counted.result()
+        assert counted[f"ended.{UNAUTHENTICATED}"] == 20
+        assert counted["sent_mb"] < 20 * 9 / 2, "bodies were read that nobody will answer"
+
+
+def test_unread_replies_count_until_they_have_gone(victim: Server) -> None:
+    with attacking(victim, clients.unread_replies, count=30, seconds=4.0) as attack:
+        assert most_bytes(victim, attack) <= MOST_BYTES
+
+
+def test_a_stream_whose_answers_nobody_reads_is_read_no_further(victim: Server) -> None:
+    before = victim.sample("documents_total")
+    with attacking(victim, clients.unread_documents, count=20_000) as attack:
+        assert most_bytes(victim, attack) <= MOST_BYTES
+        assert victim.sample("documents_total") - before < 1_000
+
+
+def test_millions_of_empty_documents_are_refused(victim: Server) -> None:
+    with attacking(victim, clients.empty_documents, times=2, size=4_000_000) as attack:
+        assert most_bytes(victim, attack) <= MOST_BYTES
+    assert attack.counted.result()[f"ended.{INVALID_ARGUMENT}"] == 2
+
+
+def test_watches_of_health_have_a_bound_and_end_with_their_connections(victim: Server) -> None:
+    with attacking(victim, clients.watches, count=300, seconds=3.0) as attack:
+        eventually(attack.is_spent)
+        assert held(victim)[0] <= 100
+    counted = attack.counted.result()
+    assert sum(counted.get(f"ended.{code}", 0) for code in (RESOURCE_EXHAUSTED, UNAVAILABLE)) >= 200
+
+
+def test_a_health_check_gives_its_bytes_back(victim: Server) -> None:
+    health: Any = health_pb2_grpc.HealthStub(victim.channel())
+    with pytest.raises(grpc.RpcError):
+        health.Check(health_pb2.HealthCheckRequest(service="x" * 1_000_000), timeout=SOON)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=SOON).status == health_pb2.HealthCheckResponse.SERVING
+    eventually(lambda: held(victim) == (0, 0))
+
+
+def test_health_lists_every_service(victim: Server) -> None:
+    health: Any = health_pb2_grpc.HealthStub(victim.channel())
+    statuses = health.List(health_pb2.HealthListRequest(), timeout=SOON).statuses
+    assert {*statuses} >= {"", "octavo.v1.InferenceService", "octavo.v1.ModelService"}
+    assert {each.status for each in statuses.values()} == {health_pb2.HealthCheckResponse.SERVING}
+
+
+def test_calls_that_stall_without_a_deadline_lose_their_places(victim: Server) -> None:
+    with attacking(victim, clients.stalled_streams, count=32) as attack:
+        eventually(attack.is_spent)
+        eventually(lambda: held(victim) == (0, 0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_that_are_reset_anywhere_give_their_places_back(victim: Server, seed: int) -> None:
+    chance = random.Random(seed)
+    document = pb.Document(text=prose(2_000, seed))
+    tasks = [pb.Task(embed=pb.EmbedOptions())]
+    bodies = {
+        EMBED: frame(pb.EmbedRequest(documents=[document]).SerializeToString()),
+        ANALYZE: frame(pb.AnalyzeRequest(document=document, tasks=tasks).SerializeToString()),
+        SEGMENTS: frame(pb.StreamSegmentsRequest(document=document, tasks=tasks).SerializeToString()),
+        PROCESS: start_of_documents()
+        + b"".join(
+            frame(pb.ProcessDocumentsRequest(document=pb.DocumentPart(id=str(i), text="A text.")).SerializeToString())
+            for i in range(50)
+        ),
+    }
+    connections = [Connection(victim.address, window=chance.choice((0, 100, MOST_WINDOW))) for _ in range(4)]
+    for _ in range(60):
+        connection, method = chance.choice(connections), chance.choice(list(bodies))
+        body = bodies[method]
+        whole = chance.random() < 1 / 2
+        stream = connection.call(method)
+        connection.send(stream, body if whole else body[: chance.randrange(len(body))], end=whole)
+        drive(connections, chance.uniform(0, 0.02))
+        connection.reset(stream)
+    drive(connections, 0.1)
+    eventually(lambda: held(victim) == (0, 0))
+    for connection in connections:
+        connection.close()
+
+
+def test_a_connection_that_is_dropped_gives_its_places_back(victim: Server) -> None:
+    connection = Connection(victim.address)
+    request = pb.StreamSegmentsRequest(
+        document=pb.Document(text=prose(20_000)), tasks=[pb.Task(embed=pb.EmbedOptions())]
+    )
+    for _ in range(10):
+        connection.send(connection.call(SEGMENTS, timeout="60S"), frame(request.SerializeToString()), end=True)
+    drive([connection], SOON, lambda: held(victim)[0] == 10)
+    assert held(victim)[0] == 10
+    connection.close()
+    eventually(lambda: held(victim) == (0, 0))
+
+
+def test_small_calls_are_answered_while_others_hold_all_the_room(victim: Server) -> None:
+    with attacking(victim, clients.incomplete_requests, count=10, size=9_000_000) as attack:
+        while not attack.is_spent():
+            assert embed(victim, "A sentence.").results
+
+
+def test_a_thousand_fuzzed_calls_have_statuses_of_ours(victim: Server) -> None:
+    calls = map(partial(fuzz.draw, 8), range(1_000))
+    ends = asyncio.run(fuzz.send(victim.address, calls, 1_000))
+    assert sum(ends.values()) == 1_000
+    assert not {*ends} & {*fuzz.FAULTS, fuzz.LOST}, ends
