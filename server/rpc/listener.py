@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -122,14 +123,13 @@ class _Health(health.aio.HealthServicer):
         """Let go of all who watch."""
         self._over.set()
 
-    async def List(  # noqa: N802 - the contract's
-        self, request: health_pb2.HealthListRequest, context: GrpcContext
-    ) -> health_pb2.HealthListResponse:
+    async def List(self, request: Any, context: GrpcContext) -> Any:  # noqa: N802 - the contract's
         """Tell the state of all services; gRPC's own servicer lacks this method."""
         del request
+        messages: Any = health_pb2  # whose type stubs are older than this method
         check = health_pb2.HealthCheckRequest
         statuses = {name: await self.Check(check(service=name), context) for name in ("", *SERVICES)}
-        return health_pb2.HealthListResponse(statuses=statuses)
+        return messages.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: GrpcContext) -> None:  # noqa: N802 - the contract's
         """Tell of each change until the client leaves or the server stops."""

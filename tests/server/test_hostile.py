@@ -152,7 +152,8 @@ def test_a_health_check_gives_its_bytes_back(victim: Server) -> None:
 
 def test_health_lists_every_service(victim: Server) -> None:
     health: Any = health_pb2_grpc.HealthStub(victim.channel())
-    statuses = health.List(health_pb2.HealthListRequest(), timeout=SOON).statuses
+    messages: Any = health_pb2  # whose type stubs are older than this method
+    statuses = health.List(messages.HealthListRequest(), timeout=SOON).statuses
     assert {*statuses} >= {"", "octavo.v1.InferenceService", "octavo.v1.ModelService"}
     assert {each.status for each in statuses.values()} == {health_pb2.HealthCheckResponse.SERVING}
 
