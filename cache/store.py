@@ -164,6 +164,10 @@ class Store:
         """Verify every entry on disk and find files without a row; `fix` removes what is invalid."""
         return Report(*self._disk.audit(fix=fix))
 
+    def is_alive(self) -> bool:
+        """Tell whether entries still reach the disk; false once an unforeseen fault has ended the writer."""
+        return self._writer.is_alive()
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until what was put is on disk (or dropped); false when the time was too short."""
         return self._writer.flush(timeout)

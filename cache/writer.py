@@ -61,6 +61,10 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="octavo-cache-writer", daemon=True)
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """Tell whether jobs are still done: false once a fault that nobody foresaw has ended the thread."""
+        return self._closed or self._thread.is_alive()
+
     def submit(self, job: Job) -> bool:
         """Queue a job; false when it does not fit."""
         size = _size(job)

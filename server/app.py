@@ -141,6 +141,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         store = await asyncio.to_thread(open_store, settings.cache) if settings.cache.enabled else None
         if store:
             stack.callback(store.close)
+            stack.enter_context(liveness.watching("the cache's writer has ended", store.is_alive))
             metrics.register_cache(store)
         catalogue = await asyncio.to_thread(open_catalogue, settings, metrics)
         compute = settings.compute

@@ -134,3 +134,23 @@ def test_it_ticks_when_idle_and_when_busy(bench: Callable[..., Bench]) -> None:
         b.writer.submit(write(0))
         time.sleep(0.01)
     assert b.ticks >= 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_that_nobody_foresaw_shows() -> None:
+    def fail(jobs: Sequence[Job]) -> None:
+        raise KeyError
+
+    writer = Writer(1 << 20, 1 << 20, fail, lambda: None, lambda: None)
+    assert writer.is_alive()
+    writer.submit(write(0))
+    end = time.monotonic() + 10
+    while writer.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_writer_that_was_closed_has_not_failed() -> None:
+    writer = Writer(1 << 20, 1 << 20, lambda jobs: None, lambda: None, lambda: None)
+    writer.close(1.0)
+    assert writer.is_alive()

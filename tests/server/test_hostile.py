@@ -8,11 +8,13 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -22,8 +24,10 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.hostile import clients, fuzz
 from benchmarks.hostile.clients import ANALYZE, EMBED, PROCESS, SEGMENTS, start_of_documents
 from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
+from benchmarks.served import free_port
+from cache import Store
 from octavo.v1 import inference_pb2 as pb
-from server.config.schema import ClientSettings, LimitSettings, Settings
+from server.config.schema import CacheSettings, ClientSettings, LimitSettings, MetricsSettings, Settings
 from tests.server.helpers import SOON, Server, embed, eventually, prose, serving, settings
 
 DEADLINE_SECONDS = 2.0
@@ -218,3 +222,23 @@ def test_a_thousand_fuzzed_calls_have_statuses_of_ours(victim: Server) -> None:
     ends = asyncio.run(fuzz.send(victim.address, calls, 1_000))
     assert sum(ends.values()) == 1_000
     assert not {*ends} & {*fuzz.FAULTS, fuzz.LOST}, ends
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_cache_that_writes_no_more_fails_livez(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Store, jobs: object) -> None:
+        raise KeyError
+
+    def livez() -> int:
+        with suppress(HTTPError), urlopen(f"http://{listen}/livez", timeout=SOON) as reply:
+            return int(reply.status)
+        return 503
+
+    listen = f"127.0.0.1:{free_port()}"
+    cache = CacheSettings(dir=tmp_path / "cache", secret_file=tmp_path / "secret")
+    made = settings().model_copy(update={"cache": cache, "metrics": MetricsSettings(listen=listen)})
+    monkeypatch.setattr(Store, "_work", fail)
+    with serving(made) as server:
+        assert livez() == 200
+        embed(server, "A sentence.")
+        eventually(lambda: livez() == 503)
