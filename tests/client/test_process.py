@@ -266,7 +266,6 @@ async def test_leaving_cancels_it_at_the_server_asynchronously(double: Double) -
         await anext(results)
         await results.aclose()
         end = time.monotonic() + 5
-        while not double.ended:
+        while not double.ended or len(asyncio.all_tasks()) > 2:  # this one, and one of gRPC's
             assert time.monotonic() < end, "it goes on"
             await asyncio.sleep(0.01)
-        assert asyncio.all_tasks() == {asyncio.current_task()} or len(asyncio.all_tasks()) <= 2
