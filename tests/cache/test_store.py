@@ -22,6 +22,7 @@ from cache import (
 )
 from cache.entry import HEADER_BYTES
 from cache.tag import Selector
+from cache.tier import ROW_BYTES
 from cache.writer import Write
 from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
@@ -246,7 +247,7 @@ def test_what_has_no_room_together_is_written_as_far_as_there_is_room(
     open_store: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store()
-    left = 5 * (state(0).nbytes + HEADER_BYTES)
+    left = 5 * (state(0).nbytes + HEADER_BYTES + ROW_BYTES)
 
     def make_room(index: object, nbytes: int, *, modest: bool) -> bool:
         nonlocal left
