@@ -169,7 +169,7 @@ class Outermost(grpc.aio.ServerInterceptor):
         async with within(time.monotonic() + self._gate.default_deadline, "the request did not arrive in time"):
             first = await call.slot.receive(context.read)
         if method.streams_requests:
-            requests = _each(first, method, context, call.slot, self._gate.default_deadline)
+            requests = _each(method, context, call.slot, first, self._gate.default_deadline)
         elif first is grpc.aio.EOF:
             raise Malformed
         else:
@@ -193,14 +193,13 @@ def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], byt
 
 
 async def _each(
-    first: Any, method: _Method, context: GrpcContext, slot: Slot, stall_seconds: float
+    method: _Method, context: GrpcContext, slot: Slot, data: Any, stall_seconds: float
 ) -> AsyncGenerator[Any, None]:
-    """A stream's messages; each holds room until the next is asked for, and waits where there is none.
+    """A stream's messages, the first of which is `data`; each waits for room, and holds it until the next is asked for.
 
     Raises:
         DeadlineExceeded: none came for a long time in which nothing else happened.
     """
-    data = first
     while data is not grpc.aio.EOF:
         size = len(data)
         await slot.hold_soon(size)

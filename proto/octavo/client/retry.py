@@ -17,7 +17,8 @@ class Retry:
     from `first_wait` to `longest_wait` seconds. A stream that breaks after it has given something is worth more: its
     server is sought for `patience` seconds, each time anew. `Retry(attempts=1, patience=0)` never tries again.
 
-    None of this limits how often a stream goes on after the server's default deadline (see `Client.stream`).
+    None of this limits how often a stream goes on after the server's default deadline (see `Client.stream`), nor how
+    often documents go on in another stream when one is full.
     """
 
     attempts: int = 5
@@ -58,7 +59,8 @@ class Attempts:
 
     def next_wait(self, error: OctavoError) -> float | None:
         """Seconds to wait before the next attempt; None when there is to be none."""
-        if isinstance(error, DeadlineExceeded) and self.may_go_on:
+        full = self._gave and error.retry_after == 0.0  # a stream that has taken as many documents as one may
+        if full or (isinstance(error, DeadlineExceeded) and self.may_go_on):
             self._gave = False
             return 0.0
         if not error.transient:
