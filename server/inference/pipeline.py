@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 DIGEST_BYTES = 16
 STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
+LOOP_STEP_SECONDS = 0.001  # of one call's work on the event loop: each of the others waits that long, at every step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +137,7 @@ class Pipeline:
         """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
         steps, more = self._steps(document), True
         while more:
-            group, more = await self._aside(document.call, next, steps)
+            group, more = await self.aside(document.call, next, steps)
             yield group
 
     async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
@@ -153,7 +154,7 @@ class Pipeline:
                     window.append(self._begin(document, prepared))
                     while window and (len(window) >= self._in_flight or _is_here(window[0])):
                         yield await _arrival(window.popleft())
-                    if time.monotonic() - turn > STEP_SECONDS:  # known segments never wait: let others have a turn
+                    if time.monotonic() - turn > LOOP_STEP_SECONDS:  # known segments never wait: let others have a turn
                         await asyncio.sleep(0)
                         turn = time.monotonic()
             while window:
@@ -180,8 +181,16 @@ class Pipeline:
 
     async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
         """Whether each segment would be answered without running a layer."""
-        states = await self._aside(document.call, document.view.holds, [prepared.key for prepared in group])
+        states = await self.aside(document.call, document.view.holds, [prepared.key for prepared in group])
         return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
+
+    async def aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what takes long in a thread of the readers, when it is the client's turn.
+
+        They are few, because each thread that runs Python makes the event loop wait for the interpreter's lock.
+        """
+        async with self._gate.entered(call.client, call.priority):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
     def _steps(self, document: Document) -> Iterator[tuple[list[Prepared], bool]]:
         """The part of `read` that blocks; a step is a region, or as many as a moment is enough for.
@@ -213,7 +222,7 @@ class Pipeline:
         """Find states of the segments whose results are not all known."""
         if all(prepared.complete for prepared in group):
             return group
-        return await self._aside(document.call, self._with_states, document, group)
+        return await self.aside(document.call, self._with_states, document, group)
 
     def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         began = time.monotonic()
@@ -262,7 +271,7 @@ class Pipeline:
             keeping.add_done_callback(self._report)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
-            parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
+            parts |= await self.aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
     def _report(self, keeping: Future[None]) -> None:
@@ -303,11 +312,6 @@ class Pipeline:
         tokens = prepared.segment.processed_tokens
         self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
         return Result(replace(prepared, state=None), parts, resumed_from)
-
-    async def _aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what blocks in a thread of the readers, when it is the client's turn."""
-        async with self._gate.entered(call.client, call.priority):
-            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from server.errors import EmptyDocument
 from server.inference.answer import Answer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
 from server.scheduling.forecast import Reservation
+
+T = TypeVar("T")
 
 DOCUMENTS_AT_ONCE = 32  # of one call; enough to pack short ones into full runs
 MARGIN_SECONDS = 1.0  # before a stream's deadline, for its summary; a tenth of the time left if that is less
@@ -106,6 +109,10 @@ class Service:
                     if result is None:
                         return
                     yield result
+
+    async def aside(self, call: Call, work: Callable[[], T]) -> T:
+        """Run what takes long off the event loop, when it is the client's turn."""
+        return await self._pipeline.aside(call, work)
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
         """What a stream of documents takes of the machine's time."""

@@ -2,13 +2,13 @@
 
 gRPC shows nothing of a message before it is whole, not even its length, so each may hold as much memory as the longest
 message allowed. Only their number bounds the memory. Most requests are whole within milliseconds, and pass through a
-few quick places, the newest first: a flood of stalled requests delays itself. What takes longer needs one of a few slow
-places. When all are taken, a client that holds more of them than others loses its oldest, and so does whoever has taken
-too long; otherwise the newcomer is refused.
+few quick places. Clients take turns at those, and a client's newest request comes first, so that a flood of stalled
+requests delays itself. What takes longer needs one of a few slow places. When all are taken, a client that holds more
+of them than others loses its oldest, and so does whoever has taken too long; otherwise the newcomer is refused.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._free = QUICK_PLACES
-        self._waiting: list[asyncio.Future[None]] = []  # for a quick place; the last to come is the first served
+        self._waiting: OrderedDict[str, list[asyncio.Future[None]]] = OrderedDict()  # for a quick place, by client
         self._slow: list[_Slow] = []  # oldest first
 
     async def receive(self, client: str, read: Callable[[], Awaitable[T]]) -> T:
@@ -45,7 +45,7 @@ class Arrivals:
         Raises:
             QueueFull: it took long to arrive, and others needed its place.
         """
-        await self._enter()
+        await self._enter(client)
         arriving = asyncio.ensure_future(read())
         try:
             try:
@@ -61,12 +61,12 @@ class Arrivals:
         finally:
             arriving.cancel()
 
-    async def _enter(self) -> None:
+    async def _enter(self, client: str) -> None:
         if self._free:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(client, []).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -76,7 +76,10 @@ class Arrivals:
 
     def _leave(self) -> None:
         while self._waiting:
-            turn = self._waiting.pop()
+            client, turns = self._waiting.popitem(last=False)
+            turn = turns.pop()
+            if turns:
+                self._waiting[client] = turns  # behind the others
             if not turn.done():
                 turn.set_result(None)
                 return

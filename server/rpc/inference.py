@@ -39,7 +39,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         call = requests.call_of(request.options, (), text, self._catalogue, context)
-        reply = replies.Reply(call.tasks, self._limits, context.slot)
+        reply = replies.Reply(self._service, call, self._limits, context.slot)
+        reply.expect([text])
         segments, usage = await self._service.segment(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
         return pb.SegmentResponse(
@@ -61,7 +62,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         task = pb.Task(name="embed", embed=request.embed)
         call = requests.call_of(request.options, [task], texts[0], self._catalogue, context, path="")
         fields = [f"documents[{i}].text" for i in range(len(texts))]
-        reply = replies.Reply(call.tasks, self._limits, context.slot, [document.id for document in documents])
+        reply = replies.Reply(self._service, call, self._limits, context.slot, [document.id for document in documents])
+        reply.expect(texts)
         answers = await self._service.embed(call, texts, fields, timings, reply.grow)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
@@ -78,7 +80,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
         call = requests.call_of(request.options, tasks, text, self._catalogue, context)
-        reply = replies.Reply(call.tasks, self._limits, context.slot)
+        reply = replies.Reply(self._service, call, self._limits, context.slot)
+        reply.expect([text])
         answer = await self._service.analyze(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
         return await reply.make(

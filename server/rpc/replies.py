@@ -1,8 +1,7 @@
 """From the server's own words to the wire."""
 
-import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from octavo.v1 import models_pb2
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage
 from server.inference.models import ServedModel
+from server.inference.service import Service
 from server.inference.tasks import Embedding, EmbedTask
 from server.inference.tasks.embed import DataTypeName, Vectors
 from server.limits import Slot
@@ -26,6 +26,7 @@ M = TypeVar("M", bound=Message)
 LONG_BYTES = 256 << 10
 COPIES = 2  # of a reply in memory: first its segments' vectors and their look-up, then message and frame
 REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
+CHARACTERS_A_TOKEN = 8  # more than most texts have: an estimate that is too high would refuse calls that fit
 
 
 def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
@@ -38,12 +39,23 @@ def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
 class Reply:
     """A unary reply that grows while its documents are read, before anything is computed."""
 
-    def __init__(self, tasks: Sequence[EmbedTask], limits: Limits, slot: Slot, ids: Sequence[str] = ()) -> None:
-        self._tasks = tasks
+    def __init__(self, service: Service, call: Call, limits: Limits, slot: Slot, ids: Sequence[str] = ()) -> None:
+        self._service = service
+        self._call = call
         self._limits = limits
         self._slot = slot
         self._fixed = REPLY_BYTES * (1 + len(ids)) + sum(len(each.encode()) for each in ids)
         self._held = 0
+
+    def expect(self, texts: Sequence[str]) -> None:
+        """Count as in flight what the texts will take at least, before they are read: reading is what costs most.
+
+        Raises:
+            RateLimited, QueueFull: there is no room for it.
+        """
+        longest = CHARACTERS_A_TOKEN * self._call.cutting.max_tokens
+        size = self._size(len(text) // longest for text in texts)
+        self._hold(min(size, self._limits.max_reply_bytes))
 
     def grow(self, segments: Sequence[int]) -> None:
         """Count as in flight what documents of so many segments each take.
@@ -52,14 +64,23 @@ class Reply:
             ReplyTooLarge: the reply would be over `max_reply_bytes`.
             RateLimited, QueueFull: there is no room for it.
         """
-        size = self._fixed + sum(size_of(self._tasks, count) for count in segments if count)
+        size = self._size(segments)
         check_reply(size, self._limits)
-        self._slot.hold(COPIES * size - self._held)
-        self._held = COPIES * size
+        self._hold(size)
+
+    def _size(self, segments: Iterable[int]) -> int:
+        return self._fixed + sum(size_of(self._call.tasks, count) for count in segments if count)
+
+    def _hold(self, size: int) -> None:
+        if (missing := COPIES * size - self._held) > 0:
+            self._slot.hold(missing)
+            self._held += missing
 
     async def make(self, make: Callable[[], M]) -> M | bytes:
-        """Make the message; a long one in a thread, and there its bytes, for both take 30 ms at 4 MB."""
-        return await asyncio.to_thread(lambda: make().SerializeToString()) if self._held > LONG_BYTES else make()
+        """Make the message; a long one, and its bytes, off the event loop, for both take 30 ms at 4 MB."""
+        if self._held <= LONG_BYTES:
+            return make()
+        return await self._service.aside(self._call, lambda: make().SerializeToString())
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:

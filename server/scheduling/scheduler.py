@@ -46,9 +46,10 @@ class _Parked:
 class Scheduler:
     """Hands waiting segments to the streams, a thread each.
 
-    A segment that is alone gets all threads where its number scheme allows that; when others wait, every stream
-    uses one thread. Items that expired or have no caller left cost nothing. Each item is charged when it is released.
-    A client that cannot be charged is parked: its items keep their places until it has credit again.
+    An interactive segment that is alone gets all threads where its number scheme allows that. When others wait, and
+    for bulk, a stream uses one thread: bulk would keep the next interactive call waiting. Items that expired or have no
+    caller left cost nothing. Each item is charged when it is released. A client that cannot be charged is parked: its
+    items keep their places until it has credit again.
     """
 
     def __init__(self, streams: int, threads: int, limiter: Limiter, metrics: Metrics) -> None:
@@ -164,7 +165,8 @@ class Scheduler:
     async def _step(self) -> None:
         """Compute the next segments, once there are some."""
         if batch := self._take():
-            alone = not self._busy and self._queue.peek() is None
+            urgent = any(item.priority is Priority.INTERACTIVE for item in batch)
+            alone = urgent and not self._busy and self._queue.peek() is None
             await self._run(batch, self._threads if alone else 1)
         else:
             self._news.clear()

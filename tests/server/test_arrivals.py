@@ -78,21 +78,29 @@ async def test_a_client_that_holds_more_slow_places_than_others_loses_its_oldest
     await settled(arrivals, 0)
 
 
-async def test_the_newest_is_served_first() -> None:
+@pytest.mark.parametrize(
+    ("clients", "order"),
+    [(("polite",) * 3, [2, 1, 0]), (("polite", "flood", "flood"), [0, 2, 1])],
+    ids=["a client's newest is served first", "clients take turns"],
+)
+async def test_who_is_served_first(clients: tuple[str, ...], order: list[int]) -> None:
     arrivals, stalled = Arrivals(), Stalled()
-    order: list[bytes] = []
+    served: list[int] = []
 
-    async def receive(value: bytes) -> None:
-        order.append(await arrivals.receive("polite", soon(value)))
+    async def receive(client: str, number: int) -> None:
+        async def read() -> None:
+            served.append(number)
+
+        await arrivals.receive(client, read)
 
     tasks = stall(arrivals, "flood", QUICK_PLACES, stalled)
     await asyncio.sleep(0)
     waiting = []
-    for value in (b"first", b"second", b"third"):
-        waiting.append(asyncio.create_task(receive(value)))
+    for number, client in enumerate(clients):
+        waiting.append(asyncio.create_task(receive(client, number)))
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)
-    assert order[0] == b"third"
+    assert served == order
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -120,9 +120,11 @@ def test_nobody_without_credentials_gets_a_place_or_a_byte_read(models: Path) ->
         assert counted["sent_mb"] < 20 * 9 / 2, "bodies were read that nobody will answer"
 
 
-def test_unread_replies_count_until_they_have_gone(victim: Server) -> None:
+def test_unread_replies_count_until_they_have_gone_and_others_are_refused_unread(victim: Server) -> None:
+    before = victim.sample("documents_total")
     with attacking(victim, clients.unread_replies, count=30, seconds=4.0) as attack:
         assert most_bytes(victim, attack) <= MOST_BYTES
+        assert victim.sample("documents_total") - before < 20, "documents were read whose replies have no room"
 
 
 def test_a_stream_whose_answers_nobody_reads_is_read_no_further(victim: Server) -> None:

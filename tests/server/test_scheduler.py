@@ -317,6 +317,12 @@ async def test_a_segment_that_is_alone_gets_all_threads(machine: Machine, metric
     assert machine.runs == [([b"first"], 4), ([b"second"], 4)]
 
 
+async def test_bulk_leaves_threads_to_interactive_calls(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics, streams=2, threads=4) as scheduler:
+        await submitted(scheduler, machine, b"bulk", priority=Priority.BULK)
+    assert machine.runs == [([b"bulk"], 1)]
+
+
 async def test_many_segments_get_a_thread_each(machine: Machine, metrics: Metrics) -> None:
     async with scheduling(metrics, streams=2, threads=4) as scheduler:
         async with held(scheduler, machine, streams=2):

@@ -38,6 +38,8 @@ class EmbedTask:
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:
         """What the model has to make of this segment: its pooling, and sums up to where spans begin and end in it."""
+        if not len(self.spans):  # as for most calls: edges cost as much as everything else that a known segment needs
+            return (Pool(self.pooling),)
         edges = _Edges.of(segment, self.spans)
         return (Pool(self.pooling), edges.sums) if edges.touched else (Pool(self.pooling),)
 
