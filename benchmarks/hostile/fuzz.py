@@ -26,6 +26,8 @@ __all__ = ["FAULTS", "Fuzzed", "draw", "measure", "send"]
 
 FAULTS = frozenset({"INTERNAL", "UNKNOWN"})
 LOST = "LOST"
+BY_PROTOCOL = "INTERNAL by protocol"
+"""How gRPC itself, below the server, must end a call with a compressed frame and no encoding (its compression.md)."""
 
 _FILES = (inference_pb2, models_pb2, health_pb2, reflection_pb2)
 _IN_FLIGHT = 32
@@ -39,6 +41,7 @@ _DEEPEST = 4
 _MOST_REPEATED = 4
 _LONGEST_TEXT = 2_000
 _OWN_FAULT = "Internal error from Core"  # what gRPC's client says when a call ends while it still sends; no status came
+_COMPRESSED = b"\x01"  # a frame's first byte
 _CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _INTEGERS = (0, 1, 2, 3, 31, 32, 64, 510, 511, 4_096, (1 << 31) - 1)
 _TEXTS = ("", " \n\t", "A sentence. ", "\x00\x07\u2028", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ", "[SEP] [CLS]", "e\u0301\u200d", "word ", "漢字")
@@ -71,6 +74,7 @@ def measure(calls: int, seed: int) -> Figures:
         counted = sum(server.metric("octavo_requests_total", code=code) for code in sorted(FAULTS))
     return {
         "hostile_internal": Figure(max(counted, sum(ends[code] for code in FAULTS)), "calls", n=calls),
+        "hostile_internal_by_protocol": Figure(ends[BY_PROTOCOL], "calls", n=calls),
         "hostile_fuzz_lost": Figure(ends[LOST] + (alive["OK"] != 1), "calls"),
         "hostile_fuzz_seconds": Figure(seconds, "s"),
         **{f"hostile_fuzz_ends.{code}": Figure(count, "calls") for code, count in sorted(ends.items())},
@@ -142,7 +146,8 @@ def _break_off(address: str, call: Fuzzed) -> str:
             return "left"
         drive([connection], _DEADLINE_SECONDS + 2.0, lambda: stream in connection.statuses)
         status = connection.statuses.get(stream, LOST if connection.open else "closed")
-        return _CODES.get(status, status)
+        code = _CODES.get(status, status)
+        return BY_PROTOCOL if code == "INTERNAL" and call.tail.startswith(_COMPRESSED) else code
     finally:
         connection.close()
 

@@ -34,7 +34,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._drain = drain
         self._secret = secret
 
-    async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
+    async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse | bytes:
         """Cut and count a document."""
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
@@ -43,11 +43,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         reply.expect([text])
         segments, usage = await self._service.segment(call, text, "document.text", timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
-        return pb.SegmentResponse(
-            info=replies.reply_info(call, usage, timings),
-            segments=[replies.segment_info(SegmentAnswer.of(prepared), ruler) for prepared in segments],
-            uncached_tokens=usage.computed,
-            would_charge_tokens=math.ceil(self._service.price(usage)),
+        return await reply.make(
+            lambda: pb.SegmentResponse(
+                info=replies.reply_info(call, usage, timings),
+                segments=[replies.segment_info(SegmentAnswer.of(prepared), ruler) for prepared in segments],
+                uncached_tokens=usage.computed,
+                would_charge_tokens=math.ceil(self._service.price(usage)),
+            )
         )
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse | bytes:

@@ -133,6 +133,8 @@ class Outermost(grpc.aio.ServerInterceptor):
                 await _abort(context, RuntimeError(), request_id)
             except grpc.aio.InternalError as error:
                 code = grpc.StatusCode.CANCELLED
+                if context.code():  # a status could not be sent: the caller has gone
+                    return
                 await asyncio.sleep(CANCEL_SECONDS)  # a write failed: the connection has closed, and gRPC will cancel
                 code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL
                 report(error)
@@ -229,9 +231,10 @@ async def _leave_unread(context: GrpcContext) -> NoReturn:
     raise AssertionError
 
 
-async def _abort(context: GrpcContext, error: BaseException, request_id: str) -> NoReturn:
+async def _abort(context: GrpcContext, error: BaseException, request_id: str) -> None:
     status = status_of(error, request_id)
-    await context.abort(CODES[status.code], status.message, trailers_of(status))
+    with contextlib.suppress(grpc.aio.InternalError):  # the caller has gone
+        await context.abort(CODES[status.code], status.message, trailers_of(status))
 
 
 def _is_being_cancelled() -> bool:

@@ -108,7 +108,7 @@ def texts_of(documents: Sequence[pb.Document], field: str, limits: Limits) -> li
         DocumentTooLarge: together they are over `max_document_bytes` of UTF-8.
     """
     texts = [document.text for document in documents]
-    size = sum(len(text.encode()) for text in texts)
+    size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
     if size > limits.max_document_bytes:
         raise DocumentTooLarge(field, f"{size:,} bytes of text; this server takes {limits.max_document_bytes:,} a call")
     return texts

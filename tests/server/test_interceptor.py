@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -347,6 +347,27 @@ async def test_a_client_that_leaves_is_counted_and_its_handler_hears_of_it(metri
         await asyncio.wait_for(left.wait(), SOON)
         await wire.counts(("CANCELLED", ""))
         assert wire.in_flight == 0
+
+
+async def test_a_status_that_nobody_is_left_to_receive_is_no_fault_of_ours(
+    metrics: Metrics, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
+
+    async def refuse_late(*arguments: Any) -> None:
+        entered.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await arguments[-1].abort(grpc.StatusCode.NOT_FOUND, "unknown")
+
+    monkeypatch.setattr(health.aio.HealthServicer, "Check", refuse_late)
+    async with guarded(metrics, "unary_unary", echo) as wire:
+        stub: Any = health_pb2_grpc.HealthStub(wire.channel)
+        call = stub.Check(health_pb2.HealthCheckRequest())
+        await asyncio.wait_for(entered.wait(), SOON)
+        call.cancel()
+        await wire.counts(("CANCELLED", ""))
+    assert not [line for line in said.lines() if "error" in line]
 
 
 async def test_a_client_that_leaves_a_stream_is_counted_and_its_handler_is_closed(metrics: Metrics) -> None:
