@@ -39,5 +39,7 @@ def _is(found: str, wanted: str) -> bool:
 
 def _passes(python: Path) -> bool:
     click.echo(f"  the suite on {python}", err=True)
-    done = subprocess.run([python, "-m", "pytest", "-q"], cwd=_ROOT, timeout=_SECONDS, check=False)
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"], cwd=_ROOT, timeout=_SECONDS, check=False
+    )
     return done.returncode == 0

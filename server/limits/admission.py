@@ -27,6 +27,9 @@ SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 5.0
 class Admission:
     """Counts calls and bytes, of each client and of all. Belongs to one event loop.
 
+    A client's first call may take whatever is left. With further ones, a client may hold as much as is left for the
+    others: none can hold everything (dynamic thresholds; Choudhury and Hahne, 1998).
+
     Attributes:
         arrivals: requests that are still arriving.
     """
@@ -38,7 +41,7 @@ class Admission:
         self._max_streams = settings.max_bulk_streams
         self._max_bytes = settings.max_bytes_in_flight
         self._metrics = metrics
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()  # by client; no client without calls
         self._bytes: Counter[str] = Counter()
         self._freed = asyncio.Event()
@@ -60,17 +63,17 @@ class Admission:
         self._check_calls(client, streams_requests=streams_requests)
         slot = Slot(self, client)
         self._calls[client.name] += 1
-        self._streams += streams_requests
+        self._streams[client.name] += streams_requests
         try:
             await self._spend(client)
             began = time.monotonic()
             yield slot
             self._usual_seconds += SMOOTHING * (time.monotonic() - began - self._usual_seconds)
         finally:
-            self._streams -= streams_requests
+            self._streams[client.name] -= streams_requests
             self._calls[client.name] -= 1
             if not self._calls[client.name]:
-                del self._calls[client.name]
+                del self._calls[client.name], self._streams[client.name]
             if not slot.lingers:
                 slot.release()
 
@@ -78,7 +81,7 @@ class Admission:
         """Whether a call that holds some bytes may have more. What exceeds a limit by itself may when it is alone."""
         own = client.plan.max_bytes_in_flight
         small = held + size <= SMALL_BYTES
-        fits = small or self._bytes.total() + min(size, self._max_bytes) <= self._max_bytes
+        fits = small or _fits(self._bytes, client, min(size, self._max_bytes), self._max_bytes, held)
         return fits and (own is None or self._bytes[client.name] + min(size, own) <= own)
 
     def check_room(self, client: Client, size: int, held: int) -> None:
@@ -94,7 +97,7 @@ class Admission:
         if own is not None and self._bytes[client.name] + size > own:
             raise self._limited(client, "max_bytes_in_flight", f"calls of {own:,} bytes are being answered already")
         if not self.has_room(client, size, held):
-            raise QueueFull("the server holds as many bytes of calls as it has room for", self._usual_wait)
+            raise QueueFull("the server has no more room for the bytes of this client's calls", self._usual_wait)
 
     def change(self, client: Client, size: int) -> None:
         """Count bytes that came in, or left."""
@@ -114,10 +117,11 @@ class Admission:
         own = client.plan.max_concurrent
         if own is not None and self._calls[client.name] >= own:
             raise self._limited(client, "max_concurrent", f"{own} calls are being answered already, as many as allowed")
-        if self._calls.total() >= self._max_calls:
-            raise QueueFull(f"the server answers {self._max_calls} calls already", self._usual_wait)
-        if streams_requests and self._streams >= self._max_streams:
-            raise QueueFull(f"the server reads {self._max_streams} streams of documents already", self._usual_wait)
+        if not _fits(self._calls, client, 1, self._max_calls):
+            raise QueueFull(f"of {self._max_calls} calls at a time no more are left for this client", self._usual_wait)
+        if streams_requests and not _fits(self._streams, client, 1, self._max_streams):
+            message = f"of {self._max_streams} streams of documents at a time no more are left for this client"
+            raise QueueFull(message, self._usual_wait)
 
     async def _spend(self, client: Client) -> None:
         meter = self._limiter.requests(client)
@@ -138,6 +142,13 @@ class Admission:
     def _usual_wait(self) -> float:
         """When a place may be free: after as long as calls take of late."""
         return min(max(self._usual_seconds, SHORTEST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+
+
+def _fits(taken: Counter[str], client: Client, more: int, most: int, held: int = 0) -> bool:
+    """Whether a client may have more of what all share; `held` is what the call itself has."""
+    left = most - taken.total()
+    others = taken[client.name] - held
+    return more <= left and (not others or taken[client.name] + more <= left)
 
 
 class Slot:

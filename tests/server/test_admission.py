@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,42 @@ async def test_other_clients_have_bounds_of_their_own() -> None:
         with pytest.raises(QueueFull):
             async with admission.enter(third):
                 pass
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["calls", "streams of documents"])
+async def test_a_client_leaves_as_many_places_to_others_as_it_holds(streams: bool) -> None:
+    settings, metrics = (
+        LimitSettings(max_concurrent=100 if streams else 8, max_bulk_streams=8),
+        Metrics(CollectorRegistry()),
+    )
+    admission = Admission(Limiter(settings, metrics), settings, metrics)
+    greedy, other = Client("greedy", "t"), Client("other", "t")
+    async with AsyncExitStack() as held:
+        for _ in range(4):
+            await held.enter_async_context(admission.enter(greedy, streams_requests=streams))
+        with pytest.raises(QueueFull, match="for this client"):
+            await held.enter_async_context(admission.enter(greedy, streams_requests=streams))
+        for _ in range(2):
+            await held.enter_async_context(admission.enter(other, streams_requests=streams))
+        with pytest.raises(QueueFull, match="for this client"):
+            await held.enter_async_context(admission.enter(other, streams_requests=streams))
+    assert not admission._calls
+    assert not admission._streams
+
+
+async def test_a_client_leaves_as_many_bytes_to_others_as_it_holds() -> None:
+    settings, metrics = LimitSettings(max_bytes_in_flight=1_000_000), Metrics(CollectorRegistry())
+    admission = Admission(Limiter(settings, metrics), settings, metrics)
+    greedy, other = Client("greedy", "t"), Client("other", "t")
+    async with admission.enter(greedy) as one, admission.enter(greedy) as two, admission.enter(other) as theirs:
+        one.hold(300_000)
+        two.hold(200_000)
+        with pytest.raises(QueueFull):
+            two.hold(100_000)
+        two.release()
+        one.hold(600_000)  # a single call may take whatever is left
+        theirs.hold(100_000)
+    assert not admission._bytes
 
 
 async def test_the_wait_that_is_told_is_as_long_as_calls_take() -> None:
