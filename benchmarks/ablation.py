@@ -36,7 +36,7 @@ from benchmarks.levers import Levers, accuracy, rows
 from benchmarks.peers.driver import Team
 from benchmarks.race import timed
 from benchmarks.served import forget_peak, peak_memory, serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
@@ -46,7 +46,6 @@ _NAIVE = "naive"
 _STATES = ("cold", "edited", "again")
 _RANKS = (50, 95, 99)
 _WARM_UP_TOKENS = 3_000
-_MILLI = 1e3
 _TIMEOUT = 600.0
 _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_again_x": "again"}
 
@@ -143,7 +142,7 @@ def _table(samples: Mapping[str, Samples], missing: Mapping[str, Missing], token
         for state in _STATES:
             name, seconds = f"ablation.{row}.{state}", mine.flat(state)
             for rank in _RANKS:
-                figures[f"{name}.p{rank}_ms"] = percentile([_MILLI * each for each in seconds], rank, "ms")
+                figures[f"{name}.p{rank}_ms"] = percentile_ms(seconds, rank)
             speeds = [count / each for count, each in zip(tokens, mine.typical(state), strict=True)]
             figures[f"{name}.speed"] = summarise(speeds, "tokens/s")
         figures[f"ablation.{row}.peak_mib"] = summarise(mine.peaks, "MiB")
@@ -155,7 +154,7 @@ def _drawings(samples: Mapping[str, Samples]) -> Figures:
     names = tuple(samples)
     made: dict[str, Outcome] = {}
     for state in _STATES:
-        points = [summarise([_MILLI * each for each in mine.flat(state)], "ms") for mine in samples.values()]
+        points = [percentile_ms(mine.flat(state)) for mine in samples.values()]
         made[f"ablation.{state}"] = Bars(
             names,
             tuple(point.value for point in points),

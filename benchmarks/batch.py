@@ -19,7 +19,6 @@ that on 1,000, with splade-tiny. The server's layer cache is off: it fills up to
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -34,12 +33,10 @@ from typing import Any
 import click
 
 from benchmarks.figures import Figure, Figures, Outcome, attempt
-from benchmarks.race import Race, timed
-from benchmarks.served import peak_memory, serve
-from benchmarks.statistics import proportion, ratio
+from benchmarks.served import PROGRAM, environment, peak_memory, serve
+from benchmarks.statistics import proportion
 from benchmarks.texts import sotu, spam_assassin
-from benchmarks.workloads import DEFAULT_MODEL, document_segments
-from chunking import load_tokenizer
+from benchmarks.workloads import DEFAULT_MODEL
 from server.config.schema import ModelSettings
 
 _QUICK_MODEL = "splade-tiny"
@@ -61,15 +58,14 @@ class Job:
     def command(self, output: Path) -> list[str]:
         """The command line."""
         return [
-            *(sys.executable, "-c", "from octavo.cli import main; main()", "batch"),
+            *(sys.executable, "-c", PROGRAM, "batch"),
             *("--input", str(self.input), "--output", str(output), *self.flags),
         ]
 
     def start(self, output: Path) -> "subprocess.Popen[bytes]":
         """Begin, or go on."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
         return subprocess.Popen(
-            self.command(output), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            self.command(output), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
         )
 
     def do(self, output: Path) -> dict[str, Any]:
@@ -196,7 +192,7 @@ def _differences(truth: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
 
 def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.runner import Engine
+    from benchmarks import runner  # which loads PyTorch
 
     draw, texts = random.Random(seed), all_texts()
     chosen: list[str] = []
@@ -204,21 +200,12 @@ def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
         chosen.append(texts.pop(draw.randrange(len(texts))))
     chosen.sort(key=len, reverse=True)
     job = Job(written(folder / "texts.jsonl", chosen), ("--local", "--model", model, "--cache-mode", "bypass"))
-    source = ModelSettings(path=model).folder
-    engine, tokenizer, outputs = Engine(source), load_tokenizer(source), iter(range(1_000))
-    race = Race(
-        {
-            "batch": lambda: float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"]),
-            "engine": timed(
-                lambda: engine.embed_as_read(ids for text in chosen for ids in document_segments(text, tokenizer))
-            ),
-        }
-    )
-    race.warm_up()
-    race.measure(rounds)
-    for missing in race.missing.values():
-        raise RuntimeError(missing.reason)
-    return {"batch_over_engine": ratio(race.seconds["engine"], race.seconds["batch"])}
+    outputs = iter(range(1_000))
+
+    def in_process() -> float:
+        return float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"])
+
+    return {"batch_over_engine": runner.over_engine(ModelSettings(path=model).folder, chosen, in_process, rounds)}
 
 
 def memory(many: int, seed: int, folder: Path) -> Figures:

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.segmentation import edited, units
 from benchmarks.served import serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from benchmarks.texts import sotu
 from chunking import Tokenizer, load_tokenizer
 from octavo.client import Client, EmbedResult
@@ -29,7 +29,6 @@ __all__ = ["run"]
 
 Mode = Literal["read_write", "read_only", "refresh", "bypass"]
 
-_MILLI = 1000.0
 _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts
 _TIMEOUT = 300.0
 _LONG = 100_000  # tokens of the document whose edits are taken apart
@@ -102,13 +101,13 @@ def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path
             same.append(identical(result, truth[text]) and not result.usage.computed_tokens)
             again.append(seconds)
     return {
-        "again_ms": percentile([_MILLI * each for each in again], 50, "ms"),
+        "again_ms": percentile_ms(again),
         "again_x": summarise([usual / each for each in again], "x"),
         "edit_x": summarise(edit_x, "x"),
         "edit_x_worst": Figure(min(edit_x), "x", n=len(edit_x)),
         "edit_tokens": summarise(shares, "%"),
         "identical": Figure(sum(same) / len(same), "share", n=len(same)),
-        "cold_ms": summarise([_MILLI * each for each in cold], "ms"),
+        "cold_ms": percentile_ms(cold),
         "document_tokens": Figure(first.usage.tokens, "tokens"),
         "document_segments": Figure(len(first.segments), "segments"),
     }
@@ -141,15 +140,15 @@ def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -
             start = time.perf_counter()
             list(client.embed_many(pieces, cache_mode="bypass", timeout=_TIMEOUT))
             computing = time.perf_counter() - start
-            again.append(_MILLI * unchanged)
-            edit.append(_MILLI * edited_seconds)
-            alone.append(_MILLI * computing)
-            overhead.append(_MILLI * (edited_seconds - unchanged - computing))
+            again.append(unchanged)
+            edit.append(edited_seconds)
+            alone.append(computing)
+            overhead.append(edited_seconds - unchanged - computing)
     return {
-        "edit_overhead_ms": summarise(overhead, "ms"),
-        "edit_ms": summarise(edit, "ms"),
-        "edit_again_ms": summarise(again, "ms"),
-        "edit_alone_ms": summarise(alone, "ms"),
+        "edit_overhead_ms": percentile_ms(overhead),
+        "edit_ms": percentile_ms(edit),
+        "edit_again_ms": percentile_ms(again),
+        "edit_alone_ms": percentile_ms(alone),
     }
 
 

@@ -16,8 +16,8 @@ from benchmarks import workloads
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.event import Event, loaded_name
 from benchmarks.peers.lineup import Workload
-from benchmarks.race import Race, Run
-from benchmarks.statistics import ratio, summarise
+from benchmarks.race import Run, raced
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from encoder.threads import usable_cores
 from server.config.schema import ModelSettings
 
@@ -93,17 +93,14 @@ def _queries(event: Event, folder: Path, rounds: int = 9) -> dict[str, Outcome]:
     def measure() -> Figures:
         cores = usable_cores()
         # Ours decides by itself: a segment that is alone gets all cores. The peer may choose.
-        race = Race({"ours": asking("octavo", cores)} | {f"bf16/{n}": asking("bf16", n) for n in {1, cores}})
-        race.warm_up()
-        race.measure(rounds)
-        for missing in race.missing.values():
-            raise LookupError(missing.reason)
-        ours = race.seconds.pop("ours")
-        theirs = min(race.seconds.values(), key=median)
+        peers = {f"bf16/{threads}": asking("bf16", threads) for threads in {1, cores}}
+        seconds = raced({"ours": asking("octavo", cores)} | peers, rounds)
+        ours = seconds.pop("ours")
+        theirs = min(seconds.values(), key=median)
         return {
             "query_p50": ratio(ours, theirs),
-            "query_ms": summarise([1000 * one for one in ours], "ms"),
-            "query_ms.bf16": summarise([1000 * one for one in theirs], "ms"),
+            "query_ms": percentile_ms(ours),
+            "query_ms.bf16": percentile_ms(theirs),
         }
 
     return attempt(["query_p50"], measure)

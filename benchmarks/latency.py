@@ -14,10 +14,9 @@ from benchmarks.endpoint import reached, server_options
 from benchmarks.figures import Figures, Outcome
 from benchmarks.histograms import distribution
 from benchmarks.race import Race, Run
-from benchmarks.statistics import percentile
+from benchmarks.statistics import percentile_ms
 from octavo.client import Client
 
-_MILLI = 1000.0
 _RANKS = (50, 95, 99)
 
 
@@ -38,7 +37,7 @@ def run(model: str, lengths: str, calls: int, **where: Any) -> Figures:
     figures: dict[str, Outcome] = {f"p{_RANKS[0]}_ms.{name}": missing for name, missing in race.missing.items()}
     for size, seconds in race.seconds.items():
         for rank in _RANKS:
-            figures[f"p{rank}_ms.{size}"] = percentile([_MILLI * one for one in seconds], rank, "ms")
+            figures[f"p{rank}_ms.{size}"] = percentile_ms(seconds, rank)
         figures[f"latency.{size} tokens"] = distribution(seconds, "What one caller waits, by the document's length")
     return figures
 

@@ -49,11 +49,8 @@ from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.neighbours import interactive, politeness
 from benchmarks.loading.stall import stalled
 from benchmarks.loading.tally import Answer, accepted, goodput
-from benchmarks.race import Race, timed
 from benchmarks.served import Served, serve
-from benchmarks.statistics import percentile, proportion, ratio
-from benchmarks.workloads import document_segments
-from chunking import load_tokenizer
+from benchmarks.statistics import percentile_ms, proportion
 from server.config.schema import ModelSettings
 
 PARTS = {
@@ -72,7 +69,6 @@ _ROUND_SECONDS = 4.0
 _AROUND_SECONDS = 8.0  # of the closed loop before the overload, and after it
 _GROUP = 8  # calls that leave together
 _CURVE = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5)  # capacities
-_MILLI = 1000.0
 
 
 @server_options
@@ -129,26 +125,16 @@ def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint]
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
     """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.runner import Engine
+    from benchmarks import runner  # which loads PyTorch
 
     count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
     documents = sorted(bench.corpus.documents(count), key=lambda document: -document.tokens)
-    calls, engine, tokenizer = bench.in_turn(documents), Engine(folder), load_tokenizer(folder)
-    race = Race(
-        {
-            "server": lambda: max(answer.ended for answer in bench.saturate(calls, CALLERS).answers),
-            "engine": timed(
-                lambda: engine.embed_as_read(
-                    ids for each in documents for ids in document_segments(each.text, tokenizer)
-                )
-            ),
-        }
-    )
-    race.warm_up()
-    race.measure(rounds)
-    for missing in race.missing.values():
-        raise RuntimeError(missing.reason)
-    return {"server_over_engine": ratio(race.seconds["engine"], race.seconds["server"])}
+    calls = bench.in_turn(documents)
+
+    def through_server() -> float:
+        return max(answer.ended for answer in bench.saturate(calls, CALLERS).answers)
+
+    return {"server_over_engine": runner.over_engine(folder, [each.text for each in documents], through_server, rounds)}
 
 
 def overload(bench: Bench, seconds: float) -> Figures:
@@ -192,9 +178,9 @@ def curve(bench: Bench, seconds: float) -> Figures:
     points: list[tuple[float, float, float, float]] = []
     for share in _CURVE:
         answers = bench.offer(bench.arrivals(share, seconds, bench.everybody)).answers
-        if taken := [_MILLI * answer.latency for answer in answers if answer.ok]:
+        if taken := [answer.latency for answer in answers if answer.ok]:
             good = sum(answer.tokens for answer in answers if answer.in_time(bench.deadline)) / seconds
-            p50, p99 = (percentile(taken, rank, "ms").value for rank in (50, 99))
+            p50, p99 = (percentile_ms(taken, rank).value for rank in (50, 99))
             points.append((share * bench.capacity, p50, p99, good))
     if not points:
         raise RuntimeError("no call was answered")

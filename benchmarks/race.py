@@ -68,3 +68,17 @@ class Race:
                 self.seconds.pop(name, None)
                 del self.variants[name]
         return taken
+
+
+def raced(variants: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Warm up and race variants that must all finish; the seconds of each, one a round.
+
+    Raises:
+        RuntimeError: one failed.
+    """
+    race = Race(dict(variants))
+    race.warm_up()
+    race.measure(rounds)
+    for name, missing in race.missing.items():
+        raise RuntimeError(f"{name}: {missing.reason}")
+    return race.seconds

@@ -12,7 +12,7 @@ from benchmarks.loading.generator import Generator, Sent
 from benchmarks.loading.schedule import Call, calls_of, poisson, request_of
 from benchmarks.loading.tally import goodput
 from benchmarks.served import Served
-from benchmarks.statistics import percentile
+from benchmarks.statistics import percentile_ms
 
 GUESTS = 10  # clients of a server of our own
 CALLERS = 16  # of the closed loop
@@ -90,7 +90,7 @@ def measure_capacity(bench: Bench, seconds: float) -> Figures:
     corpus = bench.corpus
     bench.saturate(bench.in_turn(corpus.documents(CALLERS)), 2)
     idle = [answer.latency for answer in bench.saturate(bench.in_turn(corpus.documents(_IDLE_CALLS)), 1).answers]
-    p50 = percentile([_MILLI * each for each in idle], 50, "ms")
+    p50 = percentile_ms(idle)
     bench.deadline = _DEADLINE * p50.value / _MILLI
     # More than can be answered: a document that is alone has all cores, and is read while none computes.
     bench.capacity = bench.throughput(seconds, int(4 * seconds / min(idle)))

@@ -31,7 +31,7 @@ from benchmarks.peers.protocol import Vectors
 from benchmarks.peers.servers import KINDS, started
 from benchmarks.race import Race
 from benchmarks.served import serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
@@ -41,7 +41,6 @@ _OURS, _REFERENCE = "octavo", "transformers"
 _LIBRARIES = ("transformers", "sentence_transformers", "onnxruntime", "openvino")
 _LENGTHS = (500, 1_000, 2_000, 4_000, 8_000)
 _RANKS = (50, 95)
-_MILLI = 1e3
 _TIMEOUT = 300.0
 _SAME = 1 - 1e-5  # cosine of two vectors of the same tokens; of other tokens it is far less
 _PART = 0.75  # of a text: who gives the same vector for it has not read to the end
@@ -136,7 +135,7 @@ def figures_of(
             f"unread.{name}": Figure(100 * (1 - done / sum(tokens)), "%", n=len(tokens)),
         }
         for rank in _RANKS:
-            figures[f"p{rank}_ms.{name}"] = percentile([_MILLI * each for each in waits[name]], rank, "ms")
+            figures[f"p{rank}_ms.{name}"] = percentile_ms(waits[name], rank)
         figures[f"peers_latency.{name}"] = distribution(waits[name], "What one caller waits for a text")
         if _REFERENCE in vectors and name != _REFERENCE:
             figures[f"cosine.{name}"] = summarise(cosines(vectors[name], vectors[_REFERENCE]), "", np.mean)
