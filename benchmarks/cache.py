@@ -25,8 +25,6 @@ from chunking import Tokenizer, load_tokenizer
 from octavo.client import Client, EmbedResult
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 Mode = Literal["read_write", "read_only", "refresh", "bypass"]
 
 _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts

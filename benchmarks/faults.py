@@ -38,8 +38,6 @@ from cache import (
     TokensFields,
 )
 
-__all__ = ["flips", "kills", "leaks", "run"]
-
 _ENTRIES = 48
 _SIZES = (96, 384, 6_000, 40_000)  # float32 numbers: in the index, and in files of their own
 _SECONDS = 60.0  # in which a trial must end

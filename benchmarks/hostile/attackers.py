@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from benchmarks.endpoint import Endpoint
 
-__all__ = ["Attack", "Attacker", "attacking"]
-
 _NICE = 19
 _SECONDS = 30.0  # that an attacker may take to stop
 

@@ -12,23 +12,6 @@ from benchmarks.endpoint import Endpoint
 from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from octavo.v1 import inference_pb2 as pb
 
-__all__ = [
-    "ANALYZE",
-    "EMBED",
-    "PROCESS",
-    "SEGMENTS",
-    "WATCH",
-    "empty_documents",
-    "incomplete_requests",
-    "long_reply",
-    "park",
-    "stalled_streams",
-    "start_of_documents",
-    "unread_documents",
-    "unread_replies",
-    "watches",
-]
-
 _SERVICE = "/octavo.v1.InferenceService/"
 EMBED, ANALYZE, SEGMENTS, PROCESS = (
     _SERVICE + name for name in ("Embed", "Analyze", "StreamSegments", "ProcessDocuments")

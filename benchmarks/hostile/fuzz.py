@@ -22,8 +22,6 @@ from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from benchmarks.served import serve
 from octavo.v1 import inference_pb2, models_pb2
 
-__all__ = ["FAULTS", "Fuzzed", "draw", "measure", "send"]
-
 FAULTS = frozenset({"INTERNAL", "UNKNOWN"})
 LOST = "LOST"
 

@@ -12,8 +12,6 @@ from benchmarks.endpoint import Endpoint
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 
-__all__ = ["Calls", "Polite", "polite"]
-
 CALLS = 300
 _PAUSE_SECONDS = 0.01
 _DEADLINE_SECONDS = 10.0  # what a call that failed counts as

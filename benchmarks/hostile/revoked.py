@@ -20,8 +20,6 @@ from benchmarks.loading.guests import Guest, invite
 from benchmarks.served import Served, serve
 from octavo.v1 import models_pb2, models_pb2_grpc
 
-__all__ = ["measure"]
-
 _TOGETHER = 5  # keys that are revoked one after the other during one fault
 _LOOKS_SECONDS = 1.3  # in which the server looks at the file at least once
 _PATIENCE_SECONDS = 5.0  # after the fault

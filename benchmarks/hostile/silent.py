@@ -26,8 +26,6 @@ from benchmarks.served import Served, serve
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 
-__all__ = ["measure"]
-
 _PROGRAM = "from benchmarks.hostile.victim import main; main({control!r})"
 _MODEL = "splade-tiny"  # small: many servers are started
 _PLAN = "tokens_per_minute = 10_000_000"
