@@ -23,7 +23,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from typing import Any
 
 import click
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt_each
 from benchmarks.served import PROGRAM, environment, peak_memory, serve
 from benchmarks.statistics import proportion
 from benchmarks.texts import sotu, spam_assassin
@@ -97,12 +96,7 @@ def run(model: str, all_model: str, kill_trials: int, rounds: int, many: int, se
         "engine": (("batch_over_engine",), lambda folder: over_engine(model, rounds, seed, folder)),
         "memory": (("batch_memory",), lambda folder: memory(many, seed, folder)),
     }
-    figures: dict[str, Outcome] = {}
-    for name in parts.split(","):
-        ids, measure = measures[name]
-        with tempfile.TemporaryDirectory(prefix="octavo-batch-") as scratch:
-            figures |= attempt(ids, lambda measure=measure, scratch=scratch: measure(Path(scratch)))  # type: ignore[misc]
-    return figures
+    return attempt_each(dict(measures[name] for name in parts.split(",")))
 
 
 def both_ways(model: str, folder: Path) -> Figures:
@@ -124,8 +118,6 @@ def both_ways(model: str, folder: Path) -> Figures:
         "batch_complete": proportion(min(right, key=sum)),
         "batch_same": proportion(same),
         "batch_tokens": Figure(summary["tokens"], "tokens"),
-        "batch_empty": Figure(len(empty), "documents"),
-        "batch_tokens_per_second": Figure(summary["run"]["tokens_per_second"], "tokens/s"),
     }
 
 

@@ -6,7 +6,6 @@ call of a fresh process, whose memory is empty: everything comes from disk.
 """
 
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Literal
 import click
 import numpy as np
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt_each
 from benchmarks.segmentation import edited, units
 from benchmarks.served import serve
 from benchmarks.statistics import percentile_ms, ratio, summarise
@@ -47,22 +46,18 @@ def run(model: str, tokens: int, servers: int, edits: int, rounds: int, edit_rou
     tokenizer = load_tokenizer(ModelSettings(path=model).folder)
     text = nearest(sotu(), tokens, tokenizer)
     copies = list(edited_copies(text, edits, seed))
-    figures: dict[str, Outcome] = {}
-    with tempfile.TemporaryDirectory(prefix="octavo-cache-") as scratch:
-        folder = Path(scratch)
-        figures |= attempt(
-            ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"),
-            lambda: repeats(model, text, copies, servers, folder / "repeats"),
-        )
-        figures |= attempt(
-            ("edit_overhead_ms",),
-            lambda: edit_overhead(model, joined(sotu(), _LONG, tokenizer), edit_rounds, seed, folder / "edits"),
-        )
-        figures |= attempt(
-            ("second_task_disk_x", "second_task_memory_x"), lambda: second_task(model, folder / "second", seed)
-        )
-        figures |= attempt(("cold_overhead",), lambda: cold_overhead(model, rounds, seed, folder / "cold"))
-    return figures
+    return attempt_each(
+        {
+            ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"): (
+                lambda folder: repeats(model, text, copies, servers, folder)
+            ),
+            ("edit_overhead_ms",): (
+                lambda folder: edit_overhead(model, joined(sotu(), _LONG, tokenizer), edit_rounds, seed, folder)
+            ),
+            ("second_task_disk_x", "second_task_memory_x"): lambda folder: second_task(model, folder, seed),
+            ("cold_overhead",): lambda folder: cold_overhead(model, rounds, seed, folder),
+        }
+    )
 
 
 def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path) -> Figures:

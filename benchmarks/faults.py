@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -22,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt_each
 from cache import (
     CacheSettings,
     Fault,
@@ -51,16 +50,13 @@ _WRONG, _FAILED = 3, 4  # exit statuses of a trial
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 def run(kill_trials: int, flip_trials: int, leak_trials: int, seed: int) -> Figures:
     """Kill, corrupt, and ask for the neighbour's entries."""
-    parts: dict[tuple[str, ...], Callable[[Path], Figures]] = {
-        ("kills_wrong", "kills_failed_starts"): lambda folder: kills(folder, kill_trials, seed),
-        ("flips_wrong", "flips_crashes"): lambda folder: flips(folder, flip_trials, seed),
-        ("leaks",): lambda folder: leaks(folder, leak_trials, seed),
-    }
-    figures: dict[str, Outcome] = {}
-    for ids, part in parts.items():
-        with tempfile.TemporaryDirectory(prefix="octavo-faults-") as folder:
-            figures |= attempt(ids, lambda part=part, folder=folder: part(Path(folder)))  # type: ignore[misc]
-    return figures
+    return attempt_each(
+        {
+            ("kills_wrong", "kills_failed_starts"): lambda folder: kills(folder, kill_trials, seed),
+            ("flips_wrong", "flips_crashes"): lambda folder: flips(folder, flip_trials, seed),
+            ("leaks",): lambda folder: leaks(folder, leak_trials, seed),
+        }
+    )
 
 
 def kills(folder: Path, trials: int, seed: int) -> dict[str, Figure]:

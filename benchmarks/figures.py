@@ -4,9 +4,11 @@ All of it travels in one mapping by id, so that the parts of a scenario are join
 `group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
 """
 
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -105,6 +107,15 @@ def attempt(ids: Iterable[str], measure: Callable[[], Figures]) -> dict[str, Out
     except Exception as error:  # noqa: BLE001  a benchmark's part may fail in any way; the reason is reported
         return dict.fromkeys(expected, Missing(reason_of(error)))
     return {name: Missing("the measurement did not give it") for name in expected if name not in found} | dict(found)
+
+
+def attempt_each(parts: Mapping[tuple[str, ...], Callable[[Path], Figures]]) -> dict[str, Outcome]:
+    """Measure parts, by the ids that they promise, one after the other, each with an empty folder of its own."""
+    figures: dict[str, Outcome] = {}
+    for ids, measure in parts.items():
+        with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
+            figures |= attempt(ids, partial(measure, Path(folder)))
+    return figures
 
 
 def reason_of(error: BaseException) -> str:
