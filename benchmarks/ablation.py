@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import workloads
 from benchmarks.cache import edited_copies
-from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt, reason_of
+from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt, bounds, reason_of
 from benchmarks.histograms import distribution
 from benchmarks.levers import Levers, accuracy, rows
 from benchmarks.peers.driver import Team
@@ -161,8 +161,7 @@ def _drawings(samples: Mapping[str, Samples]) -> Figures:
             "time / ms",
             "What a caller waits for a document, lever by lever (median)",
             log=True,
-            lo=tuple(point.value if point.lo is None else point.lo for point in points),
-            hi=tuple(point.value if point.hi is None else point.hi for point in points),
+            **bounds(points),
         )
         made |= {
             f"ablation_{state}.{row}": distribution(mine.flat(state), f"What a caller waits for a document: {state}")

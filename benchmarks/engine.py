@@ -151,7 +151,7 @@ def _attention(samples: int = 9) -> dict[str, Outcome]:
         native = best()
         with torch.inference_mode():
             return {
-                name: summarise([kernels.attention(native, window, rounds=5).ratio for _ in range(samples)], "x")
+                name: summarise([kernels.attention(native, window, rounds=5) for _ in range(samples)], "x")
                 for name, window in (("attention_full", 0), ("attention_64", 64))
             }
 

@@ -52,7 +52,7 @@ def run(model: str, segments: int, documents: int, quick: bool) -> Figures:
     folder = ModelSettings(path=model).folder
     if quick:
         segments, documents = 300, 60
-    embedders = Embedders(_fp32(folder), embedder(folder, "auto", 0), embedder(folder, "auto", _WINDOW))
+    embedders = Embedders(embedder(folder, "fp32"), embedder(folder, "auto"), embedder(folder, "auto", _WINDOW))
     pool = workloads.content_segments(folder, count=segments)
     tokenizer = load_tokenizer(folder)
     corpora = labelled(tokenizer, documents)
@@ -153,28 +153,18 @@ def read_documents(
     return document_vectors(embed(segments), segments, list(map(len, own)), len(tokenizer.frame()))
 
 
-def embedder(folder: Path, scheme: str, window: int) -> Embed:
-    """Make an encoder run as the server runs it; it is loaded when first used."""
+def embedder(folder: Path, scheme: str, window: int = 0) -> Embed:
+    """Make an encoder run as the server runs it; what it makes in fp32, which takes minutes, is kept on disk."""
     from benchmarks.runner import Engine
 
-    loaded: list[Engine] = []
+    engine = Engine(folder, scheme, window)
 
     def embed(segments: Sequence[Ids]) -> Vectors:
-        if not loaded:
-            loaded.append(Engine(folder, scheme, window))
         click.echo(f"{len(segments)} segments, scheme {scheme}, window {window or 'none'} …", err=True)
-        return loaded[0].embed(segments)
+        return engine.embed(segments)
 
-    return embed
-
-
-def _fp32(folder: Path) -> Embed:
-    """Make the fp32 encoder, its vectors kept on disk."""
-    import encoder
-
-    reference = encoder.load(folder, scheme="fp32", device="cpu")
-    deciding = f"{reference.digest} {reference.numerics(reference.layers)}".encode()
-    return kept(embedder(folder, "fp32", 0), deciding)
+    own = engine.encoder
+    return kept(embed, f"{own.digest} {own.numerics(own.layers)} {window}".encode()) if scheme == "fp32" else embed
 
 
 def kept(compute: Embed, deciding: bytes) -> Embed:

@@ -6,7 +6,7 @@ All of it travels in one mapping by id, so that the parts of a scenario are join
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,9 +64,7 @@ class Curve:
     hi: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = [len(each) for each in (self.x, self.y, self.lo, self.hi) if each is not None]
-        if len(set(given)) != 1:
-            raise ValueError(f"a curve of unequal lengths: {given}")
+        _check_lengths(self.x, self.y, self.lo, self.hi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +83,19 @@ class Bars:
     hi: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = [len(each) for each in (self.names, self.values, self.lo, self.hi) if each is not None]
-        if len(set(given)) != 1:
-            raise ValueError(f"bars of unequal lengths: {given}")
+        _check_lengths(self.names, self.values, self.lo, self.hi)
+
+
+def bounds(figures: Iterable[Figure]) -> dict[str, tuple[float, ...]]:
+    """Give ``lo`` and ``hi`` as drawings take them; a figure without an interval is its own bound."""
+    ends = [(each.value, each.value) if each.lo is None or each.hi is None else (each.lo, each.hi) for each in figures]
+    return {"lo": tuple(lo for lo, _ in ends), "hi": tuple(hi for _, hi in ends)}
+
+
+def _check_lengths(*columns: Sequence[object] | None) -> None:
+    lengths = [len(each) for each in columns if each is not None]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"a drawing of unequal lengths: {lengths}")
 
 
 Reading: TypeAlias = Figure | Missing

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from benchmarks.figures import Missing, reason_of
 
@@ -46,17 +47,22 @@ class Race:
             for name, seconds in self._pass().items():
                 self.seconds.setdefault(name, []).append(seconds)
 
-    def keep_fastest(self, groups: Mapping[str, str], count: int) -> None:
-        """Look at everything once, then go on with the ``count`` fastest variants of each group.
+    def keep_fastest(self, count: int) -> None:
+        """Run everything once, then go on with the ``count`` fastest ways of each group; a variant is GROUP/WAY.
 
-        One pass decides who has no chance, never who is best. ``groups`` maps a variant to its group; the look's
-        times are forgotten.
+        One pass decides who has no chance, never who is best; its times are forgotten.
         """
+        groups: dict[str, list[str]] = {}
         looked = self._pass()
-        for group in set(groups.values()):
-            members = sorted((name for name in looked if groups[name] == group), key=looked.__getitem__)
-            for slow in members[count:]:
-                del self.variants[slow]
+        for name in sorted(looked, key=looked.__getitem__):
+            groups.setdefault(_group(name), []).append(name)
+        for slow in (name for members in groups.values() for name in members[count:]):
+            del self.variants[slow]
+
+    def fastest(self, group: str) -> str | None:
+        """Choose the way of a group whose median is least; None if none has finished."""
+        finished = [name for name in self.seconds if _group(name) == group]
+        return min(finished, key=lambda name: median(self.seconds[name]), default=None)
 
     def _pass(self) -> dict[str, float]:
         taken: dict[str, float] = {}
@@ -68,6 +74,10 @@ class Race:
                 self.seconds.pop(name, None)
                 del self.variants[name]
         return taken
+
+
+def _group(variant: str) -> str:
+    return variant.rpartition("/")[0]
 
 
 def raced(variants: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:

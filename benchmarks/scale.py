@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import texts, workloads
 from benchmarks.endpoint import named, server_options
-from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome
+from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, bounds
 from benchmarks.served import Served, serve
 from benchmarks.statistics import percentile_ms, ratio, summarise
 from benchmarks.streaming import Streamed, stream
@@ -123,8 +123,7 @@ def _lines(figures: Mapping[str, Outcome], sizes: list[int], tokens: tuple[float
                 label,
                 title,
                 log,
-                tuple(point.value if point.lo is None else point.lo for point in points),
-                tuple(point.value if point.hi is None else point.hi for point in points),
+                **bounds(points),
             )
     return made
 

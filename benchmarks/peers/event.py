@@ -64,7 +64,7 @@ class Event:
         self._race = Race(runs)
         click.echo(f"warming up {len(runs)} variants …", err=True)
         self._race.warm_up()
-        self._race.keep_fastest({name: name.rpartition("/")[0] for name in runs}, count=2)
+        self._race.keep_fastest(count=2)
         click.echo(f"racing {len(self._race.variants)} variants …", err=True)
         self._race.measure(rounds, at_most)
 
@@ -76,14 +76,11 @@ class Event:
         """
         if contender in self._missing:
             raise LookupError(self._missing[contender].reason)
-        mine = {
-            name: taken for name, taken in self._race.seconds.items() if name.startswith(f"{contender}/{workload}/")
-        }
-        if not mine:
+        name = self._race.fastest(f"{contender}/{workload}")
+        if name is None:
             failed = [miss.reason for name, miss in self._race.missing.items() if name.startswith(f"{contender}/")]
             raise LookupError(failed[0] if failed else f"{contender} did not run {workload}")
-        name = min(mine, key=lambda name: median(mine[name]))
-        return Best(name.rpartition("/")[2], mine[name])
+        return Best(name.rpartition("/")[2], self._race.seconds[name])
 
     def over(self, workload: str, *contenders: str, ours: str = "octavo") -> Figure:
         """How many times faster ours is than the fastest of the contenders; each of them must have run."""

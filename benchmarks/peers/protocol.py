@@ -81,6 +81,12 @@ def in_padded_batches(
     return vectors
 
 
+def mean_pooled(states: NDArray[np.float32], mask: NDArray[np.int64]) -> Vectors:
+    """Average the states of each segment's tokens, padding left out."""
+    pooled: Vectors = np.einsum("btd,bt->bd", states, mask.astype(np.float32)) / mask.sum(1, keepdims=True)
+    return pooled.astype(np.float32)
+
+
 def serve(load: Load) -> None:
     """Answer requests until standard input ends."""
     # Libraries print; what they print must not end up among the replies.

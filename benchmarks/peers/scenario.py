@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import click
 import numpy as np
@@ -87,7 +86,8 @@ def run(sets: int, rounds: int, only: Sequence[str], install: bool, model: str) 
         waits = _wait(peers, texts)
     missing |= {variant.partition("/")[0]: reason for variant, reason in race.missing.items()}
     read = {name: [min(count, limit) for count in tokens] for name, limit in limits.items()}
-    return figures_of(names, missing, {name: best(race, name) for name in peers}, waits, read, tokens, vectors)
+    seconds = {name: race.seconds[best] for name in peers if (best := race.fastest(name))}
+    return figures_of(names, missing, seconds, waits, read, tokens, vectors)
 
 
 def reach(read: Read, words: Sequence[str]) -> int:
@@ -105,12 +105,6 @@ def reach(read: Read, words: Sequence[str]) -> int:
         middle = (least + most) // 2
         least, most = (least, middle) if same(middle) else (middle, most)
     return most
-
-
-def best(race: Race, name: str) -> list[float]:
-    """The seconds of a peer's fastest way, one a round."""
-    mine = [seconds for variant, seconds in race.seconds.items() if variant.partition("/")[0] == name]
-    return min(mine, key=median) if mine else []
 
 
 def figures_of(
@@ -162,7 +156,7 @@ def _race(peers: Mapping[str, Peer], texts: Sequence[str], rounds: int) -> Race:
     """Race everyone in the best of its ways, which one look finds."""
     race = Race({f"{name}/{size}": _pass(peer, texts, size) for name, peer in peers.items() for size in peer.at_once})
     click.echo(f"looking at {len(race.variants)} ways …", err=True)
-    race.keep_fastest({variant: variant.partition("/")[0] for variant in race.variants}, count=1)
+    race.keep_fastest(count=1)
     click.echo(f"racing {', '.join(race.variants)} …", err=True)
     race.measure(rounds)
     return race
