@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks.peers.environment import interpreter
-from benchmarks.peers.protocol import Vectors
+from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.served import last_line, stop
 
 ROOT = Path(__file__).parents[2]
@@ -90,9 +90,9 @@ class Team:
         for worker in self._workers:
             worker.close()
 
-    def give(self, name: str, path: Path) -> None:
+    def give(self, name: str, segments: Sequence[Ids]) -> None:
         """Hand a workload to all."""
-        self._ask_all(op="workload", name=name, path=str(path))
+        self._ask_all(op="workload", name=name, segments=[ids.tolist() for ids in segments])
 
     def load(self, model: str, folder: Path, *, alone: bool = False, **options: Any) -> dict[str, Any]:
         """Load a model in all processes, or in the first one; what the first tells of it."""
@@ -114,9 +114,12 @@ class Team:
         seconds: list[float] = [reply["seconds"][0] for reply in self._replies(self._workers)]
         return max(seconds)
 
-    def vectors(self, model: str, workload: str, path: Path, threads: int) -> None:
-        """Save what the contender makes of a workload."""
-        self._ask_all(first=True, op="run", model=model, workload=workload, batch=4, threads=threads, vectors=str(path))
+    def vectors(self, model: str, workload: str, threads: int) -> Vectors:
+        """Return what the contender makes of a workload."""
+        reply = self._ask_all(
+            first=True, op="run", model=model, workload=workload, batch=4, threads=threads, vectors=True
+        )
+        return np.asarray(reply["vectors"], np.float32)
 
     def read(self, model: str, texts: Sequence[str], batch: int, threads: int) -> tuple[Vectors, float]:
         """Let the first process read texts; their vectors, and its seconds."""

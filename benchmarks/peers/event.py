@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.figures import Figure, Figures, Missing, reason_of
 from benchmarks.peers.driver import Team
 from benchmarks.peers.lineup import LINEUP, Contender, Workload, sizes_to_try
-from benchmarks.peers.protocol import Vectors, save_workload
+from benchmarks.peers.protocol import Vectors
 from benchmarks.race import Race, Run
 from benchmarks.statistics import ratio, summarise
 
@@ -117,10 +117,7 @@ class Event:
             size = self._cores if contender.peer != "octavo" else 1
             team = self._stack.enter_context(Team(contender.peer, size, self._scratch, install=self._install))
             for workload in self.workloads.values():
-                path = self._scratch / f"{workload.name}.npz"
-                if not path.exists():
-                    save_workload(path, workload.segments)
-                team.give(workload.name, path)
+                team.give(workload.name, workload.segments)
             self._teams[contender.peer] = team
         for folder in {self.workloads[name].folder for name in contender.on if name in self.workloads}:
             model = loaded_name(contender.name, folder)
@@ -147,11 +144,8 @@ class Event:
                 self._missing[contender.name] = Missing(f"its vectors are others: cosine {cosines.min():.3f} to fp32")
 
     def _vectors(self, contender: str) -> Vectors:
-        path = self._scratch / f"{contender}.npy"
-        workload = self.workloads["check"]
-        self.team(contender).vectors(loaded_name(contender, workload.folder), "check", path, self._cores)
-        made: Vectors = np.load(path, allow_pickle=False)
-        return made
+        model = loaded_name(contender, self.workloads["check"].folder)
+        return self.team(contender).vectors(model, "check", self._cores)
 
     def _ways(self, contender: Contender) -> dict[str, Run]:
         """Every way to run each of the contender's workloads, by contender/workload/way."""
