@@ -30,7 +30,7 @@ def run(model: str, lengths: str, calls: int, **where: Any) -> Figures:
     """Measure p50, p95 and p99 for each length, in turns."""
     sizes = [int(size) for size in lengths.split(",")]
     texts = workloads.consecutive(sizes * (calls + 1))
-    with reached(where, "--model", model) as endpoint, endpoint.client() as client:
+    with reached(where, "--model", model) as (endpoint, _), endpoint.client() as client:
         race = Race({str(size): _embed(client, texts[place :: len(sizes)]) for place, size in enumerate(sizes)})
         race.warm_up()
         race.measure(calls)

@@ -28,8 +28,8 @@ wasted_segments: segments that were finished after their caller had cancelled or
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -38,7 +38,7 @@ from typing import Any
 import click
 
 from benchmarks import workloads
-from benchmarks.endpoint import Endpoint, named, server_options
+from benchmarks.endpoint import named, reached, server_options
 from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, attempt
 from benchmarks.loading.abandon import abandon
 from benchmarks.loading.bench import CALLERS, GUESTS, Bench, measure_capacity
@@ -49,7 +49,6 @@ from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.neighbours import interactive, politeness
 from benchmarks.loading.stall import stalled
 from benchmarks.loading.tally import Answer, accepted, goodput
-from benchmarks.served import Served, serve
 from benchmarks.statistics import percentile_ms, proportion
 from server.config.schema import ModelSettings
 
@@ -99,7 +98,9 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
     }
     figures: dict[str, Outcome] = {name: Missing(why) for part, why in left_out.items() for name in PARTS[part]}
     if wanted := [part for part in measures if part not in left_out]:
-        with Generator() as generator, _called(given, model) as (callers, server):
+        guests = invite(GUESTS)
+        with Generator() as generator, reached(others, "--model", model, config=toml(guests)) as (endpoint, server):
+            callers = [replace(endpoint, token=guest.key) for guest in guests] if server else [endpoint] * GUESTS
             bench = Bench(generator, callers, corpus, draw, server)
             figures |= measure_capacity(bench, others["capacity_seconds"])
             for part in wanted:
@@ -110,17 +111,6 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
     if "stall" not in left_out:
         figures |= attempt(PARTS["stall"], stalled)
     return figures
-
-
-@contextmanager
-def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint], Served | None]]:
-    """Ten clients of a server of our own, or one client ten times of the one that is given."""
-    if given:
-        yield [given] * GUESTS, None
-        return
-    guests = invite(GUESTS)
-    with serve("--model", model, config=toml(guests)) as server:
-        yield [Endpoint(server.address, guest.key) for guest in guests], server
 
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:

@@ -8,7 +8,6 @@ is what a million's is held against.
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,9 @@ import click
 import numpy as np
 
 from benchmarks import texts, workloads
-from benchmarks.endpoint import named, server_options
+from benchmarks.endpoint import reached, server_options
 from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, bounds
-from benchmarks.served import Served, serve
+from benchmarks.served import Served
 from benchmarks.statistics import percentile_ms, ratio, summarise
 from benchmarks.streaming import Streamed, stream
 from octavo.client import Client
@@ -65,7 +64,8 @@ def run(model: str, longest: int, rounds: int, **where: Any) -> Figures:
     for number in range(rounds):
         documents = workloads.consecutive(sizes, start=number / rounds)
         click.echo(f"round {number + 1} of {rounds}: {len(documents)} documents …", err=True)
-        with _reached(where, model) as target:
+        with reached(where, "--model", model) as (endpoint, process), endpoint.client() as client:
+            target = Target(client, process, "read_write" if process else "refresh")
             target.stream(texts.logs(random.Random(number), _WARM_UP_CHARACTERS))
             found: dict[int, list[Streamed]] = {}
             for size, text in zip(sizes, documents, strict=True):
@@ -130,13 +130,3 @@ def _lines(figures: Mapping[str, Outcome], sizes: list[int], tokens: tuple[float
 
 def _typical(values: Iterator[float]) -> float:
     return float(np.median(list(values)))
-
-
-@contextmanager
-def _reached(where: Mapping[str, Any], model: str) -> Iterator[Target]:
-    if endpoint := named(where):
-        with endpoint.client() as client:
-            yield Target(client, None, "refresh")
-        return
-    with serve("--model", model) as process, Client(process.address) as client:
-        yield Target(client, process, "read_write")
