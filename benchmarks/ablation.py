@@ -113,7 +113,7 @@ def _times(folder: Path, ways: Mapping[str, Levers], tokens: int, count: int, ed
 
 
 def _round(readers: Mapping[str, Reader], samples: Mapping[str, Samples], text: str, copies: list[str]) -> None:
-    """Let all read one document: cold, its edited copies, and it again, row after row within each state."""
+    """Time one document with every row: cold, its edited copies, and the same again, row by row within each state."""
     for row, reader in readers.items():
         forget_peak(reader.pid)
         seconds = [reader.read(text)]
@@ -183,7 +183,7 @@ def _changes(folder: Path, ways: Mapping[str, Levers], judged: int) -> Figures:
 
 
 def _turned(readers: Mapping[str, Reader], by: int) -> dict[str, Reader]:
-    """Begin with another row each time: whoever follows one that writes to disk is not always the same."""
+    """Rotate the rows, so that a row does not always follow the same one, which may still write to disk."""
     names = list(readers)
     by %= len(names)
     return {name: readers[name] for name in names[by:] + names[:by]}

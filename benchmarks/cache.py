@@ -1,4 +1,4 @@
-"""What the layer cache saves: a document again, edited, for a second task; and what it costs where nothing repeats.
+"""What the layer cache saves: the same document again, edited, or for a second task; and its cost if nothing repeats.
 
 Times are a client's, through gRPC, in the default cache mode unless said. The document is an address of about 32,000
 tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. ``again`` is the first
@@ -29,9 +29,9 @@ Mode = Literal["read_write", "read_only", "refresh", "bypass"]
 _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts
 _TIMEOUT = 300.0
 _LONG = 100_000  # tokens of the document whose edits are taken apart
-_IN_A_ROW = 3  # calls that never repeat: what is written after an answer slows the same server's next one
+_IN_A_ROW = 3  # calls that never repeat: writes after an answer slow the same server's next one
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
-_PAUSE = 0.5  # seconds between calls to two servers: what one has left to write is not to slow the other
+_PAUSE = 0.5  # seconds between calls to two servers: one's pending writes must not slow the other
 
 
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="The model's name or folder.")
@@ -61,7 +61,7 @@ def run(model: str, tokens: int, servers: int, edits: int, rounds: int, edit_rou
 
 
 def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path) -> Figures:
-    """The same document cold, again and edited; every answer compared with one of a server without a cache."""
+    """Time a document cold, again and edited; compare every answer with that of a server without a cache."""
     with client_of(model, None) as plain:
         truth = {each: plain.embed(each, segment_vectors=True, timeout=_TIMEOUT) for each in [text, *copies[:10]]}
     same: list[bool] = []
@@ -107,7 +107,7 @@ def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path
 
 
 def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -> Figures:
-    """What an edit costs beyond answering the known document and computing the changed segments.
+    """Measure what an edit costs beyond answering the known document and computing the changed segments.
 
     Each round times three requests to one server in default settings: the document again; a fresh edit of it; and the
     segments that are in the edit but not in the document, each sent as a text of its own, all at once, bypassing the
@@ -146,7 +146,7 @@ def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -
 
 
 def second_task(model: str, folder: Path, seed: int) -> Figures:
-    """CLS vectors of a corpus whose states are known from mean pooling, over computing them afresh."""
+    """Time CLS vectors of texts whose states are cached from mean pooling, against computing them afresh."""
     texts = random.Random(seed).sample([text for text in sotu() if _SHORTEST < len(text) < _LONGEST], 16)
     flags = ("--set", "cache.results=false", "--set", "cache.memory_bytes=1000000000")
     with client_of(model, folder, *flags) as client:
@@ -173,7 +173,7 @@ def compared(client: Client, text: str) -> tuple[float, float]:
 
 
 def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
-    """Texts that never repeat, in turns through a server with a cache and one without."""
+    """Send texts that never repeat, in turns, to a server with a cache and one without."""
     draw = random.Random(seed)
     words = [word for text in sotu()[:40] for word in text.split()]
     on: list[float] = []
@@ -181,7 +181,7 @@ def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
     with client_of(model, folder) as cached, client_of(model, None) as plain:
         for number in range(rounds + 1):
             texts = [" ".join(draw.choices(words, k=3000)) for _ in range(_IN_A_ROW)]
-            # Whoever comes second finds the processor's caches warm: both come second as often.
+            # The second call finds the processor's caches warm, so the order alternates.
             order = [(cached, on), (plain, off)]
             for client, seconds in order if number % 2 else reversed(order):
                 seconds.append(sum(timed_embed(client, text)[1] for text in texts))
@@ -192,7 +192,7 @@ def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
 
 @contextmanager
 def client_of(model: str, folder: Path | None, *flags: str) -> Iterator[Client]:
-    """A client of a fresh server, with its cache in a folder or without one."""
+    """Start a server with its cache in a folder, or without a cache, and give a client of it."""
     cache = ("--set", "cache.enabled=false") if folder is None else ("--cache-dir", str(folder))
     with serve("--model", model, *cache, *flags) as served, Client(served.address) as client:
         yield client
@@ -201,7 +201,7 @@ def client_of(model: str, folder: Path | None, *flags: str) -> Iterator[Client]:
 def timed_embed(
     client: Client, text: str, mode: Mode = "read_write", pooling: Literal["mean", "cls"] | None = None
 ) -> tuple[EmbedResult, float]:
-    """An answer with its segments' vectors, and the seconds that its caller waited."""
+    """Return the answer with its segments' vectors, and the seconds that the caller waited."""
     start = time.perf_counter()
     result = client.embed(text, segment_vectors=True, cache_mode=mode, pooling=pooling, timeout=_TIMEOUT)
     return result, time.perf_counter() - start

@@ -32,7 +32,7 @@ _OVER = {
     "x_short": ("short", "bf16"),
     "x_base_content": ("base", "bf16", "bf16_compiled"),
 }
-"""Each ratio's workload, and the contenders of which the fastest counts."""
+"""Each ratio's workload and contenders; the fastest contender counts."""
 
 
 @click.option("--tokens", default=16_384, show_default=True, help="Tokens of each of the two large workloads.")

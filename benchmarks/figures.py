@@ -1,7 +1,7 @@
-"""What a scenario hands back: figures with their uncertainty, what the report draws, and what could not be had.
+"""What a scenario returns: figures with their uncertainty, drawings for the report, and what could not be measured.
 
-All of it travels in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is
-`group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
+All are in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is `group.line`:
+each group becomes a chart, each member a line or a set of bars.
 """
 
 import tempfile
@@ -107,12 +107,12 @@ Figures: TypeAlias = Mapping[str, Outcome]
 def attempt(ids: Iterable[str], measure: Callable[[], Figures]) -> dict[str, Outcome]:
     """Measure one part of a scenario; if the part fails, each of ``ids`` is missing with the failure's reason.
 
-    So the parts that did work are reported, whatever happened to the others.
+    The parts that worked are still reported.
     """
     expected = tuple(ids)
     try:
         found = measure()
-    except Exception as error:  # noqa: BLE001  a benchmark's part may fail in any way; the reason is reported
+    except Exception as error:  # noqa: BLE001  any failure is reported as the reason
         return dict.fromkeys(expected, Missing(reason_of(error)))
     return {name: Missing("the measurement did not give it") for name in expected if name not in found} | dict(found)
 
@@ -127,7 +127,7 @@ def attempt_each(parts: Mapping[tuple[str, ...], Callable[[Path], Figures]]) -> 
 
 
 def reason_of(error: BaseException) -> str:
-    """Tell in one line the exception, and the innermost line of code where it was raised."""
+    """Describe in one line the exception, and the innermost line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = (str(error).strip().splitlines() or [""])[0]

@@ -17,7 +17,7 @@ _DIGITS = 3
 
 
 def distribution(seconds: Iterable[float], title: str) -> Distribution:
-    """Make what a scenario hands over.
+    """Make the distribution that a scenario returns.
 
     Raises:
         ValueError: there are no durations.

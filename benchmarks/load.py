@@ -1,4 +1,4 @@
-"""Many clients on one machine: goodput under overload, fairness, limits, and what is wasted on callers who have gone.
+"""Many clients on one machine: goodput under overload, fairness, limits, and work wasted on callers that have left.
 
 Open loop: calls are sent by a schedule that was fixed before (Poisson, by seed), and a latency begins with the planned
 arrival. Documents have 1 to 20 segments, 8 on average, and never repeat; a call's deadline is 20 times the idle median
@@ -62,7 +62,7 @@ PARTS = {
     "granted": ("granted_1", "granted_3"),
     "stall": ("stall_seen",),
 }
-_ANYWHERE = {"overload", "interactive", "curve", "stall"}  # also for a server of somebody's
+_ANYWHERE = {"overload", "interactive", "curve", "stall"}  # these also measure a server that is named
 _OVERLOAD = 5.0  # capacities
 _ROUND_SECONDS = 4.0
 _AROUND_SECONDS = 8.0  # of the closed loop before the overload, and after it
@@ -83,7 +83,7 @@ _CURVE = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5)  # capacities
 @click.option("--trials", default=16, show_default=True, help="Groups of calls that leave early.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
 def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, **others: Any) -> Figures:
-    """Measure capacity first, for the rest is told in shares of it."""
+    """Measure capacity first: the rest is in shares of it."""
     folder, given = ModelSettings(path=model).folder, named(others)
     corpus, draw = Corpus(folder, seed), random.Random(seed)
     left_out = {part: "left out by --part" for part in PARTS if parts and part not in parts}
@@ -114,7 +114,7 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
 
 
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
-    """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
+    """Time the same texts in turns; the longest first, so that no stream ends with a long one alone."""
     from benchmarks import runner  # which loads PyTorch
 
     count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
@@ -128,9 +128,9 @@ def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
 
 
 def overload(bench: Bench, seconds: float) -> Figures:
-    """Ten clients offer five times the capacity; what they get is counted once the queue is full, to the last call.
+    """Offer five times the capacity by ten clients; count goodput from when the queue is full until the last call.
 
-    Over the capacity of just before and just after: a machine that others share is not always as fast.
+    It is divided by the capacity of just before and just after, since a shared machine is not always as fast.
     """
     documents = int(3 * _AROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens))
     around = [bench.throughput(_AROUND_SECONDS, documents)]
@@ -153,7 +153,7 @@ def _in_time(answers: Sequence[Answer], deadline: float) -> Figure:
 
 
 def wasted(bench: Bench, trials: int) -> Figures:
-    """Groups of calls that leave at a moment before they are answered."""
+    """Send groups of calls whose callers leave before the answer."""
     assert bench.server
     groups = [bench.corpus.documents(_GROUP) for _ in range(trials)]
     usual = _GROUP * MEAN_SEGMENTS * bench.corpus.segment_tokens / bench.capacity
@@ -164,7 +164,7 @@ def wasted(bench: Bench, trials: int) -> Figures:
 
 
 def curve(bench: Bench, seconds: float) -> Figures:
-    """A few offered rates, in rising order: how long answers take, and how many tokens are answered in time."""
+    """Offer a few rates in rising order; measure latency, and tokens answered in time."""
     points: list[tuple[float, float, float, float]] = []
     for share in _CURVE:
         answers = bench.offer(bench.arrivals(share, seconds, bench.everybody)).answers

@@ -1,4 +1,4 @@
-"""Variants measured side by side: warm-up, then A B C A B C …, so that drift of the machine meets all of them alike."""
+"""Variants measured side by side: warm-up, then A B C A B C …, so that drift of the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.figures import Missing, reason_of
 
 Run = Callable[[], float]
-"""Does the work once and returns the seconds that it took, by whoever can tell best (a worker times itself)."""
+"""Does the work once and returns the seconds that it took; a worker process times itself."""
 
 
 def timed(work: Callable[[], object]) -> Run:
@@ -24,7 +24,7 @@ def timed(work: Callable[[], object]) -> Run:
 
 @dataclass(slots=True)
 class Race:
-    """Interleaved rounds of named variants; one that fails leaves the race and is kept with the reason.
+    """Interleaved rounds of named variants; one that fails is dropped and its reason kept.
 
     ``seconds`` holds each variant's samples, one a round in the order of the rounds: index i of any two is one round.
     """
@@ -48,9 +48,9 @@ class Race:
                 self.seconds.setdefault(name, []).append(seconds)
 
     def keep_fastest(self, count: int) -> None:
-        """Run everything once, then go on with the ``count`` fastest ways of each group; a variant is GROUP/WAY.
+        """Run everything once and keep the ``count`` fastest ways of each group; variants are named GROUP/WAY.
 
-        One pass decides who has no chance, never who is best; its times are forgotten.
+        One pass only drops hopeless variants; its times are not kept.
         """
         groups: dict[str, list[str]] = {}
         looked = self._pass()
@@ -69,7 +69,7 @@ class Race:
         for name, run in list(self.variants.items()):
             try:
                 taken[name] = run()
-            except Exception as error:  # noqa: BLE001  a contender may fail in any way; the others race on
+            except Exception as error:  # noqa: BLE001  any failure of one contender; the others continue
                 self.missing[name] = Missing(reason_of(error))
                 self.seconds.pop(name, None)
                 del self.variants[name]

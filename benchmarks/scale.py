@@ -33,7 +33,7 @@ _MOST_KNOWN = 0.01  # share of a document's tokens; speeches repeat themselves n
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to send documents to, and its process where it is ours."""
+    """A server to send documents to, and its process if we started it."""
 
     client: Client
     process: Served | None
@@ -76,7 +76,7 @@ def run(model: str, longest: int, rounds: int, **where: Any) -> Figures:
 
 
 def order(longest: int) -> list[int]:
-    """Lengths of a round's documents in their order; the longest stands between documents of 10k tokens."""
+    """List the lengths of a round's documents in order; documents of 10k tokens surround the longest."""
     powers = [size for power in range(3, 10) for size in (10**power, 3 * 10**power)]
     others = [size for size in powers if size < longest and size != _YARDSTICK]
     yardstick = [_YARDSTICK] * 4
@@ -97,7 +97,7 @@ def figures_of(measured: Mapping[int, list[list[Streamed]]]) -> Figures:
             f"first_segment_ms.{size}": percentile_ms([each.first for each in all_of_it]),
             f"total_ms.{size}": percentile_ms([each.total for each in all_of_it]),
             f"speed.{size}": summarise([each.tokens / each.total for each in all_of_it], "tokens/s"),
-            f"peak_mib.{size}": summarise(peaks, "MiB") if peaks else Missing("the server is not ours to look into"),
+            f"peak_mib.{size}": summarise(peaks, "MiB") if peaks else Missing("the server's process is not ours"),
         }
     tokens = tuple(float(np.mean([each.tokens for one in by for each in one])) for by in measured.values())
     return {**figures, **_lines(figures, list(measured), tokens)}

@@ -1,4 +1,4 @@
-"""A server of our own for a scenario: started as a user starts it, watched from outside."""
+"""A server for a scenario: started as a user starts it, observed from outside."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ _MIB = 1 << 20
 
 
 class ServerError(RuntimeError):
-    """The server did not come up, or ended; the message has its last line."""
+    """The server did not start, or ended; the message has its last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it answers, and what can be seen of its process."""
+    """A running server: its addresses, metrics and memory."""
 
     address: str
     metrics_address: str
@@ -54,21 +54,21 @@ class Served:
             return 0.0
 
     def forget_peak(self) -> None:
-        """Let the peak of resident memory begin anew."""
+        """Reset the peak of resident memory."""
         forget_peak(self.pid)
 
     def peak_memory(self) -> float:
-        """Read the peak of resident memory since it was forgotten, in MiB."""
+        """Read the peak of resident memory since it was reset, in MiB."""
         return peak_memory(self.pid)
 
 
 def forget_peak(pid: int) -> None:
-    """Let a process' peak of resident memory begin anew (Linux, proc(5): clear_refs)."""
+    """Reset a process' peak of resident memory (Linux, proc(5): clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(pid: int) -> float:
-    """Read a process' peak of resident memory since it was forgotten, in MiB."""
+    """Read a process' peak of resident memory since it was reset, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]  # none, if it has just ended
     return int(lines[0].split()[1]) * 1024 / _MIB if lines else 0.0
@@ -81,7 +81,7 @@ def resident_mb(pid: int) -> float:
 
 @contextmanager
 def every(seconds: float, act: Callable[[], object]) -> Iterator[None]:
-    """Do something every so often, in a thread, until the block ends."""
+    """Call ``act`` periodically, in a thread, until the block ends."""
     over = Event()
 
     def go_on() -> None:
@@ -104,7 +104,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
     ``program`` is what Python runs as the command `octavo`.
 
     Raises:
-        ServerError: it was not ready ``within`` seconds.
+        ServerError: it was not ready within ``within`` seconds.
     """
     metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:
@@ -126,7 +126,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
 
 
 def environment() -> dict[str, str]:
-    """Ours without its `OCTAVO_…` settings: what is measured is what the flags say."""
+    """Our environment without `OCTAVO_…` settings: only the flags decide what is measured."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
 
 
@@ -146,12 +146,12 @@ def _ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Read the last line of what a process said, for a message about its end."""
-    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()
+    """Read the last line of a process' log, for an error message."""
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["its log is empty"])[-1].strip()
 
 
 def stop(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
-    """End a process: gently first, and by force if it does not end."""
+    """Terminate a process, and kill it if it does not end."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(20)

@@ -37,7 +37,7 @@ _FLAGS = ("--set", "cache.memory_bytes=67108864", "--set", "cache.size_limit_byt
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
 def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
-    """Let users live, and watch the server meanwhile."""
+    """Run all users, and sample the server's memory."""
     seconds = 60 * minutes
     corpus, draw, guests = Corpus(ModelSettings(path=model).folder, seed), random.Random(seed), invite(3)
     memory: list[float] = []
@@ -59,7 +59,7 @@ def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
 
 
 def growth(samples: Sequence[float]) -> float:
-    """By how many per cent the median of the last fifth is over that of the first.
+    """Return by how many per cent the median of the last fifth exceeds that of the first.
 
     Raises:
         ValueError: there are fewer than five samples.
@@ -72,7 +72,7 @@ def growth(samples: Sequence[float]) -> float:
 
 @contextmanager
 def _limits(seconds: float, restarted: list[float]) -> Iterator[Sequence[str]]:
-    """Count limits in a Redis that is killed every so often, in memory where none can be had; the server's flags."""
+    """Give the server's flags for a Redis that is restarted periodically; for limits in memory without Redis."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-redis-")))
         try:

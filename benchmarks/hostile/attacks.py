@@ -33,7 +33,7 @@ ATTACKS: Mapping[str, tuple[Attack, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What an attack did to the server and to the polite caller."""
+    """The effect of an attack on the server and on the polite caller."""
 
     alone: Calls
     attacked: Calls
@@ -48,7 +48,7 @@ class Beside:
 
 
 def measure(names: Sequence[str]) -> Figures:
-    """Meet each of the named attacks, and take the worst of all."""
+    """Run each of the named attacks, and report the worst."""
     figures: dict[str, Outcome] = {}
     met: dict[str, Beside] = {}
     for name in names:
@@ -70,7 +70,7 @@ def measure(names: Sequence[str]) -> Figures:
 
 
 def beside(attack: Attack, settings: str) -> Beside:
-    """Start a server, let the polite caller call, and attack."""
+    """Start a server, measure the polite caller alone, and again beside the attack."""
     (guest,) = invite(1)
     with serve(config=toml([guest]) + settings) as server, polite(Endpoint(server.address, guest.key)) as caller:
         alone = caller.calls()
@@ -95,7 +95,7 @@ def _of_attack(name: str, found: Beside) -> Figures:
 
 
 def places() -> Figures:
-    """Let 64 calls stall, and count what is in flight when their time and 5 s more are over."""
+    """Stall 64 calls, and count the calls in flight 5 s after their deadline."""
     deadline = f"server.default_deadline_seconds={_DEADLINE_SECONDS:g}"
     with serve("--set", deadline) as server, attacking(clients.stalled_streams, Endpoint(server.address)) as attacker:
         end, most = time.monotonic() + _BEGIN_SECONDS, 0.0

@@ -57,7 +57,7 @@ class _Door:
 
 
 def measure(revocations: int, seed: int) -> Figures:
-    """Revoke keys beside one fault after another, and look for those that still let somebody in."""
+    """Revoke keys during one fault after another, and count those that are still accepted."""
     chance = random.Random(seed)
     survivor, *guests = invite(revocations + 1)
     lost = locked_out = 0
@@ -92,7 +92,7 @@ def _opened(guests: Sequence[Guest]) -> Iterator[_Door]:
 
 
 def _still_let_in(door: _Door, guests: Sequence[Guest]) -> list[Guest]:
-    """Wait until the keys are refused; those that are not in time."""
+    """Wait until the keys are refused; return those that are not in time."""
     end, left = time.monotonic() + _PATIENCE_SECONDS, list(guests)
     while left and time.monotonic() < end:
         left = [guest for guest in left if door.lets_in(guest.key)]

@@ -14,7 +14,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def passed(pythons: Sequence[Path]) -> Figures:
-    """Run the suite with each of these Pythons, whose environments have what the tests need."""
+    """Run the suite with each of these Pythons; their environments need the test dependencies."""
     versions = {python: _version(python) for python in pythons}
     promised = {wanted: python for wanted in _PROMISED for python, found in versions.items() if _is(found, wanted)}
     if missing := [wanted for wanted in _PROMISED if wanted not in promised]:

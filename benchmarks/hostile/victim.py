@@ -1,4 +1,4 @@
-"""A server whose background loops can be made to fail on command, from outside: run in the place of `octavo serve`.
+"""A server whose background loops can be made to fail from outside; replaces `octavo serve`.
 
 A background loop is a task of the project that runs while nobody calls, a timer that re-arms itself, or a thread of
 the project's own. Nothing here knows their names: whatever is found in a server at rest is one. Commands come as
@@ -47,7 +47,7 @@ _LOOPS: list[asyncio.AbstractEventLoop] = []
 
 
 def main(control: str) -> None:
-    """Serve as `octavo serve` does, and obey what comes through the socket."""
+    """Run `octavo serve`, and obey commands from the socket."""
     make = asyncio.events.new_event_loop
 
     def kept() -> asyncio.AbstractEventLoop:
@@ -70,7 +70,7 @@ def _obey(listening: socket.socket) -> None:
         with connection, connection.makefile("rw", encoding="utf-8") as lines:
             try:
                 told = _do(*lines.readline().split())
-            except Exception as error:  # noqa: BLE001  the other side is told
+            except Exception as error:  # noqa: BLE001  reported over the socket
                 told = f"{type(error).__name__}: {error}"
             lines.write(told.replace("\n", " ") + "\n")
 
@@ -143,7 +143,7 @@ def _threads() -> dict[str, threading.Thread]:
 
 
 def _fail(task: "asyncio.Task[Any]", error: Exception) -> None:
-    """Let what the task awaits raise."""
+    """Make what the task awaits raise."""
     waiter: Any = getattr(task, "_fut_waiter", None)
     if waiter is None:
         raise LookupError("the task awaits nothing at this moment")
@@ -153,7 +153,7 @@ def _fail(task: "asyncio.Task[Any]", error: Exception) -> None:
 
 
 def _spoil(handle: asyncio.TimerHandle, error: Exception) -> None:
-    """Let a function that the callback calls raise: its bound object's collaborators, else itself."""
+    """Make a function that the callback's object holds raise, once."""
     target: Any = handle
     owner = target._callback.__self__  # noqa: SLF001
     for name, value in vars(owner).items() if hasattr(owner, "__dict__") else ():
@@ -186,7 +186,7 @@ def _for_a_while(broken: Callable[[], Any], seconds: float, begun: threading.Eve
 
 @contextmanager
 def _no_space() -> Iterator[None]:
-    """Let what opens a file to write it, and whatever changes a database, raise as on a full disk."""
+    """Fail every opening of a file for writing, and every database connection, as on a full disk."""
     opened, os_open = io.open, os.open
 
     def no_open(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:

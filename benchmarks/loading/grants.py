@@ -20,7 +20,7 @@ from benchmarks.served import Served, every, serve
 _RATE = 60_000  # tokens a minute
 _WINDOW = 60.0  # seconds
 _OFFER = 3.0  # rates: granted in 20 s, so that a tenth of a second more or less is 0.5 %
-_SEGMENTS = 2  # of a document: whatever is granted within a look counts for two windows, so let it be little
+_SEGMENTS = 2  # of a document: a grant within a sample counts for two windows, so it should be small
 _DEADLINE = 10.0
 
 _CHARGED = "octavo_charged_tokens_total"
@@ -29,10 +29,10 @@ _EVERY = 0.1  # seconds
 
 
 class Watch:
-    """Servers that are looked at together.
+    """Samples the charged tokens of several servers together.
 
     Attributes:
-        looks: what all of them had charged by then.
+        looks: the total that they had charged at each time.
     """
 
     def __init__(self, servers: Sequence[Served]) -> None:
@@ -41,13 +41,13 @@ class Watch:
         self.looks: list[Look] = []
 
     def look(self) -> None:
-        """Take down what they have charged."""
+        """Sample the total."""
         began = time.monotonic() - self._start
         count = self._sum(_CHARGED)
         self.looks.append(Look(began, time.monotonic() - self._start, count))
 
     def uncharged(self) -> float:
-        """Tokens that were computed and not charged; to be asked once nothing runs any more."""
+        """Tokens that were computed and not charged; valid once nothing runs."""
         return self._sum(_COMPUTED) - self._sum(_CHARGED)
 
     def _sum(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""What callers feel of a neighbour: of one who floods, and of a document of a million tokens."""
+"""What a neighbour costs the other callers: one that floods, and a document of a million tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

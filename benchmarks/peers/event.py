@@ -37,7 +37,7 @@ class Event:
     ) -> None:
         self.workloads = {workload.name: workload for workload in workloads}
         self.told: dict[str, dict[str, Any]] = {}
-        """What each contender tells of itself: scheme, kernels, versions."""
+        """What each contender reports of itself: scheme, kernels, versions."""
         self.cosines: dict[str, Figure] = {}
         self._cores, self._install, self._lineup = cores, install, {each.name: each for each in lineup}
         self._teams: dict[str, Team] = {}
@@ -59,7 +59,7 @@ class Event:
         self._stack.close()
 
     def race(self, rounds: int, at_most: float) -> None:
-        """Warm up, look at every way once, and go on with the two fastest ways of each contender and workload."""
+        """Warm up, run every way once, and race the two fastest ways of each contender and workload."""
         runs = {name: run for contender in self._lineup.values() for name, run in self._ways(contender).items()}
         self._race = Race(runs)
         click.echo(f"warming up {len(runs)} variants …", err=True)
@@ -125,7 +125,7 @@ class Event:
             self.told[model] = told
 
     def _compare_vectors(self) -> None:
-        """Find out who computes something else; they would not be peers."""
+        """Exclude contenders that compute something else."""
         if "naive" not in self._lineup or "naive" in self._missing:
             return
         expected = self._vectors("naive")

@@ -79,7 +79,7 @@ def run(sets: int, rounds: int, only: Sequence[str], install: bool, model: str) 
             try:
                 limits[name] = reach(peer.read, probe.split())
                 vectors[name] = np.concatenate([peer.read([text], 1)[0] for text in texts])
-            except Exception as error:  # noqa: BLE001  whoever fails is missing; the others race
+            except Exception as error:  # noqa: BLE001  one that fails is missing; the others race
                 missing[name] = Missing(reason_of(error))
                 del peers[name]
         race = _race(peers, texts, rounds)
@@ -187,7 +187,7 @@ def _start(
             for size in peer.at_once:
                 peer.read([text] * size, size)  # lazy set-up, and threads
             peers[name] = peer
-        except Exception as error:  # noqa: BLE001  whoever cannot start is missing; the others race
+        except Exception as error:  # noqa: BLE001  one that cannot start is missing; the others race
             missing[name] = Missing(reason_of(error))
     return peers, missing
 

@@ -25,7 +25,7 @@ _HOST = "127.0.0.1"
 _WITHIN = 180.0  # seconds; importing TensorFlow takes its time
 _TIMEOUT = 300.0
 
-# No hub, no telemetry: a peer reads the local folder and tells nobody.
+# No hub, no telemetry: a peer only reads the local folder.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
