@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def kills(folder: Path, trials: int, seed: int) -> dict[str, Figure]:
         if _happens(chance, 0.8):  # else it may die while it opens
             open_event.wait(_SECONDS)
         time.sleep(chance.uniform(0, 0.05))
-        os.kill(_pid(writer), signal.SIGKILL)
+        writer.kill()
         writer.join(_SECONDS)
         outcome = _trial(_reopen, folder / "cache", trial)
         wrong += outcome == _WRONG
@@ -361,19 +361,13 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _pid(process: ForkServerProcess) -> int:
-    if process.pid is None:
-        raise RuntimeError("a process that was started has no id")
-    return process.pid
-
-
 def _trial(work: Callable[..., int], *arguments: Any) -> int:
     """Run one trial in a process of its own; return its status, negative for the signal that ended it."""
     process = _context().Process(target=_exit, args=(work, *arguments))
     process.start()
     process.join(_SECONDS)
     if process.exitcode is None:
-        os.kill(_pid(process), signal.SIGKILL)
+        process.kill()
         process.join()
         return _FAILED
     return process.exitcode

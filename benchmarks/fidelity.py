@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import texts, workloads
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.statistics import proportion, summarise
 from chunking import Policy, Tokenizer, load_tokenizer
@@ -100,32 +100,23 @@ def _vectors(segments: list[Ids], embedders: Embedders) -> Figures:
     expected, ours = embedders.fp32(segments), embedders.default(segments)
     some = np.linspace(0, len(segments) - 1, min(_COSINES, len(segments))).astype(int)
     near = embedders.windowed([segments[i] for i in some])
-    ours_cosines, near_cosines = cosines(ours[some], expected[some]), cosines(near, expected[some])
+    ours_cosines = cosines(ours[some], expected[some])
     return {
         "cos_mean": summarise(ours_cosines, "", np.mean),
         "cos_min": Figure(float(ours_cosines.min()), "", n=len(some)),
         "top10_overlap": summarise(overlaps(expected, ours), "", np.mean),
-        "window_64_cos": summarise(near_cosines, "", np.mean),
-        "window_64_cos_min": Figure(float(near_cosines.min()), "", n=len(some)),
+        "window_64_cos": summarise(cosines(near, expected[some]), "", np.mean),
     }
 
 
 def _decisions(corpora: Mapping[str, Sequence[texts.Document]], embedders: Embedders, tokenizer: Tokenizer) -> Figures:
-    changed: list[NDArray[np.bool_]] = []
-    changed_windowed: list[NDArray[np.bool_]] = []
-    figures: dict[str, Outcome] = {}
-    for name, documents in corpora.items():
-        vectors = [read_documents(embed, documents, tokenizer) for embed in embedders]
-        true = np.array([document.label for document in documents])
-        reference, ours, near = decisions(vectors[0], vectors[1:], true.tolist())
-        changed.append(ours != reference)
-        changed_windowed.append(near != reference)
-        for scheme, given in (("fp32", reference), ("default", ours), ("window_64", near)):
-            figures[f"accuracy.{name}.{scheme}"] = proportion(given == true, "%")
-    return {
-        "flips": proportion(np.concatenate(changed), "%"),
-        "window_64_flips": proportion(np.concatenate(changed_windowed), "%"),
-    } | figures
+    changed: dict[str, list[NDArray[np.bool_]]] = {"flips": [], "window_64_flips": []}
+    for documents in corpora.values():
+        fp32, *others = (read_documents(embed, documents, tokenizer) for embed in embedders)
+        reference, *given = decisions(fp32, others, [document.label for document in documents])
+        for name, labels in zip(changed, given, strict=True):
+            changed[name].append(labels != reference)
+    return {name: proportion(np.concatenate(each), "%") for name, each in changed.items()}
 
 
 def labelled(tokenizer: Tokenizer, most: int, longest: float = float("inf")) -> dict[str, list[texts.Document]]:
