@@ -30,13 +30,13 @@ import numpy as np
 
 from benchmarks import workloads
 from benchmarks.cache import edited_copies
-from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt, reason_of
+from benchmarks.figures import Bars, Figure, Figures, Missing, Outcome, attempt, bounds, reason_of
 from benchmarks.histograms import distribution
 from benchmarks.levers import Levers, accuracy, rows
 from benchmarks.peers.driver import Team
 from benchmarks.race import timed
 from benchmarks.served import forget_peak, peak_memory, serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
@@ -46,7 +46,6 @@ _NAIVE = "naive"
 _STATES = ("cold", "edited", "again")
 _RANKS = (50, 95, 99)
 _WARM_UP_TOKENS = 3_000
-_MILLI = 1e3
 _TIMEOUT = 600.0
 _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_again_x": "again"}
 
@@ -114,7 +113,7 @@ def _times(folder: Path, ways: Mapping[str, Levers], tokens: int, count: int, ed
 
 
 def _round(readers: Mapping[str, Reader], samples: Mapping[str, Samples], text: str, copies: list[str]) -> None:
-    """Let all read one document: cold, its edited copies, and it again, row after row within each state."""
+    """Time one document with every row: cold, its edited copies, and the same again, row by row within each state."""
     for row, reader in readers.items():
         forget_peak(reader.pid)
         seconds = [reader.read(text)]
@@ -143,7 +142,7 @@ def _table(samples: Mapping[str, Samples], missing: Mapping[str, Missing], token
         for state in _STATES:
             name, seconds = f"ablation.{row}.{state}", mine.flat(state)
             for rank in _RANKS:
-                figures[f"{name}.p{rank}_ms"] = percentile([_MILLI * each for each in seconds], rank, "ms")
+                figures[f"{name}.p{rank}_ms"] = percentile_ms(seconds, rank)
             speeds = [count / each for count, each in zip(tokens, mine.typical(state), strict=True)]
             figures[f"{name}.speed"] = summarise(speeds, "tokens/s")
         figures[f"ablation.{row}.peak_mib"] = summarise(mine.peaks, "MiB")
@@ -155,15 +154,14 @@ def _drawings(samples: Mapping[str, Samples]) -> Figures:
     names = tuple(samples)
     made: dict[str, Outcome] = {}
     for state in _STATES:
-        points = [summarise([_MILLI * each for each in mine.flat(state)], "ms") for mine in samples.values()]
+        points = [percentile_ms(mine.flat(state)) for mine in samples.values()]
         made[f"ablation.{state}"] = Bars(
             names,
             tuple(point.value for point in points),
             "time / ms",
             "What a caller waits for a document, lever by lever (median)",
             log=True,
-            lo=tuple(point.value if point.lo is None else point.lo for point in points),
-            hi=tuple(point.value if point.hi is None else point.hi for point in points),
+            **bounds(points),
         )
         made |= {
             f"ablation_{state}.{row}": distribution(mine.flat(state), f"What a caller waits for a document: {state}")
@@ -185,7 +183,7 @@ def _changes(folder: Path, ways: Mapping[str, Levers], judged: int) -> Figures:
 
 
 def _turned(readers: Mapping[str, Reader], by: int) -> dict[str, Reader]:
-    """Begin with another row each time: whoever follows one that writes to disk is not always the same."""
+    """Rotate the rows, so that a row does not always follow the same one, which may still write to disk."""
     names = list(readers)
     by %= len(names)
     return {name: readers[name] for name in names[by:] + names[:by]}

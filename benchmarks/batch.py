@@ -1,4 +1,4 @@
-"""Bulk jobs: every document once, the same both ways, through kills, as fast as the engine, in bounded memory.
+"""Bulk jobs: complete, identical both ways, resumable after kills, as fast as the engine, in bounded memory.
 
 The documents are all addresses on the state of the union and all mails of spam-assassin; the kills' are short stretches
 of them. `octavo batch` runs as a command of its own, as a user runs it, and what it wrote is read from its files.
@@ -7,9 +7,9 @@ batch_complete, batch_same: a job through a server and one in process (`--local`
 therefore with splade-tiny unless `--all-model` says otherwise; the share of documents that have one row in both, with a
 vector or with the error that a text without a word has to have, and of those whose vectors are equal.
 
-batch_kills_wrong: jobs killed by SIGKILL at random moments and begun again until they are done, some in process.
-Rows lost, doubled, or other than in a job that nobody disturbed; of a row's usage, what was computed and what was known
-depends on the cache and is left out.
+batch_kills_wrong: jobs killed by SIGKILL at random moments and resumed until they are done, some of them local.
+Counts rows that are lost, doubled, or different from those of an undisturbed job; a row's computed and cached tokens
+depend on the cache and are not compared.
 
 batch_over_engine: tokens a second of jobs in process, from the first document read to the last part written, over
 reading and running the same texts without a server. Loading the model counts on neither side.
@@ -19,12 +19,10 @@ that on 1,000, with splade-tiny. The server's layer cache is off: it fills up to
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,13 +31,11 @@ from typing import Any
 
 import click
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
-from benchmarks.race import Race, timed
-from benchmarks.served import peak_memory, serve
-from benchmarks.statistics import proportion, ratio
+from benchmarks.figures import Figure, Figures, attempt_each
+from benchmarks.served import PROGRAM, environment, peak_memory, serve
+from benchmarks.statistics import proportion
 from benchmarks.texts import sotu, spam_assassin
-from benchmarks.workloads import DEFAULT_MODEL, document_segments
-from chunking import load_tokenizer
+from benchmarks.workloads import DEFAULT_MODEL
 from server.config.schema import ModelSettings
 
 _QUICK_MODEL = "splade-tiny"
@@ -53,7 +49,7 @@ _FEW, _MANY = 1_000, 100_000
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An input and how it is done."""
+    """A bulk job: its input and its flags."""
 
     input: Path
     flags: tuple[str, ...]
@@ -61,22 +57,21 @@ class Job:
     def command(self, output: Path) -> list[str]:
         """The command line."""
         return [
-            *(sys.executable, "-c", "from octavo.cli import main; main()", "batch"),
+            *(sys.executable, "-c", PROGRAM, "batch"),
             *("--input", str(self.input), "--output", str(output), *self.flags),
         ]
 
     def start(self, output: Path) -> "subprocess.Popen[bytes]":
-        """Begin, or go on."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
+        """Start or resume it."""
         return subprocess.Popen(
-            self.command(output), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            self.command(output), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
         )
 
     def do(self, output: Path) -> dict[str, Any]:
-        """Do all of it; the summary.
+        """Run it to its end; return the summary.
 
         Raises:
-            RuntimeError: it did not end well.
+            RuntimeError: it failed.
         """
         process = self.start(output)
         said, _ = process.communicate()
@@ -101,16 +96,11 @@ def run(model: str, all_model: str, kill_trials: int, rounds: int, many: int, se
         "engine": (("batch_over_engine",), lambda folder: over_engine(model, rounds, seed, folder)),
         "memory": (("batch_memory",), lambda folder: memory(many, seed, folder)),
     }
-    figures: dict[str, Outcome] = {}
-    for name in parts.split(","):
-        ids, measure = measures[name]
-        with tempfile.TemporaryDirectory(prefix="octavo-batch-") as scratch:
-            figures |= attempt(ids, lambda measure=measure, scratch=scratch: measure(Path(scratch)))  # type: ignore[misc]
-    return figures
+    return attempt_each(dict(measures[name] for name in parts.split(",")))
 
 
 def both_ways(model: str, folder: Path) -> Figures:
-    """All texts through a server, and in process."""
+    """Send all texts through a server, and process them locally."""
     texts = all_texts()
     file = written(folder / "texts.jsonl", texts)
     with serve("--model", model) as server:
@@ -128,20 +118,18 @@ def both_ways(model: str, folder: Path) -> Figures:
         "batch_complete": proportion(min(right, key=sum)),
         "batch_same": proportion(same),
         "batch_tokens": Figure(summary["tokens"], "tokens"),
-        "batch_empty": Figure(len(empty), "documents"),
-        "batch_tokens_per_second": Figure(summary["run"]["tokens_per_second"], "tokens/s"),
     }
 
 
 def _is_right(row: dict[str, Any], empty: set[str]) -> bool:
-    """A vector; or, of a mail without a word, the error that says so."""
+    """A vector; or, for a mail without a word, the right error."""
     if row["id"] in empty:
         return bool(row["error"] and row["error"]["reason"] == "EMPTY_DOCUMENT")
     return row["vector"] is not None and row["error"] is None
 
 
 def kills(model: str, trials: int, seed: int, folder: Path) -> Figures:
-    """Kill jobs until there were enough kills; look at each output when its job is done."""
+    """Kill jobs until there are enough kills; check each output when its job is done."""
     draw = random.Random(seed)
     file = written(folder / "texts.jsonl", stretches(_KILL_DOCUMENTS, draw, 40, 120))
     small = ("--part-rows", str(_KILL_PART_ROWS), "--keep", "number", "--cache-mode", "bypass")
@@ -167,7 +155,7 @@ def kills(model: str, trials: int, seed: int, folder: Path) -> Figures:
 
 
 def _killed(job: Job, output: Path, draw: random.Random, longest: float, most: int) -> int:
-    """Do a job with up to so many kills; how many there were."""
+    """Run a job with at most ``most`` kills; return how many there were."""
     for kill in range(most):
         process = job.start(output)
         try:
@@ -190,13 +178,13 @@ def _lasting(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(truth: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> int:
-    """Rows that are lost, doubled or different: whatever is not in its place as it should be."""
+    """Count the rows that are lost, doubled or different."""
     return abs(len(truth) - len(rows)) + sum(a != b for a, b in zip(truth, rows, strict=False))
 
 
 def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
-    """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.runner import Engine
+    """Time the same texts in turns; the longest first, so that no stream ends with a long one alone."""
+    from benchmarks import runner  # which loads PyTorch
 
     draw, texts = random.Random(seed), all_texts()
     chosen: list[str] = []
@@ -204,25 +192,16 @@ def over_engine(model: str, rounds: int, seed: int, folder: Path) -> Figures:
         chosen.append(texts.pop(draw.randrange(len(texts))))
     chosen.sort(key=len, reverse=True)
     job = Job(written(folder / "texts.jsonl", chosen), ("--local", "--model", model, "--cache-mode", "bypass"))
-    source = ModelSettings(path=model).folder
-    engine, tokenizer, outputs = Engine(source), load_tokenizer(source), iter(range(1_000))
-    race = Race(
-        {
-            "batch": lambda: float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"]),
-            "engine": timed(
-                lambda: engine.embed_as_read(ids for text in chosen for ids in document_segments(text, tokenizer))
-            ),
-        }
-    )
-    race.warm_up()
-    race.measure(rounds)
-    for missing in race.missing.values():
-        raise RuntimeError(missing.reason)
-    return {"batch_over_engine": ratio(race.seconds["engine"], race.seconds["batch"])}
+    outputs = iter(range(1_000))
+
+    def in_process() -> float:
+        return float(job.do(folder / f"out-{next(outputs)}")["run"]["working_seconds"])
+
+    return {"batch_over_engine": runner.over_engine(ModelSettings(path=model).folder, chosen, in_process, rounds)}
 
 
 def memory(many: int, seed: int, folder: Path) -> Figures:
-    """A fresh server for each of the two jobs."""
+    """Run both jobs, each against a fresh server."""
     draw = random.Random(seed)
     peaks = {}
     for count in (_FEW, many):
@@ -260,7 +239,7 @@ def all_texts() -> list[str]:
 
 
 def stretches(count: int, draw: random.Random, shortest: int, longest: int) -> Iterator[str]:
-    """So many texts of so many words each, from anywhere in the addresses."""
+    """Draw texts of ``shortest`` to ``longest`` words from the addresses."""
     words = [word for text in sotu()[:60] for word in text.split()]
     for _ in range(count):
         start = draw.randrange(len(words) - longest)
@@ -268,7 +247,7 @@ def stretches(count: int, draw: random.Random, shortest: int, longest: int) -> I
 
 
 def written(path: Path, texts: Sequence[str] | Iterator[str]) -> Path:
-    """The texts as lines of JSON, their numbers for ids."""
+    """Write the texts as lines of JSON, with their numbers as ids."""
     with path.open("w", encoding="utf-8") as file:
         for number, text in enumerate(texts):
             file.write(json.dumps({"id": str(number), "number": number, "text": text}) + "\n")
@@ -276,10 +255,10 @@ def written(path: Path, texts: Sequence[str] | Iterator[str]) -> Path:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """All rows that a job wrote, in order.
+    """Read all rows that a job wrote, in order.
 
     Raises:
-        FileNotFoundError: it does not say that it is done.
+        FileNotFoundError: the job has not finished.
     """
     from pyarrow import parquet
 

@@ -5,7 +5,6 @@ slow-down is real: after each run of a part the core is kept busy for 15 % of th
 
 bench_check_true: of checks with a slow-down planted in one part, the share that failed on that part and no other.
 bench_check_false: checks without one that failed.
-planted_over: a slowed part's speed over the baseline's, as the first such check saw it.
 """
 
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.figures import Figure, Figures, Outcome
+from benchmarks.figures import Figure, Figures
 from benchmarks.regression.baseline import Checked, check, update
 from benchmarks.regression.measure import RATIOS
 from benchmarks.statistics import proportion
@@ -30,15 +29,11 @@ def run(quiet: int, planted: int, baseline_runs: int) -> Figures:
     with tempfile.TemporaryDirectory(prefix="octavo-baselines-") as scratch:
         folder = Path(scratch)
         update(baseline_runs, folder)
-        slowed = {(name, turn): _checked({name: _SLOWER}, folder) for turn in range(planted) for name in RATIOS}
+        slowed = [(name, _checked({name: _SLOWER}, folder)) for _ in range(planted) for name in RATIOS]
         quietly = [_checked({}, folder) for _ in range(quiet)]
-    caught = [each.slower == (name,) for (name, _), each in slowed.items()]
     return {
-        "bench_check_true": proportion(caught),
-        **{f"planted_over.{name}": each.over[name] for (name, turn), each in slowed.items() if not turn},
+        "bench_check_true": proportion([each.slower == (name,) for name, each in slowed]),
         "bench_check_false": Figure(sum(bool(each.slower) for each in quietly), "runs", n=len(quietly)),
-        "bench_check_again": Figure(sum(each.processes > 1 for each in quietly), "runs", n=len(quietly)),
-        **_spread(quietly),
     }
 
 
@@ -47,13 +42,3 @@ def _checked(planted: Mapping[str, float], folder: Path) -> Checked:
     speeds = ", ".join(f"{name} {each.value:.3f}" for name, each in found.over.items())
     click.echo(f"{''.join(planted) or 'nothing'} slowed: {speeds} ({found.processes} processes)", err=True)
     return found
-
-
-def _spread(checks: list[Checked]) -> dict[str, Outcome]:
-    """Tell how far quiet runs came from the baseline at most, a part, in per cent of it."""
-    return {
-        f"quiet_deviation.{name}": Figure(
-            max(100 * abs(each.over[name].value - 1) for each in checks), "%", n=len(checks)
-        )
-        for name in RATIOS
-    }

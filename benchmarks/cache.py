@@ -1,4 +1,4 @@
-"""What the layer cache saves: a document again, edited, for a second task; and what it costs where nothing repeats.
+"""What the layer cache saves: the same document again, edited, or for a second task; and its cost if nothing repeats.
 
 Times are a client's, through gRPC, in the default cache mode unless said. The document is an address of about 32,000
 tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. ``again`` is the first
@@ -6,7 +6,6 @@ call of a fresh process, whose memory is empty: everything comes from disk.
 """
 
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,26 +15,23 @@ from typing import Literal
 import click
 import numpy as np
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt_each
 from benchmarks.segmentation import edited, units
 from benchmarks.served import serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from benchmarks.texts import sotu
 from chunking import Tokenizer, load_tokenizer
 from octavo.client import Client, EmbedResult
 from server.config.schema import ModelSettings
 
-__all__ = ["run"]
-
 Mode = Literal["read_write", "read_only", "refresh", "bypass"]
 
-_MILLI = 1000.0
 _SHORTEST, _LONGEST = 20_000, 80_000  # characters of the second task's texts
 _TIMEOUT = 300.0
 _LONG = 100_000  # tokens of the document whose edits are taken apart
-_IN_A_ROW = 3  # calls that never repeat: what is written after an answer slows the same server's next one
+_IN_A_ROW = 3  # calls that never repeat: writes after an answer slow the same server's next one
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
-_PAUSE = 0.5  # seconds between calls to two servers: what one has left to write is not to slow the other
+_PAUSE = 0.5  # seconds between calls to two servers: one's pending writes must not slow the other
 
 
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="The model's name or folder.")
@@ -50,26 +46,22 @@ def run(model: str, tokens: int, servers: int, edits: int, rounds: int, edit_rou
     tokenizer = load_tokenizer(ModelSettings(path=model).folder)
     text = nearest(sotu(), tokens, tokenizer)
     copies = list(edited_copies(text, edits, seed))
-    figures: dict[str, Outcome] = {}
-    with tempfile.TemporaryDirectory(prefix="octavo-cache-") as scratch:
-        folder = Path(scratch)
-        figures |= attempt(
-            ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"),
-            lambda: repeats(model, text, copies, servers, folder / "repeats"),
-        )
-        figures |= attempt(
-            ("edit_overhead_ms",),
-            lambda: edit_overhead(model, joined(sotu(), _LONG, tokenizer), edit_rounds, seed, folder / "edits"),
-        )
-        figures |= attempt(
-            ("second_task_disk_x", "second_task_memory_x"), lambda: second_task(model, folder / "second", seed)
-        )
-        figures |= attempt(("cold_overhead",), lambda: cold_overhead(model, rounds, seed, folder / "cold"))
-    return figures
+    return attempt_each(
+        {
+            ("again_ms", "again_x", "edit_x", "edit_x_worst", "edit_tokens", "identical"): (
+                lambda folder: repeats(model, text, copies, servers, folder)
+            ),
+            ("edit_overhead_ms",): (
+                lambda folder: edit_overhead(model, joined(sotu(), _LONG, tokenizer), edit_rounds, seed, folder)
+            ),
+            ("second_task_disk_x", "second_task_memory_x"): lambda folder: second_task(model, folder, seed),
+            ("cold_overhead",): lambda folder: cold_overhead(model, rounds, seed, folder),
+        }
+    )
 
 
 def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path) -> Figures:
-    """The same document cold, again and edited; every answer compared with one of a server without a cache."""
+    """Time a document cold, again and edited; compare every answer with that of a server without a cache."""
     with client_of(model, None) as plain:
         truth = {each: plain.embed(each, segment_vectors=True, timeout=_TIMEOUT) for each in [text, *copies[:10]]}
     same: list[bool] = []
@@ -102,20 +94,20 @@ def repeats(model: str, text: str, copies: list[str], servers: int, folder: Path
             same.append(identical(result, truth[text]) and not result.usage.computed_tokens)
             again.append(seconds)
     return {
-        "again_ms": percentile([_MILLI * each for each in again], 50, "ms"),
+        "again_ms": percentile_ms(again),
         "again_x": summarise([usual / each for each in again], "x"),
         "edit_x": summarise(edit_x, "x"),
         "edit_x_worst": Figure(min(edit_x), "x", n=len(edit_x)),
         "edit_tokens": summarise(shares, "%"),
         "identical": Figure(sum(same) / len(same), "share", n=len(same)),
-        "cold_ms": summarise([_MILLI * each for each in cold], "ms"),
+        "cold_ms": percentile_ms(cold),
         "document_tokens": Figure(first.usage.tokens, "tokens"),
         "document_segments": Figure(len(first.segments), "segments"),
     }
 
 
 def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -> Figures:
-    """What an edit costs beyond answering the known document and computing the changed segments.
+    """Measure what an edit costs beyond answering the known document and computing the changed segments.
 
     Each round times three requests to one server in default settings: the document again; a fresh edit of it; and the
     segments that are in the edit but not in the document, each sent as a text of its own, all at once, bypassing the
@@ -141,20 +133,20 @@ def edit_overhead(model: str, text: str, rounds: int, seed: int, folder: Path) -
             start = time.perf_counter()
             list(client.embed_many(pieces, cache_mode="bypass", timeout=_TIMEOUT))
             computing = time.perf_counter() - start
-            again.append(_MILLI * unchanged)
-            edit.append(_MILLI * edited_seconds)
-            alone.append(_MILLI * computing)
-            overhead.append(_MILLI * (edited_seconds - unchanged - computing))
+            again.append(unchanged)
+            edit.append(edited_seconds)
+            alone.append(computing)
+            overhead.append(edited_seconds - unchanged - computing)
     return {
-        "edit_overhead_ms": summarise(overhead, "ms"),
-        "edit_ms": summarise(edit, "ms"),
-        "edit_again_ms": summarise(again, "ms"),
-        "edit_alone_ms": summarise(alone, "ms"),
+        "edit_overhead_ms": percentile_ms(overhead),
+        "edit_ms": percentile_ms(edit),
+        "edit_again_ms": percentile_ms(again),
+        "edit_alone_ms": percentile_ms(alone),
     }
 
 
 def second_task(model: str, folder: Path, seed: int) -> Figures:
-    """CLS vectors of a corpus whose states are known from mean pooling, over computing them afresh."""
+    """Time CLS vectors of texts whose states are cached from mean pooling, against computing them afresh."""
     texts = random.Random(seed).sample([text for text in sotu() if _SHORTEST < len(text) < _LONGEST], 16)
     flags = ("--set", "cache.results=false", "--set", "cache.memory_bytes=1000000000")
     with client_of(model, folder, *flags) as client:
@@ -181,7 +173,7 @@ def compared(client: Client, text: str) -> tuple[float, float]:
 
 
 def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
-    """Texts that never repeat, in turns through a server with a cache and one without."""
+    """Send texts that never repeat, in turns, to a server with a cache and one without."""
     draw = random.Random(seed)
     words = [word for text in sotu()[:40] for word in text.split()]
     on: list[float] = []
@@ -189,7 +181,7 @@ def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
     with client_of(model, folder) as cached, client_of(model, None) as plain:
         for number in range(rounds + 1):
             texts = [" ".join(draw.choices(words, k=3000)) for _ in range(_IN_A_ROW)]
-            # Whoever comes second finds the processor's caches warm: both come second as often.
+            # The second call finds the processor's caches warm, so the order alternates.
             order = [(cached, on), (plain, off)]
             for client, seconds in order if number % 2 else reversed(order):
                 seconds.append(sum(timed_embed(client, text)[1] for text in texts))
@@ -200,7 +192,7 @@ def cold_overhead(model: str, rounds: int, seed: int, folder: Path) -> Figures:
 
 @contextmanager
 def client_of(model: str, folder: Path | None, *flags: str) -> Iterator[Client]:
-    """A client of a fresh server, with its cache in a folder or without one."""
+    """Start a server with its cache in a folder, or without a cache, and give a client of it."""
     cache = ("--set", "cache.enabled=false") if folder is None else ("--cache-dir", str(folder))
     with serve("--model", model, *cache, *flags) as served, Client(served.address) as client:
         yield client
@@ -209,7 +201,7 @@ def client_of(model: str, folder: Path | None, *flags: str) -> Iterator[Client]:
 def timed_embed(
     client: Client, text: str, mode: Mode = "read_write", pooling: Literal["mean", "cls"] | None = None
 ) -> tuple[EmbedResult, float]:
-    """An answer with its segments' vectors, and the seconds that its caller waited."""
+    """Return the answer with its segments' vectors, and the seconds that the caller waited."""
     start = time.perf_counter()
     result = client.embed(text, segment_vectors=True, cache_mode=mode, pooling=pooling, timeout=_TIMEOUT)
     return result, time.perf_counter() - start

@@ -2,7 +2,7 @@
 
 @server_options
 def run(calls: int, **where: Any) -> Figures:
-    with reached(where, "--model", model) as endpoint, endpoint.client() as client:
+    with reached(where, "--model", model) as (endpoint, _), endpoint.client() as client:
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 import grpc
 
-from benchmarks.served import serve
+from benchmarks.served import Served, serve
 from octavo.client import Client
 
 _KEY_VARIABLE = "OCTAVO_API_KEY"  # never an option: everybody on a machine reads its processes' arguments
@@ -85,10 +85,10 @@ def named(where: Mapping[str, Any]) -> Endpoint | None:
 
 
 @contextmanager
-def reached(where: Mapping[str, Any], *flags: str, config: str = "") -> Iterator[Endpoint]:
-    """Give the server that the options name, or one of our own with these flags until the block ends."""
+def reached(where: Mapping[str, Any], *flags: str, config: str = "") -> Iterator[tuple[Endpoint, Served | None]]:
+    """Give the server that the options name, and None; or one of our own with these flags, and its process."""
     if given := named(where):
-        yield given
+        yield given, None
         return
     with serve(*flags, config=config) as server:
-        yield Endpoint(server.address)
+        yield Endpoint(server.address), server

@@ -6,7 +6,7 @@ content-defined cuts.
 """
 
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +16,23 @@ from benchmarks import workloads
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.event import Event, loaded_name
 from benchmarks.peers.lineup import Workload
-from benchmarks.race import Race, Run
-from benchmarks.statistics import ratio, summarise
+from benchmarks.race import Run, raced
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from encoder.threads import usable_cores
 from server.config.schema import ModelSettings
 
 _QUERY_TOKENS, _QUERY_REPEATS = 16, 25
+_OVER = {
+    "x_bf16_512": ("512", "bf16"),
+    "x_bf16_content": ("content", "bf16", "bf16_compiled"),
+    "x_naive_content": ("content", "naive"),
+    "x_ort_int8": ("content", "onnxruntime"),
+    "x_openvino": ("content", "openvino"),
+    "x_own_bf16": ("content", "octavo_bf16"),
+    "x_short": ("short", "bf16"),
+    "x_base_content": ("base", "bf16", "bf16_compiled"),
+}
+"""Each ratio's workload and contenders; the fastest contender counts."""
 
 
 @click.option("--tokens", default=16_384, show_default=True, help="Tokens of each of the two large workloads.")
@@ -64,23 +75,15 @@ def _base_workload(folder: Path, target: Path, tokens: int) -> Workload:
 
 
 def _ratios(event: Event) -> dict[str, Outcome]:
-    measures: dict[str, Callable[[], Figure]] = {
-        "x_bf16_512": lambda: event.over("512", "bf16"),
-        "x_bf16_content": lambda: event.over("content", "bf16", "bf16_compiled"),
-        "x_naive_content": lambda: event.over("content", "naive"),
-        "x_ort_int8": lambda: event.over("content", "onnxruntime"),
-        "x_ort_int8_512": lambda: event.over("512", "onnxruntime"),
-        "x_openvino": lambda: event.over("content", "openvino"),
-        "x_openvino_512": lambda: event.over("512", "openvino"),
-        "x_own_bf16": lambda: event.over("content", "octavo_bf16"),
-        "x_short": lambda: event.over("short", "bf16"),
-        "x_base_content": lambda: event.over("base", "bf16", "bf16_compiled"),
-    }
-    return {name: outcome for one, measure in measures.items() for name, outcome in _one(one, measure).items()}
+    figures: dict[str, Outcome] = {}
+    for name in _OVER:
+        figures |= attempt([name], partial(_ratio, event, name))
+    return figures
 
 
-def _one(name: str, measure: Callable[[], Figure]) -> dict[str, Outcome]:
-    return attempt([name], lambda: {name: measure()})
+def _ratio(event: Event, name: str) -> Figures:
+    workload, *contenders = _OVER[name]
+    return {name: event.over(workload, *contenders)}
 
 
 def _queries(event: Event, folder: Path, rounds: int = 9) -> dict[str, Outcome]:
@@ -93,17 +96,14 @@ def _queries(event: Event, folder: Path, rounds: int = 9) -> dict[str, Outcome]:
     def measure() -> Figures:
         cores = usable_cores()
         # Ours decides by itself: a segment that is alone gets all cores. The peer may choose.
-        race = Race({"ours": asking("octavo", cores)} | {f"bf16/{n}": asking("bf16", n) for n in {1, cores}})
-        race.warm_up()
-        race.measure(rounds)
-        for missing in race.missing.values():
-            raise LookupError(missing.reason)
-        ours = race.seconds.pop("ours")
-        theirs = min(race.seconds.values(), key=median)
+        peers = {f"bf16/{threads}": asking("bf16", threads) for threads in {1, cores}}
+        seconds = raced({"ours": asking("octavo", cores)} | peers, rounds)
+        ours = seconds.pop("ours")
+        theirs = min(seconds.values(), key=median)
         return {
             "query_p50": ratio(ours, theirs),
-            "query_ms": summarise([1000 * one for one in ours], "ms"),
-            "query_ms.bf16": summarise([1000 * one for one in theirs], "ms"),
+            "query_ms": percentile_ms(ours),
+            "query_ms.bf16": percentile_ms(theirs),
         }
 
     return attempt(["query_p50"], measure)
@@ -154,7 +154,7 @@ def _attention(samples: int = 9) -> dict[str, Outcome]:
         native = best()
         with torch.inference_mode():
             return {
-                name: summarise([kernels.attention(native, window, rounds=5).ratio for _ in range(samples)], "x")
+                name: summarise([kernels.attention(native, window, rounds=5) for _ in range(samples)], "x")
                 for name, window in (("attention_full", 0), ("attention_64", 64))
             }
 

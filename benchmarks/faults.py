@@ -10,11 +10,10 @@ import random
 import shutil
 import signal
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.figures import Figure, Figures, Outcome, attempt
+from benchmarks.figures import Figure, Figures, attempt_each
 from cache import (
     CacheSettings,
     Fault,
@@ -38,8 +37,6 @@ from cache import (
     TokensFields,
 )
 
-__all__ = ["flips", "kills", "leaks", "run"]
-
 _ENTRIES = 48
 _SIZES = (96, 384, 6_000, 40_000)  # float32 numbers: in the index, and in files of their own
 _SECONDS = 60.0  # in which a trial must end
@@ -53,16 +50,13 @@ _WRONG, _FAILED = 3, 4  # exit statuses of a trial
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 def run(kill_trials: int, flip_trials: int, leak_trials: int, seed: int) -> Figures:
     """Kill, corrupt, and ask for the neighbour's entries."""
-    parts: dict[tuple[str, ...], Callable[[Path], Figures]] = {
-        ("kills_wrong", "kills_failed_starts"): lambda folder: kills(folder, kill_trials, seed),
-        ("flips_wrong", "flips_crashes"): lambda folder: flips(folder, flip_trials, seed),
-        ("leaks",): lambda folder: leaks(folder, leak_trials, seed),
-    }
-    figures: dict[str, Outcome] = {}
-    for ids, part in parts.items():
-        with tempfile.TemporaryDirectory(prefix="octavo-faults-") as folder:
-            figures |= attempt(ids, lambda part=part, folder=folder: part(Path(folder)))  # type: ignore[misc]
-    return figures
+    return attempt_each(
+        {
+            ("kills_wrong", "kills_failed_starts"): lambda folder: kills(folder, kill_trials, seed),
+            ("flips_wrong", "flips_crashes"): lambda folder: flips(folder, flip_trials, seed),
+            ("leaks",): lambda folder: leaks(folder, leak_trials, seed),
+        }
+    )
 
 
 def kills(folder: Path, trials: int, seed: int) -> dict[str, Figure]:
@@ -76,7 +70,7 @@ def kills(folder: Path, trials: int, seed: int) -> dict[str, Figure]:
         if _happens(chance, 0.8):  # else it may die while it opens
             open_event.wait(_SECONDS)
         time.sleep(chance.uniform(0, 0.05))
-        os.kill(_pid(writer), signal.SIGKILL)
+        writer.kill()
         writer.join(_SECONDS)
         outcome = _trial(_reopen, folder / "cache", trial)
         wrong += outcome == _WRONG
@@ -367,19 +361,13 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _pid(process: ForkServerProcess) -> int:
-    if process.pid is None:
-        raise RuntimeError("a process that was started has no id")
-    return process.pid
-
-
 def _trial(work: Callable[..., int], *arguments: Any) -> int:
     """Run one trial in a process of its own; return its status, negative for the signal that ended it."""
     process = _context().Process(target=_exit, args=(work, *arguments))
     process.start()
     process.join(_SECONDS)
     if process.exitcode is None:
-        os.kill(_pid(process), signal.SIGKILL)
+        process.kill()
         process.join()
         return _FAILED
     return process.exitcode

@@ -1,12 +1,14 @@
-"""What a scenario hands back: figures with their uncertainty, what the report draws, and what could not be had.
+"""What a scenario returns: figures with their uncertainty, drawings for the report, and what could not be measured.
 
-All of it travels in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is
-`group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
+All are in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is `group.line`:
+each group becomes a chart, each member a line or a set of bars.
 """
 
+import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -62,9 +64,7 @@ class Curve:
     hi: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = [len(each) for each in (self.x, self.y, self.lo, self.hi) if each is not None]
-        if len(set(given)) != 1:
-            raise ValueError(f"a curve of unequal lengths: {given}")
+        _check_lengths(self.x, self.y, self.lo, self.hi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,19 @@ class Bars:
     hi: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = [len(each) for each in (self.names, self.values, self.lo, self.hi) if each is not None]
-        if len(set(given)) != 1:
-            raise ValueError(f"bars of unequal lengths: {given}")
+        _check_lengths(self.names, self.values, self.lo, self.hi)
+
+
+def bounds(figures: Iterable[Figure]) -> dict[str, tuple[float, ...]]:
+    """Give ``lo`` and ``hi`` as drawings take them; a figure without an interval is its own bound."""
+    ends = [(each.value, each.value) if each.lo is None or each.hi is None else (each.lo, each.hi) for each in figures]
+    return {"lo": tuple(lo for lo, _ in ends), "hi": tuple(hi for _, hi in ends)}
+
+
+def _check_lengths(*columns: Sequence[object] | None) -> None:
+    lengths = [len(each) for each in columns if each is not None]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"a drawing of unequal lengths: {lengths}")
 
 
 Reading: TypeAlias = Figure | Missing
@@ -97,18 +107,27 @@ Figures: TypeAlias = Mapping[str, Outcome]
 def attempt(ids: Iterable[str], measure: Callable[[], Figures]) -> dict[str, Outcome]:
     """Measure one part of a scenario; if the part fails, each of ``ids`` is missing with the failure's reason.
 
-    So the parts that did work are reported, whatever happened to the others.
+    The parts that worked are still reported.
     """
     expected = tuple(ids)
     try:
         found = measure()
-    except Exception as error:  # noqa: BLE001  a benchmark's part may fail in any way; the reason is reported
+    except Exception as error:  # noqa: BLE001  any failure is reported as the reason
         return dict.fromkeys(expected, Missing(reason_of(error)))
     return {name: Missing("the measurement did not give it") for name in expected if name not in found} | dict(found)
 
 
+def attempt_each(parts: Mapping[tuple[str, ...], Callable[[Path], Figures]]) -> dict[str, Outcome]:
+    """Measure parts, by the ids that they promise, one after the other, each with an empty folder of its own."""
+    figures: dict[str, Outcome] = {}
+    for ids, measure in parts.items():
+        with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
+            figures |= attempt(ids, partial(measure, Path(folder)))
+    return figures
+
+
 def reason_of(error: BaseException) -> str:
-    """Tell in one line the exception, and the innermost line of code where it was raised."""
+    """Describe in one line the exception, and the innermost line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = (str(error).strip().splitlines() or [""])[0]

@@ -1,7 +1,6 @@
 """Durations as HDR histograms: every call counted, to three digits, in a few hundred bytes.
 
-What runs in several processes counts into a histogram each and adds them up: percentiles are then those of all calls,
-which a mean of percentiles is not. Values are whole microseconds, from 1 to an hour; longer ones count as an hour.
+Values are whole microseconds, from 1 to an hour; longer ones count as an hour.
 """
 
 from collections.abc import Iterable
@@ -17,26 +16,15 @@ _LONGEST = 3_600_000_000
 _DIGITS = 3
 
 
-def empty() -> HdrHistogram:
-    """Make a histogram of nothing yet; `record_value` counts microseconds into it, `add` another histogram."""
-    return HdrHistogram(1, _LONGEST, _DIGITS)
-
-
-def histogram(seconds: Iterable[float]) -> HdrHistogram:
-    """Count durations, given in seconds."""
-    made = empty()
-    for each in seconds:
-        made.record_value(min(max(1, round(_MICRO * each)), _LONGEST))
-    return made
-
-
-def distribution(durations: Iterable[float] | HdrHistogram, title: str) -> Distribution:
-    """Make what a scenario hands over, from seconds or from a histogram of microseconds.
+def distribution(seconds: Iterable[float], title: str) -> Distribution:
+    """Make the distribution that a scenario returns.
 
     Raises:
         ValueError: there are no durations.
     """
-    counted = durations if isinstance(durations, HdrHistogram) else histogram(durations)
+    counted = HdrHistogram(1, _LONGEST, _DIGITS)
+    for each in seconds:
+        counted.record_value(min(max(1, round(_MICRO * each)), _LONGEST))
     if not counted.get_total_count():
         raise ValueError("no durations")
     return Distribution(counted.encode().decode("ascii"), title)

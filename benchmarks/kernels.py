@@ -1,22 +1,25 @@
 """The native core's speed: attention beside PyTorch's, and where a layer's time goes.
 
-`python -m benchmarks.kernels` prints a table. Times are wall time, each the median of runs that alternate between what
-is compared, so that a busy machine slows both.
+attention.WINDOW: the native attention's time over that of PyTorch's unmasked bf16 attention. fastest_tops: what the
+instruction set multiplies at most. layer_us.TOKENS: each operation of one layer of all-MiniLM-L6-v2's size, and the
+layer in one call. products_share.TOKENS: time that a layer's products alone take at that rate, over the layer's.
+
+Times are the medians of runs that alternate between what is compared, so that a busy machine slows both.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from statistics import median
 
+import click
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.figures import Figure, Figures
+from benchmarks.race import Run, raced, timed
 from encoder.layers import Norm
 from encoder.ops import Layer8, Linear8
-from encoder.ops.native import Native, NativeUnavailableError, best
+from encoder.ops.native import Native, best
 from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear
 
 # Quantiles (1/26, 3/26 ... 25/26) of the lengths of 400 content-defined segments of presidential addresses.
@@ -27,53 +30,49 @@ HIDDEN, INTERMEDIATE, OUTLIERS = 384, 1536, 8
 _FEW_ROWS = 48
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Medians of what was compared, in microseconds."""
-
-    name: str
-    ours: float
-    theirs: float
-
-    @property
-    def ratio(self) -> float:
-        """Our time over theirs."""
-        return self.ours / self.theirs
-
-
-def alternate(*runs: Callable[[], object], rounds: int) -> list[float]:
-    """Median microseconds of each, run in turn."""
-    times: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        run()
-    for _ in range(rounds):
-        for run, taken in zip(runs, times, strict=True):
-            began = time.perf_counter()
-            run()
-            taken.append((time.perf_counter() - began) * 1e6)
-    return [statistics.median(taken) for taken in times]
+@click.option("--threads", default=torch.get_num_threads(), show_default=True, help="That PyTorch and ours may use.")
+def run(threads: int) -> Figures:
+    """Measure attention, then the highest rate, then a layer."""
+    torch.set_num_threads(threads)
+    native = best()
+    with torch.inference_mode():
+        figures = {f"attention.{window or 'full'}": Figure(attention(native, window), "x") for window in (0, 64, 128)}
+        rate = fastest_rate(native)
+        figures["fastest_tops"] = Figure(2 * rate / 1e12, "TOPS")
+        for tokens in (16, 453, 2048):
+            parts = layer_profile(native, tokens)
+            share = least_time(tokens, min(tokens, LONGEST), rate) / parts["layer in one call"]
+            figures |= {f"layer_us.{tokens}.{name}": Figure(1e6 * each, "µs") for name, each in parts.items()}
+            figures[f"products_share.{tokens}"] = Figure(100 * share, "%")
+    return figures
 
 
-def attention(native: Native, window: int, rounds: int = 15) -> Timing:
-    """Native attention under a window over unmasked bf16 attention of PyTorch's, a segment a call."""
+def alternate(*works: Callable[[], object], rounds: int) -> list[float]:
+    """Median seconds of each, run in turns."""
+    runs: dict[str, Run] = {str(place): timed(work) for place, work in enumerate(works)}
+    return [median(seconds) for seconds in raced(runs, rounds).values()]
+
+
+def attention(native: Native, window: int, rounds: int = 15) -> float:
+    """Native attention's time under a window over that of PyTorch's unmasked bf16 attention, a segment a call."""
     ours = theirs = 0.0
     for length in LENGTHS:
         qkv = torch.randn(length, 3 * HEADS * HEAD_SIZE).bfloat16()
         queries, keys, values = qkv.view(1, length, 3, HEADS, HEAD_SIZE).permute(2, 0, 3, 1, 4)
 
-        def run(qkv: Tensor = qkv, length: int = length) -> Tensor:
+        def own(qkv: Tensor = qkv, length: int = length) -> Tensor:
             return native.attention(qkv, (length,), HEADS, window)
 
         def peer(queries: Tensor = queries, keys: Tensor = keys, values: Tensor = values) -> Tensor:
             return functional.scaled_dot_product_attention(queries, keys, values)
 
-        one, other = alternate(run, peer, rounds=rounds)
+        one, other = alternate(own, peer, rounds=rounds)
         ours, theirs = ours + one, theirs + other
-    return Timing(f"attention_{window or 'full'}", ours, theirs)
+    return ours / theirs
 
 
 def layer_profile(native: Native, tokens: int, rounds: int = 15) -> dict[str, float]:
-    """Microseconds of each operation of one layer of MiniLM's size, and of the layer in one call."""
+    """Seconds of each operation of one layer of MiniLM's size, and of the layer in one call."""
     layer = random_layer(native)
     stack = native.stack([layer], HEADS, "gelu")
     assert stack is not None
@@ -100,7 +99,7 @@ def layer_profile(native: Native, tokens: int, rounds: int = 15) -> dict[str, fl
 
 
 def fastest_rate(native: Native, rounds: int = 200) -> float:
-    """Multiplications of bytes a microsecond where nothing is in their way: few rows, weights in the second level.
+    """Multiplications of bytes a second where nothing is in their way: few rows, weights in the second level.
 
     What an instruction set can do at most, within a few per cent.
     """
@@ -111,7 +110,7 @@ def fastest_rate(native: Native, rounds: int = 200) -> float:
 
 
 def least_time(tokens: int, segment: int, rate: float) -> float:
-    """Microseconds that a layer's products alone take at a rate, attention's among them."""
+    """Seconds that a layer's products alone take at a rate, attention's among them."""
     linear = tokens * HIDDEN * (4 * HIDDEN + 2 * INTERMEDIATE)
     attention = 2 * tokens * segment * HIDDEN
     return (linear + attention) / rate
@@ -138,31 +137,3 @@ def random_layer(native: Native) -> Layer8:
         down=linear(HIDDEN, INTERMEDIATE, POSITIVE),
         down_norm=norm,
     )
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    try:
-        native = best()
-    except NativeUnavailableError as error:
-        raise SystemExit(str(error)) from error
-    print(f"{native.name}, {arguments.threads} threads")
-    with torch.inference_mode():
-        for window in (0, 64, 128):
-            timing = attention(native, window)
-            print(f"{timing.name:16} {timing.ratio:6.3f} of PyTorch's ({timing.ours:.0f} of {timing.theirs:.0f} us)")
-        rate = fastest_rate(native)
-        print(f"products of bytes at their fastest: {2 * rate / 1e6:.3f} TOPS")
-        for tokens in (16, 453, 2048):
-            parts = layer_profile(native, tokens)
-            least = least_time(tokens, min(tokens, LONGEST), rate)
-            print(f"layer, {tokens} tokens, us: " + ", ".join(f"{name} {time:.0f}" for name, time in parts.items()))
-            print(f"its products alone, at that rate: {least:.0f} us, {100 * least / parts['layer in one call']:.0f} %")
-
-
-if __name__ == "__main__":
-    main()

@@ -14,10 +14,9 @@ from benchmarks.endpoint import reached, server_options
 from benchmarks.figures import Figures, Outcome
 from benchmarks.histograms import distribution
 from benchmarks.race import Race, Run
-from benchmarks.statistics import percentile
+from benchmarks.statistics import percentile_ms
 from octavo.client import Client
 
-_MILLI = 1000.0
 _RANKS = (50, 95, 99)
 
 
@@ -31,14 +30,14 @@ def run(model: str, lengths: str, calls: int, **where: Any) -> Figures:
     """Measure p50, p95 and p99 for each length, in turns."""
     sizes = [int(size) for size in lengths.split(",")]
     texts = workloads.consecutive(sizes * (calls + 1))
-    with reached(where, "--model", model) as endpoint, endpoint.client() as client:
+    with reached(where, "--model", model) as (endpoint, _), endpoint.client() as client:
         race = Race({str(size): _embed(client, texts[place :: len(sizes)]) for place, size in enumerate(sizes)})
         race.warm_up()
         race.measure(calls)
     figures: dict[str, Outcome] = {f"p{_RANKS[0]}_ms.{name}": missing for name, missing in race.missing.items()}
     for size, seconds in race.seconds.items():
         for rank in _RANKS:
-            figures[f"p{rank}_ms.{size}"] = percentile([_MILLI * one for one in seconds], rank, "ms")
+            figures[f"p{rank}_ms.{size}"] = percentile_ms(seconds, rank)
         figures[f"latency.{size} tokens"] = distribution(seconds, "What one caller waits, by the document's length")
     return figures
 

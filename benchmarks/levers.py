@@ -17,8 +17,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-import encoder
-from benchmarks.fidelity import Embed, cosines, decisions, embedder, kept, labelled, read_documents
+from benchmarks.fidelity import cosines, decisions, embedder, labelled, read_documents
 from benchmarks.figures import Figure, Outcome
 from benchmarks.statistics import proportion, summarise
 from chunking import Policy, load_tokenizer
@@ -70,7 +69,7 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
     tokenizer = load_tokenizer(folder)
     needed = {levers.reading for levers in ways.values()}
     needed |= {NONE} | {replace(NONE, policy=levers.policy) for levers in needed}
-    embedders = {levers: _embedder(folder, levers) for levers in needed}
+    embedders = {levers: embedder(folder, levers.scheme, levers.window) for levers in needed}
     found: dict[str, list[NDArray[Any]]] = {}
     for name, sample in labelled(tokenizer, documents, _MOST_TOKENS).items():
         click.echo(f"{len(sample)} documents of {name} …", err=True)
@@ -97,12 +96,3 @@ def accuracy(folder: Path, ways: Mapping[str, Levers], documents: int) -> dict[s
 def _figure(values: NDArray[Any]) -> Figure:
     """Summarise cosines by their mean, and yes or no by the share of yes."""
     return proportion(values, "%") if values.dtype == np.bool_ else summarise(values, "", np.mean)
-
-
-def _embedder(folder: Path, levers: Levers) -> Embed:
-    """Make the encoder of a way of reading; what it makes in fp32, which takes a minute, is kept on disk."""
-    embed = embedder(folder, levers.scheme, levers.window)
-    if levers.scheme != "fp32":
-        return embed
-    model = encoder.load(folder, scheme="fp32", device="cpu")
-    return kept(embed, f"{model.digest} {model.numerics(model.layers)} {levers.window}".encode())

@@ -1,4 +1,4 @@
-"""Many clients on one machine: goodput under overload, fairness, limits, and what is wasted on callers who have gone.
+"""Many clients on one machine: goodput under overload, fairness, limits, and work wasted on callers that have left.
 
 Open loop: calls are sent by a schedule that was fixed before (Poisson, by seed), and a latency begins with the planned
 arrival. Documents have 1 to 20 segments, 8 on average, and never repeat; a call's deadline is 20 times the idle median
@@ -28,8 +28,8 @@ wasted_segments: segments that were finished after their caller had cancelled or
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -38,7 +38,7 @@ from typing import Any
 import click
 
 from benchmarks import workloads
-from benchmarks.endpoint import Endpoint, named, server_options
+from benchmarks.endpoint import named, reached, server_options
 from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, attempt
 from benchmarks.loading.abandon import abandon
 from benchmarks.loading.bench import CALLERS, GUESTS, Bench, measure_capacity
@@ -49,11 +49,7 @@ from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.neighbours import interactive, politeness
 from benchmarks.loading.stall import stalled
 from benchmarks.loading.tally import Answer, accepted, goodput
-from benchmarks.race import Race, timed
-from benchmarks.served import Served, serve
-from benchmarks.statistics import percentile, proportion, ratio
-from benchmarks.workloads import document_segments
-from chunking import load_tokenizer
+from benchmarks.statistics import percentile_ms, proportion
 from server.config.schema import ModelSettings
 
 PARTS = {
@@ -66,13 +62,12 @@ PARTS = {
     "granted": ("granted_1", "granted_3"),
     "stall": ("stall_seen",),
 }
-_ANYWHERE = {"overload", "interactive", "curve", "stall"}  # also for a server of somebody's
+_ANYWHERE = {"overload", "interactive", "curve", "stall"}  # these also measure a server that is named
 _OVERLOAD = 5.0  # capacities
 _ROUND_SECONDS = 4.0
 _AROUND_SECONDS = 8.0  # of the closed loop before the overload, and after it
 _GROUP = 8  # calls that leave together
 _CURVE = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5)  # capacities
-_MILLI = 1000.0
 
 
 @server_options
@@ -88,7 +83,7 @@ _MILLI = 1000.0
 @click.option("--trials", default=16, show_default=True, help="Groups of calls that leave early.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
 def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, **others: Any) -> Figures:
-    """Measure capacity first, for the rest is told in shares of it."""
+    """Measure capacity first: the rest is in shares of it."""
     folder, given = ModelSettings(path=model).folder, named(others)
     corpus, draw = Corpus(folder, seed), random.Random(seed)
     left_out = {part: "left out by --part" for part in PARTS if parts and part not in parts}
@@ -103,7 +98,9 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
     }
     figures: dict[str, Outcome] = {name: Missing(why) for part, why in left_out.items() for name in PARTS[part]}
     if wanted := [part for part in measures if part not in left_out]:
-        with Generator() as generator, _called(given, model) as (callers, server):
+        guests = invite(GUESTS)
+        with Generator() as generator, reached(others, "--model", model, config=toml(guests)) as (endpoint, server):
+            callers = [replace(endpoint, token=guest.key) for guest in guests] if server else [endpoint] * GUESTS
             bench = Bench(generator, callers, corpus, draw, server)
             figures |= measure_capacity(bench, others["capacity_seconds"])
             for part in wanted:
@@ -116,45 +113,24 @@ def run(model: str, parts: Sequence[str], rounds: int, trials: int, seed: int, *
     return figures
 
 
-@contextmanager
-def _called(given: Endpoint | None, model: str) -> Iterator[tuple[list[Endpoint], Served | None]]:
-    """Ten clients of a server of our own, or one client ten times of the one that is given."""
-    if given:
-        yield [given] * GUESTS, None
-        return
-    guests = invite(GUESTS)
-    with serve("--model", model, config=toml(guests)) as server:
-        yield [Endpoint(server.address, guest.key) for guest in guests], server
-
-
 def over_engine(bench: Bench, folder: Path, rounds: int) -> Figures:
-    """The same texts in turns; the longest first, so that no stream is left alone with one at the end."""
-    from benchmarks.runner import Engine
+    """Time the same texts in turns; the longest first, so that no stream ends with a long one alone."""
+    from benchmarks import runner  # which loads PyTorch
 
     count = int(_ROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens)) + CALLERS
     documents = sorted(bench.corpus.documents(count), key=lambda document: -document.tokens)
-    calls, engine, tokenizer = bench.in_turn(documents), Engine(folder), load_tokenizer(folder)
-    race = Race(
-        {
-            "server": lambda: max(answer.ended for answer in bench.saturate(calls, CALLERS).answers),
-            "engine": timed(
-                lambda: engine.embed_as_read(
-                    ids for each in documents for ids in document_segments(each.text, tokenizer)
-                )
-            ),
-        }
-    )
-    race.warm_up()
-    race.measure(rounds)
-    for missing in race.missing.values():
-        raise RuntimeError(missing.reason)
-    return {"server_over_engine": ratio(race.seconds["engine"], race.seconds["server"])}
+    calls = bench.in_turn(documents)
+
+    def through_server() -> float:
+        return max(answer.ended for answer in bench.saturate(calls, CALLERS).answers)
+
+    return {"server_over_engine": runner.over_engine(folder, [each.text for each in documents], through_server, rounds)}
 
 
 def overload(bench: Bench, seconds: float) -> Figures:
-    """Ten clients offer five times the capacity; what they get is counted once the queue is full, to the last call.
+    """Offer five times the capacity by ten clients; count goodput from when the queue is full until the last call.
 
-    Over the capacity of just before and just after: a machine that others share is not always as fast.
+    It is divided by the capacity of just before and just after, since a shared machine is not always as fast.
     """
     documents = int(3 * _AROUND_SECONDS * bench.capacity / (MEAN_SEGMENTS * bench.corpus.segment_tokens))
     around = [bench.throughput(_AROUND_SECONDS, documents)]
@@ -177,7 +153,7 @@ def _in_time(answers: Sequence[Answer], deadline: float) -> Figure:
 
 
 def wasted(bench: Bench, trials: int) -> Figures:
-    """Groups of calls that leave at a moment before they are answered."""
+    """Send groups of calls whose callers leave before the answer."""
     assert bench.server
     groups = [bench.corpus.documents(_GROUP) for _ in range(trials)]
     usual = _GROUP * MEAN_SEGMENTS * bench.corpus.segment_tokens / bench.capacity
@@ -188,13 +164,13 @@ def wasted(bench: Bench, trials: int) -> Figures:
 
 
 def curve(bench: Bench, seconds: float) -> Figures:
-    """A few offered rates, in rising order: how long answers take, and how many tokens are answered in time."""
+    """Offer a few rates in rising order; measure latency, and tokens answered in time."""
     points: list[tuple[float, float, float, float]] = []
     for share in _CURVE:
         answers = bench.offer(bench.arrivals(share, seconds, bench.everybody)).answers
-        if taken := [_MILLI * answer.latency for answer in answers if answer.ok]:
+        if taken := [answer.latency for answer in answers if answer.ok]:
             good = sum(answer.tokens for answer in answers if answer.in_time(bench.deadline)) / seconds
-            p50, p99 = (percentile(taken, rank, "ms").value for rank in (50, 99))
+            p50, p99 = (percentile_ms(taken, rank).value for rank in (50, 99))
             points.append((share * bench.capacity, p50, p99, good))
     if not points:
         raise RuntimeError("no call was answered")

@@ -19,7 +19,7 @@ from benchmarks import workloads
 from benchmarks.fidelity import cosines
 from benchmarks.figures import Figure, Figures, Outcome, attempt
 from benchmarks.peers.protocol import Ids, Vectors
-from benchmarks.race import Race, timed
+from benchmarks.race import raced, timed
 from benchmarks.runner import Engine
 from benchmarks.statistics import ratio, summarise
 from encoder.calibration import calibration_ids
@@ -54,18 +54,14 @@ def run(tokens: int, rounds: int, segments: int, model: str) -> Figures:
 def _settings(folder: Path, timing: Sequence[Ids], judged: Sequence[Ids], rounds: int) -> Figures:
     """Tokens a second, how many times as fast as fp32, and cosines to it, of each setting."""
     engines = {name: Engine(folder, name.partition("_")[0], window) for name, window in _SETTINGS.items()}
-    race = Race({name: timed(partial(own.embed, timing)) for name, own in engines.items()})
-    race.warm_up()
-    race.measure(rounds)
-    for missing in race.missing.values():
-        raise LookupError(missing.reason)
+    seconds = raced({name: timed(partial(own.embed, timing)) for name, own in engines.items()}, rounds)
     expected = engines["fp32"].embed(judged)
     counted = sum(map(len, timing))
     figures: dict[str, Outcome] = {}
     for name, engine in engines.items():
         found = cosines(engine.embed(judged), expected)
-        figures[f"speed.{name}"] = summarise([counted / seconds for seconds in race.seconds[name]], "tokens/s")
-        figures[f"x_fp32.{name}"] = ratio(race.seconds["fp32"], race.seconds[name])
+        figures[f"speed.{name}"] = summarise([counted / each for each in seconds[name]], "tokens/s")
+        figures[f"x_fp32.{name}"] = ratio(seconds["fp32"], seconds[name])
         figures[f"cos_mean.{name}"] = summarise(found, "", np.mean)
         figures[f"cos_min.{name}"] = Figure(float(found.min()), "", n=len(found))
     return figures

@@ -9,7 +9,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 import encoder
+from benchmarks.figures import Figure
 from benchmarks.peers.protocol import Ids, Vectors
+from benchmarks.race import Run, raced, timed
+from benchmarks.statistics import ratio
+from benchmarks.workloads import document_segments
+from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from server.config.schema import ComputeSettings, cache_home
 from server.inference.runner import Runner
@@ -84,3 +89,11 @@ def even_budget(segments: Sequence[Ids], budget: int, streams: int) -> int:
     tokens = sum(map(len, segments))
     rounds = -(-tokens // (budget * streams))
     return min(budget, -(-tokens // (rounds * streams)))
+
+
+def over_engine(folder: Path, texts: Sequence[str], work: Run, rounds: int) -> Figure:
+    """Divide the time that the engine takes to read and run texts by that of ``work`` on the same texts, in turns."""
+    engine, tokenizer = Engine(folder), load_tokenizer(folder)
+    reading = timed(lambda: engine.embed_as_read(ids for text in texts for ids in document_segments(text, tokenizer)))
+    seconds = raced({"work": work, "engine": reading}, rounds)
+    return ratio(seconds["engine"], seconds["work"])

@@ -8,7 +8,6 @@ is what a million's is held against.
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ import click
 import numpy as np
 
 from benchmarks import texts, workloads
-from benchmarks.endpoint import named, server_options
-from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome
-from benchmarks.served import Served, serve
-from benchmarks.statistics import ratio, summarise
+from benchmarks.endpoint import reached, server_options
+from benchmarks.figures import Curve, Figure, Figures, Missing, Outcome, bounds
+from benchmarks.served import Served
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from benchmarks.streaming import Streamed, stream
 from octavo.client import Client
 from octavo.client.arguments import CacheModeName
@@ -28,13 +27,13 @@ _YARDSTICK = 10_000
 _REPEATS = {1_000: 8, 3_000: 4, 30_000: 2}
 """How often short lengths come in a round; others once."""
 _WARM_UP_CHARACTERS = 250_000  # about 100k tokens of a log: the memory tier is full then and grows no more
-_MILLI, _MICRO = 1e3, 1e6
+_MICRO = 1e6
 _MOST_KNOWN = 0.01  # share of a document's tokens; speeches repeat themselves now and then
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to send documents to, and its process where it is ours."""
+    """A server to send documents to, and its process if we started it."""
 
     client: Client
     process: Served | None
@@ -65,7 +64,8 @@ def run(model: str, longest: int, rounds: int, **where: Any) -> Figures:
     for number in range(rounds):
         documents = workloads.consecutive(sizes, start=number / rounds)
         click.echo(f"round {number + 1} of {rounds}: {len(documents)} documents …", err=True)
-        with _reached(where, model) as target:
+        with reached(where, "--model", model) as (endpoint, process), endpoint.client() as client:
+            target = Target(client, process, "read_write" if process else "refresh")
             target.stream(texts.logs(random.Random(number), _WARM_UP_CHARACTERS))
             found: dict[int, list[Streamed]] = {}
             for size, text in zip(sizes, documents, strict=True):
@@ -76,7 +76,7 @@ def run(model: str, longest: int, rounds: int, **where: Any) -> Figures:
 
 
 def order(longest: int) -> list[int]:
-    """Lengths of a round's documents in their order; the longest stands between documents of 10k tokens."""
+    """List the lengths of a round's documents in order; documents of 10k tokens surround the longest."""
     powers = [size for power in range(3, 10) for size in (10**power, 3 * 10**power)]
     others = [size for size in powers if size < longest and size != _YARDSTICK]
     yardstick = [_YARDSTICK] * 4
@@ -94,10 +94,10 @@ def figures_of(measured: Mapping[int, list[list[Streamed]]]) -> Figures:
         peaks = [each.peak for each in all_of_it if each.peak is not None]
         figures |= {
             f"us_a_token.{size}": summarise([_MICRO * each.total / each.tokens for each in all_of_it], "µs"),
-            f"first_segment_ms.{size}": summarise([_MILLI * each.first for each in all_of_it], "ms"),
-            f"total_ms.{size}": summarise([_MILLI * each.total for each in all_of_it], "ms"),
+            f"first_segment_ms.{size}": percentile_ms([each.first for each in all_of_it]),
+            f"total_ms.{size}": percentile_ms([each.total for each in all_of_it]),
             f"speed.{size}": summarise([each.tokens / each.total for each in all_of_it], "tokens/s"),
-            f"peak_mib.{size}": summarise(peaks, "MiB") if peaks else Missing("the server is not ours to look into"),
+            f"peak_mib.{size}": summarise(peaks, "MiB") if peaks else Missing("the server's process is not ours"),
         }
     tokens = tuple(float(np.mean([each.tokens for one in by for each in one])) for by in measured.values())
     return {**figures, **_lines(figures, list(measured), tokens)}
@@ -123,21 +123,10 @@ def _lines(figures: Mapping[str, Outcome], sizes: list[int], tokens: tuple[float
                 label,
                 title,
                 log,
-                tuple(point.value if point.lo is None else point.lo for point in points),
-                tuple(point.value if point.hi is None else point.hi for point in points),
+                **bounds(points),
             )
     return made
 
 
 def _typical(values: Iterator[float]) -> float:
     return float(np.median(list(values)))
-
-
-@contextmanager
-def _reached(where: Mapping[str, Any], model: str) -> Iterator[Target]:
-    if endpoint := named(where):
-        with endpoint.client() as client:
-            yield Target(client, None, "refresh")
-        return
-    with serve("--model", model) as process, Client(process.address) as client:
-        yield Target(client, process, "read_write")

@@ -1,4 +1,4 @@
-"""What an edit costs in segments, and what cutting costs in time, over five kinds of text.
+"""What an edit costs in segments, over five kinds of text.
 
 A sentence (in logs and source: a line; without punctuation: some words) is inserted, deleted or replaced anywhere, and
 the segments are counted whose ids were not among the document's before: what a cache would have to compute anew. Kinds
@@ -8,9 +8,9 @@ the worst kind's.
 
 import random
 import re
-import time
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 
 import click
 import numpy as np
@@ -25,7 +25,6 @@ _POSITIONS = 512
 _DOCUMENTS = 10  # of each kind; the edits are spread over them
 _CHARACTERS = 60_000
 _CHINESE_CHARACTERS = 12_000
-_TIMED_CHARACTERS = 1_000_000
 _RANKS = (50, 95)
 
 
@@ -47,11 +46,9 @@ def run(edits: int, seed: int, policy: Policy, min_tokens: int, model: str, mult
             figures[f"edit_segments_p{rank}.{kind}"] = percentile(list(map(float, counted.absent)), rank, "segments")
         figures[f"edit_tokens.{kind}"] = summarise([100.0 * share for share in counted.shares], "%")
         figures[f"segment_tokens.{kind}"] = summarise(list(map(float, counted.lengths)), "tokens", np.mean)
-        figures[f"speed.{kind}"] = _speed(kind, tokenizer, cutting, seed)
-    worst = {
-        f"edit_segments_p{rank}": max((figures[f"edit_segments_p{rank}.{kind}"] for kind in KINDS), key=_value)
-        for rank in _RANKS
-    }
+    worst = {}
+    for name in (f"edit_segments_p{rank}" for rank in _RANKS):
+        worst[name] = max((figures[f"{name}.{kind}"] for kind in KINDS), key=attrgetter("value"))
     return worst | figures
 
 
@@ -110,19 +107,3 @@ def _steps(length: int, draw: random.Random) -> list[tuple[int, int]]:
 
 def _segments(text: str, tokenizer: Tokenizer, cutting: Cutting) -> list[Segment]:
     return [segment for step in read(text, tokenizer, cutting) for segment in step]
-
-
-def _speed(kind: str, tokenizer: Tokenizer, cutting: Cutting, seed: int) -> Figure:
-    """Tokens a second from text to segments, on one thread."""
-    size = _TIMED_CHARACTERS * _CHINESE_CHARACTERS // _CHARACTERS if kind == "chinese" else _TIMED_CHARACTERS
-    text = KINDS[kind](random.Random(seed), size)
-    speeds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        tokens = sum(segment.tokens for segment in _segments(text, tokenizer, cutting))
-        speeds.append(tokens / (time.perf_counter() - start))
-    return summarise(speeds, "tokens/s")
-
-
-def _value(figure: Figure) -> float:
-    return figure.value

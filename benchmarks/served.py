@@ -1,35 +1,33 @@
-"""A server of our own for a scenario: started as a user starts it, watched from outside."""
+"""A server for a scenario: started as a user starts it, observed from outside."""
 
-import contextlib
 import os
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from threading import Event, Thread, Timer
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 PROGRAM = "from octavo.cli import main; main()"
-_READY = "ready "
+_READY = b"ready "
 _MIB = 1 << 20
 
 
 class ServerError(RuntimeError):
-    """The server did not come up, or ended; the message has its last line."""
+    """The server did not start, or ended; the message has its last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it answers, and what can be seen of its process."""
+    """A running server: its addresses, metrics and memory."""
 
     address: str
     metrics_address: str
@@ -40,7 +38,6 @@ class Served:
 
         Raises:
             LookupError: no sample has this name. Labels that none has give 0.
-
         """
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
             families = text_string_to_metric_families(reply.read().decode())
@@ -49,25 +46,55 @@ class Served:
             raise LookupError(f"the server has no metric {name}")
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
+    def counted(self, name: str) -> float:
+        """Scrape a metric that does not exist before something was counted; 0 until then."""
+        try:
+            return self.metric(name)
+        except LookupError:
+            return 0.0
+
     def forget_peak(self) -> None:
-        """Let the peak of resident memory begin anew."""
+        """Reset the peak of resident memory."""
         forget_peak(self.pid)
 
     def peak_memory(self) -> float:
-        """Read the peak of resident memory since it was forgotten, in MiB."""
+        """Read the peak of resident memory since it was reset, in MiB."""
         return peak_memory(self.pid)
 
 
 def forget_peak(pid: int) -> None:
-    """Let a process' peak of resident memory begin anew (Linux, proc(5): clear_refs)."""
+    """Reset a process' peak of resident memory (Linux, proc(5): clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(pid: int) -> float:
-    """Read a process' peak of resident memory since it was forgotten, in MiB."""
+    """Read a process' peak of resident memory since it was reset, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]  # none, if it has just ended
     return int(lines[0].split()[1]) * 1024 / _MIB if lines else 0.0
+
+
+def resident_mb(pid: int) -> float:
+    """Read a process' resident memory in MiB."""
+    return float(psutil.Process(pid).memory_info().rss) / _MIB
+
+
+@contextmanager
+def every(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """Call ``act`` periodically, in a thread, until the block ends."""
+    over = Event()
+
+    def go_on() -> None:
+        while not over.wait(seconds):
+            act()
+
+    thread = Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -77,7 +104,7 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
     ``program`` is what Python runs as the command `octavo`.
 
     Raises:
-        ServerError: it was not ready ``within`` seconds.
+        ServerError: it was not ready within ``within`` seconds.
     """
     metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:
@@ -91,49 +118,40 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
             *("--cache-dir", str(Path(scratch) / "cache"), *flags),  # cold, whatever was measured before
         ]
         with log.open("wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=_environment())
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         try:
             yield Served(_ready(process, log, within), metrics_address, process.pid)
         finally:
             stop(process)
 
 
-def _environment() -> dict[str, str]:
-    """Ours without its `OCTAVO_…` settings: what is measured is what the flags say."""
+def environment() -> dict[str, str]:
+    """Our environment without `OCTAVO_…` settings: only the flags decide what is measured."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path, within: float) -> str:
+def _ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> str:
     """Wait for the ready line; the first address in it."""
     assert process.stdout is not None
-    until, said = time.monotonic() + within, b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (left := until - time.monotonic()) > 0 and selector.select(left):
-            chunk = _read(process.stdout)
-            said += chunk
-            for line in said.decode(errors="replace").splitlines(keepends=True):
-                if line.startswith(_READY) and line.endswith("\n"):
-                    return line.split()[1]
-            if not chunk:  # it closed its output: it ends
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
-                break
-    state = f"not ready after {within:g} s" if process.poll() is None else f"ended with status {process.returncode}"
+    too_late = Timer(within, process.kill)
+    too_late.start()
+    try:
+        for line in process.stdout:
+            if line.startswith(_READY):
+                return line.split()[1].decode()
+        state = f"ended with status {process.wait()}" if too_late.is_alive() else f"not ready after {within:g} s"
+    finally:
+        too_late.cancel()
     raise ServerError(f"the server: {state}; {last_line(log)}")
 
 
-def _read(pipe: IO[bytes]) -> bytes:
-    return os.read(pipe.fileno(), 65536)
-
-
 def last_line(log: Path) -> str:
-    """Read the last line of what a process said, for a message about its end."""
-    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()
+    """Read the last line of a process' log, for an error message."""
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["its log is empty"])[-1].strip()
 
 
 def stop(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
-    """End a process: gently first, and by force if it does not end."""
+    """Terminate a process, and kill it if it does not end."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(20)

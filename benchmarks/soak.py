@@ -7,15 +7,13 @@ last fifth of the time over that in the first fifth, after a sixth of the time, 
 """
 
 import asyncio
-import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
-from threading import Event, Thread
 
 import click
 
@@ -24,13 +22,12 @@ from benchmarks.figures import Figure, Figures
 from benchmarks.loading.corpus import Corpus
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.users import FAULTS, LOST, live
-from benchmarks.served import serve
+from benchmarks.served import every, resident_mb, serve
 from server.config.schema import ModelSettings
 
 _SETTLING_SECONDS = 300.0
 _SAMPLE_SECONDS = 1.0
 _REDIS_GONE_SECONDS = 2.0
-_MIB = 1 << 20
 _PLAN = "tokens_per_minute = 2_000_000\nrequests_per_second = 50"  # so that limits count, and now and then refuse
 _FLAGS = ("--set", "cache.memory_bytes=67108864", "--set", "cache.size_limit_bytes=268435456")  # full within seconds
 
@@ -40,7 +37,7 @@ _FLAGS = ("--set", "cache.memory_bytes=67108864", "--set", "cache.size_limit_byt
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
 @click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
 def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
-    """Let users live, and watch the server meanwhile."""
+    """Run all users, and sample the server's memory."""
     seconds = 60 * minutes
     corpus, draw, guests = Corpus(ModelSettings(path=model).folder, seed), random.Random(seed), invite(3)
     memory: list[float] = []
@@ -48,7 +45,7 @@ def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
     with ExitStack() as stack:
         storage = stack.enter_context(_limits(seconds / (restarts + 1), restarted))
         server = stack.enter_context(serve("--model", model, *_FLAGS, *storage, config=toml(guests, _PLAN)))
-        stack.enter_context(_every(_SAMPLE_SECONDS, lambda: memory.append(_resident_mb(server.pid))))
+        stack.enter_context(every(_SAMPLE_SECONDS, lambda: memory.append(resident_mb(server.pid))))
         report = asyncio.run(live(server.address, [guest.key for guest in guests], corpus, seconds, draw))
     settled = memory[round(len(memory) * min(1 / 6, _SETTLING_SECONDS / seconds)) :]
     return {
@@ -62,7 +59,7 @@ def run(minutes: float, restarts: int, model: str, seed: int) -> Figures:
 
 
 def growth(samples: Sequence[float]) -> float:
-    """By how many per cent the median of the last fifth is over that of the first.
+    """Return by how many per cent the median of the last fifth exceeds that of the first.
 
     Raises:
         ValueError: there are fewer than five samples.
@@ -75,7 +72,7 @@ def growth(samples: Sequence[float]) -> float:
 
 @contextmanager
 def _limits(seconds: float, restarted: list[float]) -> Iterator[Sequence[str]]:
-    """Count limits in a Redis that is killed every so often, in memory where none can be had; the server's flags."""
+    """Give the server's flags for a Redis that is restarted periodically; for limits in memory without Redis."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-redis-")))
         try:
@@ -91,29 +88,5 @@ def _limits(seconds: float, restarted: list[float]) -> Iterator[Sequence[str]]:
             redis.start()
             restarted.append(time.monotonic())
 
-        stack.enter_context(_every(seconds, restart))
+        stack.enter_context(every(seconds, restart))
         yield "--set", f"limits.storage={redis.url}"
-
-
-@contextmanager
-def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Do something every so often, in a thread, until the block ends."""
-    over = Event()
-
-    def go_on() -> None:
-        while not over.wait(seconds):
-            act()
-
-    thread = Thread(target=go_on, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _resident_mb(pid: int) -> float:
-    """Resident memory (Linux, proc(5): statm)."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / _MIB

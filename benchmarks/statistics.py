@@ -67,6 +67,11 @@ def percentile(samples: Sequence[float] | Array, rank: float, unit: str) -> Figu
     return summarise(samples, unit, partial(np.percentile, q=rank))
 
 
+def percentile_ms(seconds: Sequence[float], rank: float = 50) -> Figure:
+    """Take a percentile (0 to 100) of durations, in milliseconds; by default the median."""
+    return percentile([1000.0 * each for each in seconds], rank, "ms")
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
     """Take the median of the ratios of samples that were taken in the same round.
 

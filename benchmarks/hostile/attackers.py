@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from benchmarks.endpoint import Endpoint
 
-__all__ = ["Attack", "Attacker", "attacking"]
-
 _NICE = 19
 _SECONDS = 30.0  # that an attacker may take to stop
 
@@ -24,18 +22,18 @@ returns what it counted."""
 
 @dataclass(frozen=True, slots=True)
 class Attacker:
-    """An attack that goes on."""
+    """A running attack."""
 
     spent: Event
     over: Event
     counted: "Future[dict[str, float]]"
 
     def is_spent(self) -> bool:
-        """Whether all has been tried, and is only held."""
+        """Whether the attack has been made in full and is only held."""
         return self.spent.is_set() or self.counted.done()
 
     def stop(self) -> dict[str, float]:
-        """End the attack; what it counted."""
+        """End the attack; return its counts."""
         self.over.set()
         return self.counted.result(_SECONDS)
 
@@ -45,7 +43,7 @@ def attacking(attack: Attack, target: Endpoint) -> Iterator[Attacker]:
     """Attack until the block ends."""
     context = multiprocessing.get_context("spawn")
     with SyncManager(ctx=context) as manager, ProcessPoolExecutor(1, context, initializer=_humble) as process:
-        process.submit(os.getpid).result()  # it has started, and will not compete for that
+        process.submit(os.getpid).result()  # start-up does not count as part of the attack
         spent, over = manager.Event(), manager.Event()
         attacker = Attacker(spent, over, process.submit(attack, target, spent, over))
         try:

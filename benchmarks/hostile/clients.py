@@ -6,28 +6,12 @@ Each has the same form (`attackers.Attack`), runs in a process of its own, and i
 import random
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from threading import Event
 
 from benchmarks.endpoint import Endpoint
 from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from octavo.v1 import inference_pb2 as pb
-
-__all__ = [
-    "ANALYZE",
-    "EMBED",
-    "PROCESS",
-    "SEGMENTS",
-    "WATCH",
-    "empty_documents",
-    "incomplete_requests",
-    "long_reply",
-    "park",
-    "stalled_streams",
-    "start_of_documents",
-    "unread_documents",
-    "unread_replies",
-    "watches",
-]
 
 _SERVICE = "/octavo.v1.InferenceService/"
 EMBED, ANALYZE, SEGMENTS, PROCESS = (
@@ -62,11 +46,10 @@ def incomplete_requests(
     target: Endpoint, spent: Event, over: Event, count: int = 200, size: int = 9 << 20
 ) -> dict[str, float]:
     """Send all but the end of requests of 9 MiB each, without credentials, and never the rest."""
-    connections = [Connection(target.address) for _ in range(max(1, count // 10))]
+    connections = _connect(target, count // 10)
     body = frame(bytes(size - 64), size)
     calls = []
-    for i in range(count):
-        connection = connections[i % len(connections)]
+    for connection in islice(cycle(connections), count):
         calls.append((connection, stream := connection.call(EMBED)))
         connection.send(stream, body)
     _push(connections, lambda: not any(connection.waiting(stream) for connection, stream in calls))
@@ -85,9 +68,8 @@ def unread_replies(
     drive([reader], 2 * _ATTACK_SECONDS, lambda: first in reader.statuses)
     told = {"reply_mb": reader.received / 1e6, "first_status": float(reader.statuses.get(first, "-1"))}
     reader.close()
-    connections = [Connection(target.address) for _ in range(max(1, count // 10))]
-    for i in range(count):
-        connection = connections[i % len(connections)]
+    connections = _connect(target, count // 10)
+    for connection in islice(cycle(connections), count):
         connection.send(connection.call(ANALYZE, token=target.token), frame(request), end=True)
     drive(connections, seconds)
     _hold(connections, spent, over)
@@ -112,9 +94,8 @@ def watches(
     target: Endpoint, spent: Event, over: Event, count: int = 2_000, seconds: float = _ATTACK_SECONDS / 3
 ) -> dict[str, float]:
     """Watch the server's health many times at once."""
-    connections = [Connection(target.address) for _ in range(max(1, count // 100))]
-    for i in range(count):
-        connection = connections[i % len(connections)]
+    connections = _connect(target, count // 100)
+    for connection in islice(cycle(connections), count):
         connection.send(connection.call(WATCH), frame(b""), end=True)
     drive(connections, seconds)
     _hold(connections, spent, over)
@@ -142,7 +123,7 @@ def stalled_streams(target: Endpoint, spent: Event, over: Event, count: int = 64
         (ANALYZE, unary, True),  # nothing is read
         (ANALYZE, unary[:-9], False),  # the request is incomplete
     )
-    connections = [Connection(target.address) for _ in range(max(1, count // 8))]
+    connections = _connect(target, count // 8)
     for i in range(count):
         method, body, end = kinds[i % len(kinds)]
         connection = connections[i // len(kinds) % len(connections)]
@@ -197,6 +178,10 @@ def long_reply(megabytes: float = 3.9) -> bytes:
 
 def _text(words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(_WORDS, k=words))
+
+
+def _connect(target: Endpoint, count: int) -> list[Connection]:
+    return [Connection(target.address) for _ in range(max(1, count))]
 
 
 def _push(connections: Sequence[Connection], done: Callable[[], bool]) -> None:

@@ -22,8 +22,6 @@ from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from benchmarks.served import serve
 from octavo.v1 import inference_pb2, models_pb2
 
-__all__ = ["FAULTS", "Fuzzed", "draw", "measure", "send"]
-
 FAULTS = frozenset({"INTERNAL", "UNKNOWN"})
 LOST = "LOST"
 BY_PROTOCOL = "INTERNAL by protocol"
@@ -33,7 +31,7 @@ _FILES = (inference_pb2, models_pb2, health_pb2, reflection_pb2)
 _IN_FLIGHT = 32
 _DEADLINE_SECONDS = 10.0
 _GRACE_SECONDS = 20.0  # after the deadline; a call that has not ended by then never will
-_BATCH = 2_000  # calls drawn ahead, and told as progress
+_BATCH = 2_000  # calls between two lines of progress
 _BROKEN = 0.05  # share of calls that break the framing below gRPC
 _MUTATED = 0.3  # share of messages
 _LEAVING = 0.1  # share of calls that are cancelled

@@ -12,8 +12,6 @@ from benchmarks.endpoint import Endpoint
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 
-__all__ = ["Calls", "Polite", "polite"]
-
 CALLS = 300
 _PAUSE_SECONDS = 0.01
 _DEADLINE_SECONDS = 10.0  # what a call that failed counts as
@@ -30,7 +28,7 @@ class Calls:
 
 
 class Polite:
-    """Sends a sentence that was never sent before, waits for its vector, pauses, and goes on."""
+    """Sends new sentences one at a time, with a pause after each answer."""
 
     def __init__(self, channel: grpc.Channel, token: str | None) -> None:
         self._embed: Any = inference_pb2_grpc.InferenceServiceStub(channel).Embed  # its stub types no timeouts
@@ -38,7 +36,7 @@ class Polite:
         self._count = 0
 
     def calls(self, going_on: Callable[[], bool] = lambda: False, at_least: int = CALLS) -> Calls:
-        """Call so many times, and then for as long as something goes on."""
+        """Call at least ``at_least`` times, and on for as long as ``going_on`` holds."""
         made, end = Calls(), time.monotonic() + _MOST_SECONDS
         while (len(made.seconds) < at_least or going_on()) and time.monotonic() < end:
             began = time.monotonic()
@@ -70,7 +68,7 @@ class Polite:
 
 @contextmanager
 def polite(target: Endpoint) -> Iterator[Polite]:
-    """Connect the caller, and let it warm up."""
+    """Connect the caller and warm it up."""
     with grpc.insecure_channel(target.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         caller = Polite(channel, target.token)
         caller.warm_up()

@@ -20,8 +20,6 @@ from benchmarks.loading.guests import Guest, invite
 from benchmarks.served import Served, serve
 from octavo.v1 import models_pb2, models_pb2_grpc
 
-__all__ = ["measure"]
-
 _TOGETHER = 5  # keys that are revoked one after the other during one fault
 _LOOKS_SECONDS = 1.3  # in which the server looks at the file at least once
 _PATIENCE_SECONDS = 5.0  # after the fault
@@ -59,7 +57,7 @@ class _Door:
 
 
 def measure(revocations: int, seed: int) -> Figures:
-    """Revoke keys beside one fault after another, and look for those that still let somebody in."""
+    """Revoke keys during one fault after another, and count those that are still accepted."""
     chance = random.Random(seed)
     survivor, *guests = invite(revocations + 1)
     lost = locked_out = 0
@@ -94,7 +92,7 @@ def _opened(guests: Sequence[Guest]) -> Iterator[_Door]:
 
 
 def _still_let_in(door: _Door, guests: Sequence[Guest]) -> list[Guest]:
-    """Wait until the keys are refused; those that are not in time."""
+    """Wait until the keys are refused; return those that are not in time."""
     end, left = time.monotonic() + _PATIENCE_SECONDS, list(guests)
     while left and time.monotonic() < end:
         left = [guest for guest in left if door.lets_in(guest.key)]

@@ -30,17 +30,16 @@ for want of descriptors, those that still let somebody in 5 s after the fault wa
 pythons_passed: share of Python 3.11.2, 3.11.7 and 3.13 whose test suite passes; with `--suite` for each alone.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from benchmarks.figures import Figures, Missing, Outcome, attempt
-
-__all__ = ["run"]
+from benchmarks.hostile import attacks, fuzz, parked, revoked, silent
+from benchmarks.hostile.attacks import ATTACKS
+from benchmarks.hostile.suites import passed
 
 PARTS = {
     "attacks": ("hostile_memory_mb", "hostile_latency"),
@@ -51,7 +50,6 @@ PARTS = {
     "revoked": ("revocations_lost",),
     "suites": ("pythons_passed",),
 }
-ATTACKS = ("documents", "incomplete", "refused", "replies", "empty", "watches")
 
 
 @click.option("--only", multiple=True, type=click.Choice([*PARTS, *ATTACKS]), help="This part or attack; repeatable.")
@@ -62,24 +60,20 @@ ATTACKS = ("documents", "incomplete", "refused", "replies", "empty", "watches")
 def run(only: Sequence[str], calls: int, revocations: int, suites: Sequence[Path], seed: int) -> Figures:
     """Run the parts one after the other; one that fails leaves the others alone."""
     chosen = tuple(name for name in ATTACKS if name in only)
-    wanted = [part for part in PARTS if not only or part in only or (part == "attacks" and chosen)]
-    arguments: Mapping[str, tuple[Any, ...]] = {
-        "attacks": (chosen or ATTACKS,),
-        "fuzz": (calls, seed),
-        "revoked": (revocations, seed),
-        "suites": (suites,),
+    measures: Mapping[str, Callable[[], Figures]] = {
+        "attacks": partial(attacks.measure, chosen or tuple(ATTACKS)),
+        "places": attacks.places,
+        "fuzz": partial(fuzz.measure, calls, seed),
+        "parked": parked.measure,
+        "silent": silent.measure,
+        "revoked": partial(revoked.measure, revocations, seed),
+        "suites": partial(passed, suites),
     }
     figures: dict[str, Outcome] = {}
     for part, ids in PARTS.items():
-        if part in wanted:
+        if not only or part in only or (part == "attacks" and chosen):
             click.echo(f"hostile: {part}", err=True)
-            figures |= attempt(ids, partial(_measure, part, *arguments.get(part, ())))
+            figures |= attempt(ids, measures[part])
         else:
             figures |= dict.fromkeys(ids, Missing("left out by --only"))
     return figures
-
-
-def _measure(part: str, *arguments: Any) -> Figures:
-    """Import a part when its turn comes, and measure it."""
-    measure: Callable[..., Figures] = importlib.import_module(f"benchmarks.hostile.{part}").measure
-    return measure(*arguments)

@@ -1,4 +1,4 @@
-"""Faults in each background loop of a server: does the loop go on, or does /livez tell?"""
+"""Faults in each background loop of a server: does the loop recover, or does /livez fail?"""
 
 import socket
 import tempfile
@@ -26,22 +26,20 @@ from benchmarks.served import Served, serve
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 
-__all__ = ["measure"]
-
 _PROGRAM = "from benchmarks.hostile.victim import main; main({control!r})"
 _MODEL = "splade-tiny"  # small: many servers are started
 _PLAN = "tokens_per_minute = 10_000_000"
 _EVERYWHERE = ("threads", "disk", "gauge", "redis")  # commands of the victim that meet all loops at once
 _FAULT_SECONDS = 2.0
 _RECOVERY_SECONDS = 10.0
-_TOLD_SECONDS = 40.0  # from the fault on; a blocked event loop is told after 30 s
+_TOLD_SECONDS = 40.0  # after the fault; /livez reports a blocked event loop after 30 s
 _CALL_SECONDS = 5.0
 _TOGETHER = 8  # calls: more than a server has streams
 _NUMBERS = count()
 
 
 class NotInjected(Exception):
-    """The fault could not be brought about; says why."""
+    """The fault could not be injected; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +62,17 @@ class _Victim:
                 return lines.readline().strip()
 
     def inject(self, name: str, fault: str) -> None:
-        """Let a loop meet a fault.
+        """Inject a fault into a loop.
 
         Raises:
-            NotInjected: it was not to be reached.
+            NotInjected: it could not be injected.
         """
         command = (name, f"{_FAULT_SECONDS:g}") if name in _EVERYWHERE else (name.partition(":")[0], name, fault)
         if (told := self.tell(*command)) != "ok":
             raise NotInjected(told)
 
     def works(self) -> str:
-        """Tell what does not work; "" where everything does."""
+        """Name what does not work; "" if everything does."""
         try:
             with grpc.insecure_channel(self.server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
                 for name, check in self._checks(channel).items():
@@ -96,7 +94,7 @@ class _Victim:
         }
 
     def _call(self, channel: grpc.Channel) -> bool:
-        """Make more calls at once than there are streams; each must be answered."""
+        """Make more calls at once than there are streams; all must be answered."""
         embed: Any = inference_pb2_grpc.InferenceServiceStub(channel).Embed
         metadata = (("authorization", f"Bearer {self.guest.key}"),)
 
@@ -125,7 +123,7 @@ class _Victim:
 
 
 def measure() -> Figures:
-    """Bring each fault about in each loop; a server that did not recover is replaced."""
+    """Inject each fault into each loop; replace a server that did not recover."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavo-silent-")))
         try:
@@ -146,7 +144,7 @@ def measure() -> Figures:
 
 
 def _trials(storage: tuple[str, str]) -> dict[str, str]:
-    """What became of each loop with each fault."""
+    """Return the outcome of each fault in each loop."""
     outcomes: dict[str, str] = {}
     with _started(storage) as victim:
         loops = list({_kind(name): name for name in victim.tell("loops").split()}.values())
@@ -185,7 +183,7 @@ def _outcome(victim: _Victim, name: str, fault: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """What several loops that run the same code have in common: a task's own name comes last."""
+    """Drop the name of a task: loops that run the same code are of one kind."""
     return name.rsplit(":", 1)[0] if name.startswith("task") else name
 
 

@@ -8,23 +8,21 @@ import click
 
 from benchmarks.figures import Figure, Figures, Missing
 
-__all__ = ["measure"]
-
 _PROMISED = ("3.11.2", "3.11.7", "3.13")
 _SECONDS = 3600.0
 _ROOT = Path(__file__).parents[2]
 
 
-def measure(pythons: Sequence[Path]) -> Figures:
-    """Run the suite with each of these Pythons, whose environments have what the tests need."""
+def passed(pythons: Sequence[Path]) -> Figures:
+    """Run the suite with each of these Pythons; their environments need the test dependencies."""
     versions = {python: _version(python) for python in pythons}
     promised = {wanted: python for wanted in _PROMISED for python, found in versions.items() if _is(found, wanted)}
     if missing := [wanted for wanted in _PROMISED if wanted not in promised]:
         return {"pythons_passed": Missing(f"not run on {', '.join(missing)}; --suite PYTHON runs it, for each")}
-    passed = {wanted: _passes(python) for wanted, python in promised.items()}
+    passes = {wanted: _passes(python) for wanted, python in promised.items()}
     return {
-        "pythons_passed": Figure(sum(passed.values()) / len(passed), "share", n=len(passed)),
-        **{f"python_passed.{wanted}": Figure(float(told), "") for wanted, told in passed.items()},
+        "pythons_passed": Figure(sum(passes.values()) / len(passes), "share", n=len(passes)),
+        **{f"python_passed.{wanted}": Figure(float(told), "") for wanted, told in passes.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""A server whose background loops can be made to fail on command, from outside: run in the place of `octavo serve`.
+"""A server whose background loops can be made to fail from outside; replaces `octavo serve`.
 
 A background loop is a task of the project that runs while nobody calls, a timer that re-arms itself, or a thread of
 the project's own. Nothing here knows their names: whatever is found in a server at rest is one. Commands come as
@@ -16,7 +16,6 @@ lines over a unix socket, one a connection:
 
 import asyncio
 import builtins
-import contextlib
 import ctypes
 import errno
 import io
@@ -26,16 +25,15 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import prometheus_client
-import redis.asyncio.connection
-
-__all__ = ["FAULTS", "main"]
+from redis.asyncio.connection import AbstractConnection
 
 FAULTS: dict[str, Callable[[], Exception]] = {
     "exception": lambda: RuntimeError("injected"),
@@ -49,7 +47,7 @@ _LOOPS: list[asyncio.AbstractEventLoop] = []
 
 
 def main(control: str) -> None:
-    """Serve as `octavo serve` does, and obey what comes through the socket."""
+    """Run `octavo serve`, and obey commands from the socket."""
     make = asyncio.events.new_event_loop
 
     def kept() -> asyncio.AbstractEventLoop:
@@ -72,7 +70,7 @@ def _obey(listening: socket.socket) -> None:
         with connection, connection.makefile("rw", encoding="utf-8") as lines:
             try:
                 told = _do(*lines.readline().split())
-            except Exception as error:  # noqa: BLE001  the other side is told
+            except Exception as error:  # noqa: BLE001  reported over the socket
                 told = f"{type(error).__name__}: {error}"
             lines.write(told.replace("\n", " ") + "\n")
 
@@ -145,7 +143,7 @@ def _threads() -> dict[str, threading.Thread]:
 
 
 def _fail(task: "asyncio.Task[Any]", error: Exception) -> None:
-    """Let what the task awaits raise."""
+    """Make what the task awaits raise."""
     waiter: Any = getattr(task, "_fut_waiter", None)
     if waiter is None:
         raise LookupError("the task awaits nothing at this moment")
@@ -155,7 +153,7 @@ def _fail(task: "asyncio.Task[Any]", error: Exception) -> None:
 
 
 def _spoil(handle: asyncio.TimerHandle, error: Exception) -> None:
-    """Let a function that the callback calls raise: its bound object's collaborators, else itself."""
+    """Make a function that the callback's object holds raise, once."""
     target: Any = handle
     owner = target._callback.__self__  # noqa: SLF001
     for name, value in vars(owner).items() if hasattr(owner, "__dict__") else ():
@@ -187,14 +185,8 @@ def _for_a_while(broken: Callable[[], Any], seconds: float, begun: threading.Eve
 
 
 @contextmanager
-def _no_threads() -> Iterator[None]:
-    with _replaced(threading.Thread, "start", _raising("threads")):
-        yield
-
-
-@contextmanager
 def _no_space() -> Iterator[None]:
-    """Let what opens a file to write it, and whatever changes a database, raise as on a full disk."""
+    """Fail every opening of a file for writing, and every database connection, as on a full disk."""
     opened, os_open = io.open, os.open
 
     def no_open(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
@@ -212,23 +204,11 @@ def _no_space() -> Iterator[None]:
         raise sqlite3.OperationalError("database or disk is full")
 
     with (
-        _replaced(builtins, "open", no_open),
-        _replaced(io, "open", no_open),
-        _replaced(os, "open", no_os_open),
-        _replaced(sqlite3, "connect", no_connect),
+        patch.object(builtins, "open", no_open),
+        patch.object(io, "open", no_open),
+        patch.object(os, "open", no_os_open),
+        patch.object(sqlite3, "connect", no_connect),
     ):
-        yield
-
-
-@contextmanager
-def _no_gauge() -> Iterator[None]:
-    with _replaced(prometheus_client.Gauge, "set", _raising("exception")):
-        yield
-
-
-@contextmanager
-def _no_redis() -> Iterator[None]:
-    with _replaced(redis.asyncio.connection.AbstractConnection, "send_packed_command", _raising("exception")):
         yield
 
 
@@ -240,18 +220,12 @@ def _raising(fault: str) -> Callable[..., Any]:
     return fail
 
 
-_FOR_A_WHILE = {"threads": _no_threads, "disk": _no_space, "gauge": _no_gauge, "redis": _no_redis}
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(AttributeError):
-            setattr(owner, name, before)
+_FOR_A_WHILE: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
+    "threads": lambda: patch.object(threading.Thread, "start", _raising("threads")),
+    "disk": _no_space,
+    "gauge": lambda: patch.object(prometheus_client.Gauge, "set", _raising("exception")),
+    "redis": lambda: patch.object(AbstractConnection, "send_packed_command", _raising("exception")),
+}
 
 
 if __name__ == "__main__":

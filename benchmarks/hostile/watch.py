@@ -1,64 +1,40 @@
 """The server's resident memory and CPU time, seen from outside."""
 
-import os
+import contextlib
 import time
-from pathlib import Path
-from threading import Event, Thread
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psutil
 
-__all__ = ["Watch", "cpu_seconds", "resident_mb"]
+from benchmarks.served import every, resident_mb
 
 _PERIOD_SECONDS = 0.1
-_MIB = 1 << 20
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory in MiB (Linux, proc(5): statm)."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+@dataclass(slots=True)
+class Watch:
+    """What a process took while it was watched: its peak over the memory that it had before, and its cores."""
+
+    growth_mb: float = 0.0
+    cores: float = 0.0
+
+
+@contextlib.contextmanager
+def watching(pid: int) -> Iterator[Watch]:
+    """Sample resident memory ten times a second until the block ends; the cores are known then."""
+    found, before, cpu, began = Watch(), resident_mb(pid), cpu_seconds(pid), time.monotonic()
+
+    def look() -> None:
+        with contextlib.suppress(psutil.Error):  # the process is gone
+            found.growth_mb = max(found.growth_mb, resident_mb(pid) - before)
+
+    with every(_PERIOD_SECONDS, look):
+        yield found
+    found.cores = (cpu_seconds(pid) - cpu) / (time.monotonic() - began)
 
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of all threads so far."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
-
-
-class Watch:
-    """Samples resident memory ten times a second while its block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._before = resident_mb(pid)
-        self._peak = self._before
-        self._cpu = cpu_seconds(pid)
-        self._began = time.monotonic()
-        self._over = Event()
-        self._thread = Thread(target=self._sample, daemon=True)
-        self.cores = 0.0
-
-    @property
-    def growth_mb(self) -> float:
-        """Peak over what it was before."""
-        return self._peak - self._before
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        self.cores = (cpu_seconds(self._pid) - self._cpu) / (time.monotonic() - self._began)
-
-    def _sample(self) -> None:
-        while not self._over.wait(_PERIOD_SECONDS):
-            try:
-                self._peak = max(self._peak, resident_mb(self._pid))
-            except OSError:  # the process is gone
-                return

@@ -26,8 +26,6 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-__all__ = ["MOST_WINDOW", "Connection", "drive", "frame"]
-
 MOST_WINDOW = (1 << 31) - 1
 _BUFFER_BYTES = 1 << 20  # made ready for the socket at a time
 _CHUNK_BYTES = 1 << 18

@@ -1,4 +1,4 @@
-"""Those who call a server, and what they offer it: shares of its capacity, which is measured first."""
+"""The callers of a server, and their load: shares of its capacity, which is measured first."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from benchmarks.loading.generator import Generator, Sent
 from benchmarks.loading.schedule import Call, calls_of, poisson, request_of
 from benchmarks.loading.tally import goodput
 from benchmarks.served import Served
-from benchmarks.statistics import percentile
+from benchmarks.statistics import percentile_ms
 
 GUESTS = 10  # clients of a server of our own
 CALLERS = 16  # of the closed loop
@@ -27,8 +27,8 @@ class Bench:
     """A server's callers; once it was measured, its capacity in tokens a second, and the calls' deadline.
 
     Attributes:
-        server: None: somebody's, which is seen from outside alone.
-        cores: what the generator took of the machine at its busiest.
+        server: None for a server that was named: it is only seen from outside.
+        cores: the most that the generator took of the machine.
     """
 
     generator: Generator
@@ -53,7 +53,7 @@ class Bench:
         return [call for caller in callers for call in calls_of(times[caller], caller, documents[caller])]
 
     def in_turn(self, documents: Sequence[Document]) -> list[Call]:
-        """Let the callers send documents one after the other, for a closed loop."""
+        """Assign documents to the callers in turn, for a closed loop."""
         return [Call(0.0, i % len(self.callers), request_of(each), each.tokens) for i, each in enumerate(documents)]
 
     def offer(self, calls: Sequence[Call], background: Sequence[Call] = ()) -> Sent:
@@ -64,10 +64,10 @@ class Bench:
         return sent
 
     def saturate(self, calls: Sequence[Call], in_flight: int, seconds: float = float("inf")) -> Sent:
-        """Send calls one after the other, so many at a time.
+        """Send calls in a closed loop with ``in_flight`` of them under way.
 
         Raises:
-            RuntimeError: one was not answered, though nobody was in a hurry.
+            RuntimeError: one was not answered, though none has a deadline.
         """
         sent = self.generator.saturate(self.callers, calls, in_flight, seconds).result()
         if codes := {answer.code for answer in sent.answers if not answer.ok}:
@@ -75,7 +75,7 @@ class Bench:
         return sent
 
     def throughput(self, seconds: float, documents: int) -> float:
-        """Tokens a second that callers who wait for their answers get, after a tenth of the time.
+        """Measure the tokens a second of a closed loop, after a warm-up of a tenth of the time.
 
         Args:
             seconds: how long they call.
@@ -86,13 +86,13 @@ class Bench:
 
 
 def measure_capacity(bench: Bench, seconds: float) -> Figures:
-    """One call after the other, then sixteen callers, whose first tenth warms up."""
+    """Measure one call at a time, then sixteen callers in a closed loop."""
     corpus = bench.corpus
     bench.saturate(bench.in_turn(corpus.documents(CALLERS)), 2)
     idle = [answer.latency for answer in bench.saturate(bench.in_turn(corpus.documents(_IDLE_CALLS)), 1).answers]
-    p50 = percentile([_MILLI * each for each in idle], 50, "ms")
+    p50 = percentile_ms(idle)
     bench.deadline = _DEADLINE * p50.value / _MILLI
-    # More than can be answered: a document that is alone has all cores, and is read while none computes.
+    # More than can be answered: a document alone has all cores, but reading it overlaps with no computation.
     bench.capacity = bench.throughput(seconds, int(4 * seconds / min(idle)))
     return {
         "capacity": Figure(bench.capacity, "tokens/s"),

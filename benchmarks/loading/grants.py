@@ -6,9 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Event, Thread
-from types import TracebackType
-from typing import Self
 
 from benchmarks import redis_server
 from benchmarks.endpoint import Endpoint
@@ -18,12 +15,12 @@ from benchmarks.loading.generator import Generator
 from benchmarks.loading.guests import invite, toml
 from benchmarks.loading.schedule import ANALYZE, STREAM, Call, poisson, request_of
 from benchmarks.loading.tally import Look, most_granted
-from benchmarks.served import Served, serve
+from benchmarks.served import Served, every, serve
 
 _RATE = 60_000  # tokens a minute
 _WINDOW = 60.0  # seconds
 _OFFER = 3.0  # rates: granted in 20 s, so that a tenth of a second more or less is 0.5 %
-_SEGMENTS = 2  # of a document: whatever is granted within a look counts for two windows, so let it be little
+_SEGMENTS = 2  # of a document: a grant within a sample counts for two windows, so it should be small
 _DEADLINE = 10.0
 
 _CHARGED = "octavo_charged_tokens_total"
@@ -32,53 +29,29 @@ _EVERY = 0.1  # seconds
 
 
 class Watch:
-    """Looks at servers together, ten times a second, until the block ends.
+    """Samples the charged tokens of several servers together.
 
     Attributes:
-        looks: what all of them had charged by then.
+        looks: the total that they had charged at each time.
     """
 
     def __init__(self, servers: Sequence[Served]) -> None:
         self._servers = servers
-        self._over = Event()
-        self._thread = Thread(target=self._watch, name="watch", daemon=True)
         self._start = time.monotonic()
         self.looks: list[Look] = []
 
-    def __enter__(self) -> Self:
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def uncharged(self) -> float:
-        """Tokens that were computed and not charged; to be asked once nothing runs any more."""
-        return self._sum(_COMPUTED) - self._sum(_CHARGED)
-
-    def _watch(self) -> None:
-        while not self._over.wait(_EVERY):
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Sample the total."""
         began = time.monotonic() - self._start
         count = self._sum(_CHARGED)
         self.looks.append(Look(began, time.monotonic() - self._start, count))
 
+    def uncharged(self) -> float:
+        """Tokens that were computed and not charged; valid once nothing runs."""
+        return self._sum(_COMPUTED) - self._sum(_CHARGED)
+
     def _sum(self, name: str) -> float:
-        return sum(_or_zero(server, name) for server in self._servers)
-
-
-def _or_zero(server: Served, name: str) -> float:
-    """A counter with labels does not exist before it counts something."""
-    try:
-        return server.metric(name)
-    except LookupError:
-        return 0.0
+        return sum(server.counted(name) for server in self._servers)
 
 
 def granted(corpus: Corpus, model: str, seconds: float, draw: random.Random) -> Figures:
@@ -96,7 +69,10 @@ def granted(corpus: Corpus, model: str, seconds: float, draw: random.Random) -> 
             "granted_1": [stack.enter_context(serve(*flags, config=config))],
             "granted_3": [stack.enter_context(serve(*flags, "--set", shared, config=config)) for _ in range(3)],
         }
-        watches = {name: stack.enter_context(Watch(servers)) for name, servers in groups.items()}
+        watches = {name: Watch(servers) for name, servers in groups.items()}
+        for watch in watches.values():
+            watch.look()
+            stack.enter_context(every(_EVERY, watch.look))
         under_way = []
         for servers in groups.values():
             callers = [Endpoint(server.address, guest.key) for server in servers]

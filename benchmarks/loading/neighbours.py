@@ -1,4 +1,4 @@
-"""What callers feel of a neighbour: of one who floods, and of a document of a million tokens."""
+"""What a neighbour costs the other callers: one that floods, and a document of a million tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.loading.bench import GUESTS, Bench
 from benchmarks.loading.schedule import STREAM, Call, calls_of, poisson, request_of
 from benchmarks.loading.tally import Answer, latencies, of_callers
-from benchmarks.statistics import percentile, proportion
+from benchmarks.statistics import percentile_ms, proportion
 
 _POLITE, _FLOODING = range(GUESTS - 1), GUESTS - 1
 _POLITE_SHARE = 0.6  # of the capacity, by nine together
@@ -17,7 +17,6 @@ _KNOWN_DOCUMENTS = 40
 _TURNS = 2  # of the phases that are compared, so that drift of the machine meets all of them
 _BULK_TOKENS = 1_000_000
 _INTERACTIVE_RATE = 6.0  # calls a second
-_MILLI = 1000.0
 
 
 def politeness(bench: Bench, seconds: float) -> Figures:
@@ -44,10 +43,7 @@ def politeness(bench: Bench, seconds: float) -> Figures:
 
 
 def _polite_p99(phases: Mapping[str, list[Answer]], beside: str, name: str) -> Figures:
-    p99 = {
-        phase: percentile([_MILLI * each for each in latencies(of_callers(phases[phase], _POLITE))], 99, "ms")
-        for phase in ("alone", beside)
-    }
+    p99 = {phase: percentile_ms(latencies(of_callers(phases[phase], _POLITE)), 99) for phase in ("alone", beside)}
     return {
         name: Figure(p99[beside].value / p99["alone"].value, "x", n=p99[beside].n),
         **{f"polite_p99_ms.{phase}": figure for phase, figure in p99.items()},
@@ -66,8 +62,7 @@ def interactive(bench: Bench, seconds: float) -> Figures:
     bulk = [Call(0.0, 1, request_of(each, priority="BULK", method=STREAM), each.tokens, STREAM) for each in long]
     alone, beside = bench.offer(calls), bench.offer(calls, bulk)
     p99 = {
-        name: percentile([_MILLI * each for each in latencies(sent.answers)], 99, "ms")
-        for name, sent in (("alone", alone), ("beside_bulk", beside))
+        name: percentile_ms(latencies(sent.answers), 99) for name, sent in (("alone", alone), ("beside_bulk", beside))
     }
     return {
         "interactive_p99": Figure(p99["beside_bulk"].value / p99["alone"].value, "x", n=len(calls)),

@@ -1,4 +1,4 @@
-"""Users of every kind at once, good and bad, who tell what they were answered."""
+"""Users of every kind at once, good and bad; each counts the answers that it got."""
 
 import asyncio
 import random

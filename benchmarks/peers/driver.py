@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks.peers.environment import interpreter
-from benchmarks.peers.protocol import Vectors
+from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.served import last_line, stop
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ class Worker:
     def send(self, **request: Any) -> None:
         """Ask, without waiting for the reply."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # receive() tells what happened
+        with contextlib.suppress(BrokenPipeError):  # receive() reports what happened
             self._process.stdin.write(json.dumps(request) + "\n")
 
     def receive(self) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class Team:
         for worker in self._workers:
             worker.close()
 
-    def give(self, name: str, path: Path) -> None:
+    def give(self, name: str, segments: Sequence[Ids]) -> None:
         """Hand a workload to all."""
-        self._ask_all(op="workload", name=name, path=str(path))
+        self._ask_all(op="workload", name=name, segments=[ids.tolist() for ids in segments])
 
     def load(self, model: str, folder: Path, *, alone: bool = False, **options: Any) -> dict[str, Any]:
-        """Load a model in all processes, or in the first one; what the first tells of it."""
+        """Load a model in all processes, or in the first one; return what the first reports of it."""
         request = {"op": "load", "model": model, "folder": str(folder), "options": options}
         return self._ask_all(**request, first=alone)
 
@@ -114,18 +114,21 @@ class Team:
         seconds: list[float] = [reply["seconds"][0] for reply in self._replies(self._workers)]
         return max(seconds)
 
-    def vectors(self, model: str, workload: str, path: Path, threads: int) -> None:
-        """Save what the contender makes of a workload."""
-        self._ask_all(first=True, op="run", model=model, workload=workload, batch=4, threads=threads, vectors=str(path))
+    def vectors(self, model: str, workload: str, threads: int) -> Vectors:
+        """Return what the contender makes of a workload."""
+        reply = self._ask_all(
+            first=True, op="run", model=model, workload=workload, batch=4, threads=threads, vectors=True
+        )
+        return np.asarray(reply["vectors"], np.float32)
 
     def read(self, model: str, texts: Sequence[str], batch: int, threads: int) -> tuple[Vectors, float]:
-        """Let the first process read texts; their vectors, and its seconds."""
+        """Read texts in the first process; return their vectors and the seconds."""
         reply = self._ask_all(first=True, op="read", model=model, texts=list(texts), batch=batch, threads=threads)
         return np.asarray(reply["vectors"], np.float32), reply["seconds"]
 
     @property
     def pid(self) -> int:
-        """The first process, for who looks at its memory."""
+        """The id of the first process."""
         return self._workers[0].pid
 
     def _ask_all(self, *, first: bool = False, **request: Any) -> dict[str, Any]:

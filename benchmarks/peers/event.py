@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.figures import Figure, Figures, Missing, reason_of
 from benchmarks.peers.driver import Team
 from benchmarks.peers.lineup import LINEUP, Contender, Workload, sizes_to_try
-from benchmarks.peers.protocol import Vectors, save_workload
+from benchmarks.peers.protocol import Vectors
 from benchmarks.race import Race, Run
 from benchmarks.statistics import ratio, summarise
 
@@ -37,7 +37,7 @@ class Event:
     ) -> None:
         self.workloads = {workload.name: workload for workload in workloads}
         self.told: dict[str, dict[str, Any]] = {}
-        """What each contender tells of itself: scheme, kernels, versions."""
+        """What each contender reports of itself: scheme, kernels, versions."""
         self.cosines: dict[str, Figure] = {}
         self._cores, self._install, self._lineup = cores, install, {each.name: each for each in lineup}
         self._teams: dict[str, Team] = {}
@@ -59,12 +59,12 @@ class Event:
         self._stack.close()
 
     def race(self, rounds: int, at_most: float) -> None:
-        """Warm up, look at every way once, and go on with the two fastest ways of each contender and workload."""
+        """Warm up, run every way once, and race the two fastest ways of each contender and workload."""
         runs = {name: run for contender in self._lineup.values() for name, run in self._ways(contender).items()}
         self._race = Race(runs)
         click.echo(f"warming up {len(runs)} variants …", err=True)
         self._race.warm_up()
-        self._race.keep_fastest({name: name.rpartition("/")[0] for name in runs}, count=2)
+        self._race.keep_fastest(count=2)
         click.echo(f"racing {len(self._race.variants)} variants …", err=True)
         self._race.measure(rounds, at_most)
 
@@ -76,14 +76,11 @@ class Event:
         """
         if contender in self._missing:
             raise LookupError(self._missing[contender].reason)
-        mine = {
-            name: taken for name, taken in self._race.seconds.items() if name.startswith(f"{contender}/{workload}/")
-        }
-        if not mine:
+        name = self._race.fastest(f"{contender}/{workload}")
+        if name is None:
             failed = [miss.reason for name, miss in self._race.missing.items() if name.startswith(f"{contender}/")]
             raise LookupError(failed[0] if failed else f"{contender} did not run {workload}")
-        name = min(mine, key=lambda name: median(mine[name]))
-        return Best(name.rpartition("/")[2], mine[name])
+        return Best(name.rpartition("/")[2], self._race.seconds[name])
 
     def over(self, workload: str, *contenders: str, ours: str = "octavo") -> Figure:
         """How many times faster ours is than the fastest of the contenders; each of them must have run."""
@@ -120,10 +117,7 @@ class Event:
             size = self._cores if contender.peer != "octavo" else 1
             team = self._stack.enter_context(Team(contender.peer, size, self._scratch, install=self._install))
             for workload in self.workloads.values():
-                path = self._scratch / f"{workload.name}.npz"
-                if not path.exists():
-                    save_workload(path, workload.segments)
-                team.give(workload.name, path)
+                team.give(workload.name, workload.segments)
             self._teams[contender.peer] = team
         for folder in {self.workloads[name].folder for name in contender.on if name in self.workloads}:
             model = loaded_name(contender.name, folder)
@@ -131,7 +125,7 @@ class Event:
             self.told[model] = told
 
     def _compare_vectors(self) -> None:
-        """Find out who computes something else; they would not be peers."""
+        """Exclude contenders that compute something else."""
         if "naive" not in self._lineup or "naive" in self._missing:
             return
         expected = self._vectors("naive")
@@ -150,11 +144,8 @@ class Event:
                 self._missing[contender.name] = Missing(f"its vectors are others: cosine {cosines.min():.3f} to fp32")
 
     def _vectors(self, contender: str) -> Vectors:
-        path = self._scratch / f"{contender}.npy"
-        workload = self.workloads["check"]
-        self.team(contender).vectors(loaded_name(contender, workload.folder), "check", path, self._cores)
-        made: Vectors = np.load(path, allow_pickle=False)
-        return made
+        model = loaded_name(contender, self.workloads["check"].folder)
+        return self.team(contender).vectors(model, "check", self._cores)
 
     def _ways(self, contender: Contender) -> dict[str, Run]:
         """Every way to run each of the contender's workloads, by contender/workload/way."""

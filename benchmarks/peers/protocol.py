@@ -1,15 +1,15 @@
 """What a worker speaks: one JSON object a line, requests on standard input, replies on standard output.
 
-    {"op": "workload", "name", "path"}                 token ids by name; see ``save_workload``
+    {"op": "workload", "name", "segments"}             names segments, each a list of token ids
     {"op": "load", "model", "folder", "options": {…}}  loads a model under a name; replies what the engine tells of it
     {"op": "run", "model", "workload", "batch", "threads", "share": [i, of], "repeats", "vectors"}
-                                                       → {"seconds": [one a repeat]}
+                                                       → {"seconds": [one a repeat], "vectors": [[…] a segment]}
     {"op": "read", "model", "texts", "batch", "threads"}
                                                        → {"seconds", "vectors": [[…] a text]}
 
-The worker times itself: from token ids (or texts) to pooled vectors, nothing of the pipe is in it. ``share`` deals
-the segments out to several processes. ``vectors`` is a path where the vectors are to be saved, so that a contender
-that computes something else is found out. An engine without a ``read`` of its own reads texts as
+The worker times itself: from token ids (or texts) to pooled vectors, without the pipe. ``share`` deals the segments out
+to several processes. ``vectors`` (true or false) asks for the vectors too: they show whether a contender computes the
+same. An engine without a ``read`` of its own reads texts as
 `reading.ByFixedCuts` does. A request that fails is answered {"error": reason} and the worker lives on.
 """
 
@@ -18,7 +18,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -49,17 +48,6 @@ class Reader(Protocol):
 Load: TypeAlias = Callable[..., Engine]
 
 
-def save_workload(path: Path, segments: Sequence[Ids]) -> None:
-    """Write segments laid end to end, with their lengths."""
-    np.savez(path, ids=np.concatenate(segments), lengths=np.array([len(ids) for ids in segments]))
-
-
-def read_workload(path: Path) -> list[Ids]:
-    """Read what ``save_workload`` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return list(np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1]))
-
-
 def in_padded_batches(
     segments: Sequence[Ids],
     batch: int,
@@ -79,6 +67,13 @@ def in_padded_batches(
     vectors = np.empty_like(sorted_vectors)
     vectors[order] = sorted_vectors
     return vectors
+
+
+def mean_pooled(states: NDArray[np.float32], mask: NDArray[np.int64]) -> Vectors:
+    """Average the states of each segment's tokens, padding left out."""
+    weights = mask.astype(np.float32)
+    pooled: Vectors = np.einsum("btd,bt->bd", states, weights) / weights.sum(1, keepdims=True)
+    return pooled
 
 
 def serve(load: Load) -> None:
@@ -106,7 +101,7 @@ class _Worker:
         """Do what the request's ``op`` says."""
         match request.pop("op"):
             case "workload":
-                self._workloads[request["name"]] = read_workload(Path(request["path"]))
+                self._workloads[request["name"]] = [np.array(ids, np.int32) for ids in request["segments"]]
                 return {}
             case "load":
                 engine = self._load(request["folder"], **request["options"])
@@ -128,7 +123,7 @@ class _Worker:
         threads: int,
         share: Sequence[int] = (0, 1),
         repeats: int = 1,
-        vectors: str | None = None,
+        vectors: bool = False,
     ) -> dict[str, Any]:
         index, of = share
         by_length = sorted(self._workloads[workload], key=len)
@@ -138,9 +133,7 @@ class _Worker:
             start = time.perf_counter()
             made = engine.embed(segments, batch, threads)
             seconds.append(time.perf_counter() - start)
-        if vectors:
-            np.save(vectors, made)
-        return {"seconds": seconds}
+        return {"seconds": seconds} | ({"vectors": made.tolist()} if vectors else {})
 
     def _read(self, model: str, texts: Sequence[str], batch: int, threads: int) -> dict[str, Any]:
         reader = _reader(self._engines[model], self._folders[model])

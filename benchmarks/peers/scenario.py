@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import click
 import numpy as np
@@ -31,7 +30,7 @@ from benchmarks.peers.protocol import Vectors
 from benchmarks.peers.servers import KINDS, started
 from benchmarks.race import Race
 from benchmarks.served import serve
-from benchmarks.statistics import percentile, ratio, summarise
+from benchmarks.statistics import percentile_ms, ratio, summarise
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
 from octavo.client import Client
@@ -41,7 +40,6 @@ _OURS, _REFERENCE = "octavo", "transformers"
 _LIBRARIES = ("transformers", "sentence_transformers", "onnxruntime", "openvino")
 _LENGTHS = (500, 1_000, 2_000, 4_000, 8_000)
 _RANKS = (50, 95)
-_MILLI = 1e3
 _TIMEOUT = 300.0
 _SAME = 1 - 1e-5  # cosine of two vectors of the same tokens; of other tokens it is far less
 _PART = 0.75  # of a text: who gives the same vector for it has not read to the end
@@ -81,14 +79,15 @@ def run(sets: int, rounds: int, only: Sequence[str], install: bool, model: str) 
             try:
                 limits[name] = reach(peer.read, probe.split())
                 vectors[name] = np.concatenate([peer.read([text], 1)[0] for text in texts])
-            except Exception as error:  # noqa: BLE001  whoever fails is missing; the others race
+            except Exception as error:  # noqa: BLE001  one that fails is missing; the others race
                 missing[name] = Missing(reason_of(error))
                 del peers[name]
         race = _race(peers, texts, rounds)
         waits = _wait(peers, texts)
     missing |= {variant.partition("/")[0]: reason for variant, reason in race.missing.items()}
     read = {name: [min(count, limit) for count in tokens] for name, limit in limits.items()}
-    return figures_of(names, missing, {name: best(race, name) for name in peers}, waits, read, tokens, vectors)
+    seconds = {name: race.seconds[best] for name in peers if (best := race.fastest(name))}
+    return figures_of(names, missing, seconds, waits, read, tokens, vectors)
 
 
 def reach(read: Read, words: Sequence[str]) -> int:
@@ -106,12 +105,6 @@ def reach(read: Read, words: Sequence[str]) -> int:
         middle = (least + most) // 2
         least, most = (least, middle) if same(middle) else (middle, most)
     return most
-
-
-def best(race: Race, name: str) -> list[float]:
-    """The seconds of a peer's fastest way, one a round."""
-    mine = [seconds for variant, seconds in race.seconds.items() if variant.partition("/")[0] == name]
-    return min(mine, key=median) if mine else []
 
 
 def figures_of(
@@ -136,7 +129,7 @@ def figures_of(
             f"unread.{name}": Figure(100 * (1 - done / sum(tokens)), "%", n=len(tokens)),
         }
         for rank in _RANKS:
-            figures[f"p{rank}_ms.{name}"] = percentile([_MILLI * each for each in waits[name]], rank, "ms")
+            figures[f"p{rank}_ms.{name}"] = percentile_ms(waits[name], rank)
         figures[f"peers_latency.{name}"] = distribution(waits[name], "What one caller waits for a text")
         if _REFERENCE in vectors and name != _REFERENCE:
             figures[f"cosine.{name}"] = summarise(cosines(vectors[name], vectors[_REFERENCE]), "", np.mean)
@@ -163,7 +156,7 @@ def _race(peers: Mapping[str, Peer], texts: Sequence[str], rounds: int) -> Race:
     """Race everyone in the best of its ways, which one look finds."""
     race = Race({f"{name}/{size}": _pass(peer, texts, size) for name, peer in peers.items() for size in peer.at_once})
     click.echo(f"looking at {len(race.variants)} ways …", err=True)
-    race.keep_fastest({variant: variant.partition("/")[0] for variant in race.variants}, count=1)
+    race.keep_fastest(count=1)
     click.echo(f"racing {', '.join(race.variants)} …", err=True)
     race.measure(rounds)
     return race
@@ -194,7 +187,7 @@ def _start(
             for size in peer.at_once:
                 peer.read([text] * size, size)  # lazy set-up, and threads
             peers[name] = peer
-        except Exception as error:  # noqa: BLE001  whoever cannot start is missing; the others race
+        except Exception as error:  # noqa: BLE001  one that cannot start is missing; the others race
             missing[name] = Missing(reason_of(error))
     return peers, missing
 

@@ -25,7 +25,7 @@ _HOST = "127.0.0.1"
 _WITHIN = 180.0  # seconds; importing TensorFlow takes its time
 _TIMEOUT = 300.0
 
-# No hub, no telemetry: a peer reads the local folder and tells nobody.
+# No hub, no telemetry: a peer only reads the local folder.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -107,7 +107,6 @@ class PeerServer:
 
     kind: Kind
     port: int
-    pid: int
 
     def read(self, texts: Sequence[str], callers: int) -> Vectors:
         """Ask for each text's vector, with so many calls under way, each caller on a connection that it keeps.
@@ -165,7 +164,7 @@ def started(peer: str, folder: Path, scratch: Path, *, install: bool) -> Iterato
             start_new_session=True,  # it may have processes of its own, which end with it
         )
     try:
-        server = PeerServer(kind, port, process.pid)
+        server = PeerServer(kind, port)
         _wait(peer, server, process, log)
         yield server
     finally:

@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore
 from onnxruntime.transformers import optimizer  # type: ignore[import-not-found]
 from transformers import AutoModel
 
-from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, serve
+from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, mean_pooled, serve
 
 
 class OnnxRuntime:
@@ -110,9 +110,7 @@ def _time_of_a_segment(graph: bytes) -> float:
 def _pooled(session: onnxruntime.InferenceSession, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
     given = {"input_ids": ids, "attention_mask": mask}
     states = session.run(["states"], {entry.name: given[entry.name] for entry in session.get_inputs()})[0]
-    weights = mask[..., None].astype(np.float32)
-    pooled: Vectors = np.einsum("btd,bt->bd", states, weights[..., 0]) / weights.sum(1)
-    return pooled
+    return mean_pooled(states, mask)
 
 
 if __name__ == "__main__":

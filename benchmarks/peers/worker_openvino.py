@@ -1,4 +1,4 @@
-"""OpenVINO, told that bf16 will do."""
+"""OpenVINO with bf16 as the precision hint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, serve
+from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, mean_pooled, serve
 
 
 class OpenVino:
@@ -54,9 +54,7 @@ def _convert(folder: str) -> openvino.Model:
 
 def _pooled(compiled: openvino.CompiledModel, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
     states = compiled({"input_ids": ids, "attention_mask": mask}, share_inputs=True)[0]
-    weights = mask[..., None].astype(np.float32)
-    pooled: Vectors = np.einsum("btd,bt->bd", states, weights[..., 0]) / weights.sum(1)
-    return pooled
+    return mean_pooled(states, mask)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_decisions_are_held_against_naive_reading_and_against_the_same_cuts(monk
     sample = [texts.Document(str(i), each, "") for i, each in enumerate(labels)]
     monkeypatch.setattr(levers, "load_tokenizer", lambda folder: folder)
     monkeypatch.setattr(levers, "labelled", lambda *_: {"book_excerpts": sample, "spam_assassin": sample})
-    monkeypatch.setattr(levers, "_embedder", lambda _, way: way)
+    monkeypatch.setattr(levers, "embedder", lambda *way: way)
     clear = np.array([[1.0, 0.1], [-1.0, 0.1]] * 10, np.float32)
     one_wrong = clear.copy()
     one_wrong[0] *= -1

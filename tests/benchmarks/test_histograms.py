@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.histograms import distribution, histogram, percentiles, read
+from benchmarks.histograms import distribution, percentiles, read
 
 
 def test_percentiles_survive_to_three_digits() -> None:
     seconds = np.random.default_rng(1).lognormal(-4, 0.8, 5_000)
     found = percentiles(distribution(seconds, "waits"), [50, 95, 99, 100])
     np.testing.assert_allclose(found, np.percentile(seconds, [50, 95, 99, 100]), rtol=3e-3)
-
-
-def test_histograms_of_several_processes_add_up() -> None:
-    half, other = histogram([0.001] * 99), histogram([2.0])
-    half.add(other)
-    whole = distribution(half, "waits")
-    assert read(whole).get_total_count() == 100
-    np.testing.assert_allclose(percentiles(whole, [99, 100]), [0.001, 2.0], rtol=1e-3)
 
 
 def test_what_is_beyond_the_scale_is_counted_at_its_ends() -> None:

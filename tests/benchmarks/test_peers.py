@@ -13,7 +13,7 @@ from benchmarks.peers.driver import Team, Worker, WorkerError
 from benchmarks.peers.environment import PeerError
 from benchmarks.peers.event import Event
 from benchmarks.peers.lineup import LINEUP, Contender, Workload, sizes_to_try
-from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, read_workload, save_workload
+from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches
 from benchmarks.race import Race
 
 SEGMENTS: list[Ids] = [np.arange(length, dtype=np.int32) + 1 for length in (3, 9, 1, 5, 5)]
@@ -35,12 +35,6 @@ class Engine:
 
 serve(Engine)
 """
-
-
-def test_workloads_survive_the_file(tmp_path: Path) -> None:
-    save_workload(tmp_path / "w.npz", SEGMENTS)
-    for read, saved in zip(read_workload(tmp_path / "w.npz"), SEGMENTS, strict=True):
-        np.testing.assert_array_equal(read, saved)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 8])
@@ -68,31 +62,27 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     worker.close()
 
 
-def test_a_worker_loads_runs_and_times_itself_whatever_it_prints(worker: Worker, tmp_path: Path) -> None:
-    save_workload(tmp_path / "w.npz", SEGMENTS)
+def test_a_worker_loads_runs_and_times_itself_whatever_it_prints(worker: Worker) -> None:
     worker.send(op="load", model="m", folder="f", options={})
-    worker.send(op="workload", name="w", path=str(tmp_path / "w.npz"))
+    worker.send(op="workload", name="w", segments=[ids.tolist() for ids in SEGMENTS])
     assert worker.receive() == {"kind": "toy"}
     assert worker.receive() == {}
-    vectors = tmp_path / "v.npy"
-    worker.send(op="run", model="m", workload="w", batch=2, threads=1, repeats=3, vectors=str(vectors))
-    seconds = worker.receive()["seconds"]
+    worker.send(op="run", model="m", workload="w", batch=2, threads=1, repeats=3, vectors=True)
+    reply = worker.receive()
+    seconds = reply["seconds"]
     assert len(seconds) == 3
     assert all(one > 0 for one in seconds)
-    np.testing.assert_array_equal(np.load(vectors)[:, 0], [3, 9, 1, 5, 5])
+    assert reply["vectors"] == [[3, 6], [9, 45], [1, 1], [5, 15], [5, 15]]
 
 
-def test_shares_deal_out_every_segment_once(worker: Worker, tmp_path: Path) -> None:
-    save_workload(tmp_path / "w.npz", SEGMENTS)
+def test_shares_deal_out_every_segment_once(worker: Worker) -> None:
     worker.send(op="load", model="m", folder="f", options={})
-    worker.send(op="workload", name="w", path=str(tmp_path / "w.npz"))
+    worker.send(op="workload", name="w", segments=[ids.tolist() for ids in SEGMENTS])
     worker.receive(), worker.receive()
     lengths: list[float] = []
     for share in (0, 1):
-        path = tmp_path / f"{share}.npy"
-        worker.send(op="run", model="m", workload="w", batch=1, threads=1, share=[share, 2], vectors=str(path))
-        worker.receive()
-        lengths += np.load(path)[:, 0].tolist()
+        worker.send(op="run", model="m", workload="w", batch=1, threads=1, share=[share, 2], vectors=True)
+        lengths += [vector[0] for vector in worker.receive()["vectors"]]
     assert sorted(lengths) == [1, 3, 5, 5, 9]
 
 

@@ -144,7 +144,7 @@ def port() -> Iterator[int]:
 @pytest.mark.parametrize("peer", sorted(KINDS))
 @pytest.mark.parametrize("callers", [1, 3, 8])
 def test_servers_are_asked_by_their_protocols_and_answers_keep_their_order(peer: str, callers: int, port: int) -> None:
-    server = PeerServer(KINDS[peer], port, 0)
+    server = PeerServer(KINDS[peer], port)
     vectors = server.read(["x" * length for length in (5, 3, 9, 1, 7)], callers)
     assert vectors.tolist() == [[5, 2], [3, 2], [9, 2], [1, 2], [7, 2]]
     with pytest.raises(PeerError, match="it answered 422 to a text of 1,000 characters"):

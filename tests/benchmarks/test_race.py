@@ -2,8 +2,10 @@
 
 import time
 
+import pytest
+
 from benchmarks.figures import Missing
-from benchmarks.race import Race, Run, timed
+from benchmarks.race import Race, Run, raced, timed
 
 
 def recorder(log: list[str], name: str, seconds: float = 1.0) -> Run:
@@ -44,12 +46,13 @@ def test_a_variant_that_fails_is_kept_with_its_reason_and_the_others_race_on() -
 def test_only_the_fastest_of_each_group_go_on() -> None:
     log: list[str] = []
     variants = {
-        name: recorder(log, name, seconds) for name, seconds in {"p1": 3.0, "p2": 1.0, "p3": 2.0, "q1": 9.0}.items()
+        name: recorder(log, name, seconds) for name, seconds in {"p/1": 3.0, "p/2": 1.0, "p/3": 2.0, "q/1": 9.0}.items()
     }
     race = Race(variants)
-    race.keep_fastest({"p1": "p", "p2": "p", "p3": "p", "q1": "q"}, count=2)
+    race.keep_fastest(count=2)
     race.measure(rounds=1)
-    assert set(race.seconds) == {"p2", "p3", "q1"}
+    assert set(race.seconds) == {"p/2", "p/3", "q/1"}
+    assert (race.fastest("p"), race.fastest("q"), race.fastest("r")) == ("p/2", "q/1", None)
 
 
 def test_no_round_begins_after_the_time_is_spent_but_some_are_always_run() -> None:
@@ -63,3 +66,9 @@ def test_timed_work_reports_its_seconds() -> None:
     start = time.perf_counter()
     seconds = timed(lambda: time.sleep(0.02))()
     assert 0.02 <= seconds <= time.perf_counter() - start
+
+
+def test_variants_that_must_all_finish_are_told_by_the_first_that_does_not() -> None:
+    assert raced({"A": recorder([], "A"), "B": recorder([], "B", 2.0)}, rounds=2) == {"A": [1.0] * 2, "B": [2.0] * 2}
+    with pytest.raises(RuntimeError, match="B: ValueError: could not convert"):
+        raced({"A": recorder([], "A"), "B": lambda: float("gone")}, rounds=2)
