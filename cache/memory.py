@@ -1,6 +1,6 @@
 """The memory tier: a bounded, least-recently-used map in front of the disk. Recency is tracked only here.
 
-Entries that were read together share a slab (`cache.disk.Slab`), which is freed only as a whole, so they are evicted
+Entries that were read together share a slab (`cache.entry.Slab`), which is freed only as a whole, so they are evicted
 together.
 """
 
@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from cache.entry import Array, Entry
+from cache.entry import Array, Entry, Slab
 from cache.key import Key
 from cache.tag import Selector
 
@@ -20,7 +20,7 @@ class Memory:
         self._limit = limit
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._slabs: dict[object, set[Key]] = {}
+        self._slabs: dict[Slab, set[Key]] = {}
         self._nbytes = 0
 
     def get_many(self, keys: Sequence[Key], now: float) -> list[Array | None]:

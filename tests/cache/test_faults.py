@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import faults as trials
-from cache import Event, Fault, Store
+from cache import Event, Fault, Kind, Store
 from cache import entry as entry_module
 from cache.entry import HEADER_BYTES, MAC_BYTES, Sealer
 from tests.cache.helpers import TAG, Opener, key, state
@@ -151,7 +151,7 @@ def test_a_row_that_names_another_valid_file_is_a_miss_and_the_file_stays(open_s
         bytes(key(1)),
     )
     assert served(store, 1, 2) == [2]
-    store.flush()
+    wait_until(lambda: store.stats().disk[Kind.STATE].entries == 1)
     assert served(store, 1, 2) == [2]
     assert counted(store, Event.CORRUPT) == 1, "the row was removed"
     assert kinds(open_store) == [Fault.CORRUPT_ENTRY]
