@@ -39,7 +39,10 @@ class Memory:
             if entry.slab is not None:
                 self._slabs.setdefault(entry.slab, set()).add(entry.key)
             while self._nbytes > self._limit:
-                self._evict(next(iter(self._entries.values())))
+                oldest = next(iter(self._entries.values()))
+                together = self._slabs[oldest.slab] if oldest.slab else {oldest.key}
+                for key in list(together):
+                    self._remove(key)
 
     def purge(self, selector: Selector) -> int:
         """Drop the selected entries; return how many."""
@@ -63,10 +66,6 @@ class Memory:
             return None
         self._entries.move_to_end(key)
         return entry.array
-
-    def _evict(self, oldest: Entry) -> None:
-        for key in {oldest.key, *self._slabs.get(oldest.slab, ())}:
-            self._remove(key)
 
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)

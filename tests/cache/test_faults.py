@@ -477,3 +477,33 @@ print(first is None or np.array_equal(first, state(1)), kept, served, faults)
     assert run(program) == "True False True ['read_only']"
     for path in [open_store.folder, *open_store.folder.rglob("*")]:
         path.chmod(0o700)
+
+
+def test_a_purge_that_is_noticed_while_no_file_can_be_opened_is_a_miss(open_store: Opener) -> None:
+    program = f"""
+import resource, time
+import numpy as np
+from pathlib import Path
+from cache import *
+from cache.tag import Selector
+from tests.cache.helpers import KEYS, TAG, key, state
+faults = []
+settings = CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0)
+store = Store(settings, KEYS, lambda fault, _: faults.append(fault.value))
+other = Store(settings, KEYS)
+for number in (1, 2):
+    store.put(key(number), state(number), TAG)
+assert store.flush()
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+other._folder.announce(Selector(document=TAG.document))
+print(store.get(key(1)))
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+end = time.monotonic() + 30
+while not store.stats().disk_usable and time.monotonic() < end:
+    time.sleep(0.01)
+store.put(key(3), state(3), TAG)
+assert store.flush()
+print(np.array_equal(Store(settings, KEYS).get(key(3)), state(3)), faults)
+"""
+    assert run(program).splitlines() == ["None", "True ['io_error']"]

@@ -123,7 +123,7 @@ def test_a_deleted_ledger_reads_as_a_purge_of_everything(view: Callable[[], View
 
 
 def test_before_it_is_entered_nothing_is_noticed(tmp_path: Path) -> None:
-    folder = Folder(CacheSettings(tmp_path / "cache"), pytest.fail)
+    folder = Folder(CacheSettings(tmp_path / "cache"), lambda _: pytest.fail("nothing was purged"))
     folder.announce(STATES)
     assert not folder.notice()
     assert not folder.leave_if_deleted()
