@@ -33,7 +33,6 @@ from cache.stats import Counters, Event, Report, Usage
 from cache.tag import Selector
 from cache.writer import Write
 
-T = TypeVar("T")
 Result = TypeVar("Result")
 FaultHandler = Callable[[Fault, str], None]
 
@@ -96,17 +95,12 @@ class Disk:
 
     def find(self, keys: Sequence[Key], now: float) -> dict[Key, Entry]:
         """Return the entries of those keys that have a valid one."""
-        entries: dict[Key, Entry] = {}
         with self._faults(keys) as index:
             if index is not None:
                 by_name = {bytes(key): key for key in keys}
-                rows = index.find(list(by_name))
-                known = [(by_name[name], row) for name, row in rows.items() if name in by_name]  # a damaged index errs
-                slab = Slab.for_sizes(row.size for row in rows.values())
-                read = partial(self._read, index, now, slab)
-                for part in self._halves(read, known) if slab else [read(known)]:
-                    entries |= part
-        return entries
+                rows = index.find(list(by_name)).items()  # a damaged index may return other keys
+                return self._read(index, now, [(by_name[name], row) for name, row in rows if name in by_name])
+        return {}
 
     def holds(self, keys: Sequence[Key]) -> set[bytes]:
         """Return the keys, encoded as on disk, that the index has. Does not read values."""
@@ -115,15 +109,21 @@ class Disk:
                 return set(index.find([bytes(key) for key in keys]))
         return set()
 
-    def _halves(self, read: Callable[[Sequence[T]], Result], rows: Sequence[T]) -> list[Result]:
-        """Read in two threads: touching fresh memory and verifying take longer than reading."""
+    def _read(self, index: Index, now: float, rows: Sequence[tuple[Key, Row]]) -> dict[Key, Entry]:
+        slab = Slab.for_sizes(row.size for _, row in rows)
+        read = partial(self._read_part, index, now, slab)
+        if slab is None:
+            return read(rows)
+        # In two threads: touching fresh memory and verifying take longer than reading.
         try:
             other = self._helpers.submit(read, rows[1::2])
         except RuntimeError:  # no thread can be started
-            return [read(rows)]
-        return [read(rows[::2]), other.result()]
+            return read(rows)
+        return read(rows[::2]) | other.result()
 
-    def _read(self, index: Index, now: float, slab: Slab | None, rows: Sequence[tuple[Key, Row]]) -> dict[Key, Entry]:
+    def _read_part(
+        self, index: Index, now: float, slab: Slab | None, rows: Sequence[tuple[Key, Row]]
+    ) -> dict[Key, Entry]:
         entries: dict[Key, Entry] = {}
         for key, row in rows:
             try:

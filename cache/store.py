@@ -1,7 +1,7 @@
 """The store: arrays under a key, in memory and on disk.
 
-    get   purges noticed → memory → disk, verified → kept in memory
-    put   a copy in memory → queued → written by the one thread that writes
+    get_many   purges are noticed → memory → disk: rows, values, verified → kept in memory
+    put        a copy in memory → queued → written by the writer's thread: values, then rows
 
 Faults of the disk are never raised: what cannot be read is a miss, what cannot be written is dropped.
 """
