@@ -161,13 +161,15 @@ class Folder:
     # Purges.
 
     def announce(self, selector: Selector) -> None:
-        """Tell all processes to drop the selected entries, if the folder was entered.
+        """Tell all processes to drop the selected entries.
 
         Raises:
-            OSError: the record cannot be written.
+            OSError: the record cannot be written, or the folder was not entered.
         """
+        if self._ledger is None:
+            raise OSError("the folder is out of use")
         record = selector.pack()
-        if self._ledger is not None and os.write(self._ledger, record) != len(record):
+        if os.write(self._ledger, record) != len(record):
             raise OSError("the ledger's record was cut short")
 
     def notice(self) -> bool:

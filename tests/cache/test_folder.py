@@ -122,9 +122,10 @@ def test_a_deleted_ledger_reads_as_a_purge_of_everything(view: Callable[[], View
     assert mine.folder.since(position) == [EVERYTHING, RESULTS]
 
 
-def test_before_it_is_entered_nothing_is_noticed(tmp_path: Path) -> None:
+def test_before_it_is_entered_nothing_is_noticed_or_announced(tmp_path: Path) -> None:
     folder = Folder(CacheSettings(tmp_path / "cache"), lambda _: pytest.fail("nothing was purged"))
-    folder.announce(STATES)
+    with pytest.raises(OSError, match="out of use"):
+        folder.announce(STATES)
     assert not folder.notice()
     assert not folder.leave_if_deleted()
     assert folder.since(folder.position) == []
