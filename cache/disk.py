@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from cache.entry import Entry, Sealer, Slab, decode, encode
+from cache.entry import Entry, Slab, decode, encode
 from cache.errors import (
     CacheError,
     CorruptEntryError,
@@ -58,13 +58,13 @@ class Disk:
         self,
         settings: CacheSettings,
         folder: Folder,
-        sealer: Sealer,
+        sealing_key: bytes,
         counters: Counters,
         on_fault: FaultHandler,
     ) -> None:
         self._settings = settings
         self._folder = folder
-        self._sealer = sealer
+        self._sealing_key = sealing_key
         self._counters = counters
         self._on_fault = on_fault
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="octavo-cache-reader")
@@ -127,7 +127,9 @@ class Disk:
         entries: dict[Key, Entry] = {}
         for key, row in rows:
             try:
-                entries[key] = decode(index.fetch(row, slab), key, now, self._sealer, slab if row.filename else None)
+                entries[key] = decode(
+                    index.fetch(row, slab), key, now, self._sealing_key, slab if row.filename else None
+                )
             except ExpiredEntryError:
                 pass  # `tick` removes it
             except (EntryError, FileNotFoundError) as error:
@@ -174,7 +176,7 @@ class Disk:
     def _write(self, index: Index, writes: Sequence[Write]) -> list[Event]:
         placed: list[Placed] = []
         try:
-            placed.extend(index.place(write.entry.key, *encode(write.entry, self._sealer)) for write in writes)
+            placed.extend(index.place(write.entry.key, *encode(write.entry, self._sealing_key)) for write in writes)
             return _patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
         except BaseException:
             for value in placed:
@@ -264,7 +266,7 @@ class Disk:
         """Read every entry and look for files without a row; `fix` removes what is invalid."""
         with self._faults() as index:
             if index is not None:
-                return index.check(self._sealer, fix=fix)
+                return index.check(self._sealing_key, fix=fix)
         return Report()
 
     def tick(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import diskcache  # type: ignore[import-untyped]
 
-from cache.entry import Entry, Sealer, Slab, decode, read_file, write_file
+from cache.entry import Entry, Slab, decode, read_file, write_file
 from cache.errors import CorruptEntryError, ExpiredEntryError
 from cache.key import Key, Kind
 from cache.stats import Report, Usage
@@ -249,14 +249,14 @@ class Index:
         rows = self._sql("SELECT kind, entries, bytes FROM Usage").fetchall()
         return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
 
-    def check(self, sealer: Sealer, *, fix: bool) -> Report:
+    def check(self, sealing_key: bytes, *, fix: bool) -> Report:
         """Let SQLite check its structure, read every entry, and look for files without a row; `fix` removes them."""
         now = time.time()
         sound = self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)]
         valid = invalid = 0
         for key, row in self._rows():
             try:
-                decode(self.fetch(row), Key(Kind(key[:1]), key[1:]), now, sealer)
+                decode(self.fetch(row), Key(Kind(key[:1]), key[1:]), now, sealing_key)
                 valid += 1
             except ExpiredEntryError:
                 valid += 1

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from cache.disk import Disk, FaultHandler
-from cache.entry import Array, Entry, Sealer, check_storable
+from cache.entry import Array, Entry, check_storable
 from cache.folder import CacheSettings, Folder
 from cache.key import Key, KeyMaker, Kind
 from cache.memory import Memory
@@ -41,8 +41,7 @@ class Store:
         self._counters = Counters()
         self._memory = Memory(settings.memory_bytes)
         self._folder = Folder(settings, self._drop)
-        sealer = Sealer(keys.sealing_key())
-        self._disk = disk = Disk(settings, self._folder, sealer, self._counters, on_fault)
+        self._disk = disk = Disk(settings, self._folder, keys.sealing_key(), self._counters, on_fault)
         batch_bytes = settings.size_limit // 8  # what is written together leaves most of the rest in its place
         self._writer = Writer(settings.queue_bytes, batch_bytes, disk.write, disk.tick, disk.disconnect)
 

@@ -18,7 +18,7 @@ import pytest
 from benchmarks import faults as trials
 from cache import Event, Fault, Kind, Store
 from cache import entry as entry_module
-from cache.entry import HEADER_BYTES, MAC_BYTES, Sealer
+from cache.entry import HEADER_BYTES, MAC_BYTES
 from tests.cache.helpers import TAG, Opener, key, state
 
 
@@ -98,7 +98,7 @@ def test_random_damage_gives_no_wrong_answer_and_no_crash(fast_path: Path) -> No
 
 def test_the_trials_see_a_store_that_trusts_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the MAC not compared, damage would be served: the trials above are able to fail."""
-    monkeypatch.setattr(Sealer, "mac", lambda *_: bytes(MAC_BYTES))
+    monkeypatch.setattr(entry_module, "_mac", lambda *_: bytes(MAC_BYTES))
     trials._fill(tmp_path, 0, trials._ENTRIES)
     for path in tmp_path.rglob("*.val"):
         content = bytearray(path.read_bytes())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache import Fault, Kind
-from cache.entry import Entry, Sealer, encode
+from cache.entry import Entry, encode
 from cache.errors import classify
 from cache.index import Index, Row
 from tests.cache.helpers import TAG, key, state
@@ -18,7 +18,7 @@ def entry(number: int, numbers: int = 700) -> Entry:
 
 
 def write(index: Index, number: int) -> None:
-    placed = index.place(key(number), *encode(entry(number), Sealer(bytes(32))))
+    placed = index.place(key(number), *encode(entry(number), bytes(32)))
     with index.transaction():
         index.write(entry(number), placed)
 
