@@ -3,9 +3,9 @@
 `Store` keeps arrays; `KeyMaker` makes their keys. Depends on neither torch nor text.
 """
 
-from cache.counters import Event, Fault, Stats, Usage
 from cache.errors import (
     CacheError,
+    Fault,
     ForeignFolderError,
     InvalidSettingError,
     PurgeIncompleteError,
@@ -13,11 +13,10 @@ from cache.errors import (
     SettingsConflictError,
     UntrustedFolderError,
 )
-from cache.folder import is_cache
-from cache.key import HeadFields, Key, KeyMaker, Kind, LayoutFields, RunFields, SegmentFields, TokensFields
-from cache.secret import load_secret
-from cache.settings import CacheSettings
-from cache.store import Purged, Report, Store
+from cache.folder import CacheSettings, is_cache
+from cache.key import HeadFields, Key, KeyMaker, Kind, LayoutFields, RunFields, SegmentFields, TokensFields, load_secret
+from cache.stats import Event, Purged, Report, Stats, Usage
+from cache.store import Store
 from cache.tag import Tag
 
 __all__ = [

@@ -1,156 +1,376 @@
-"""Values in files: one write each, one read each, no pickles."""
+"""The disk tier: finds, writes and removes entries in the folder's index. Whatever goes wrong on the disk is a miss.
 
-import errno
+Faults are counted, and the first of each kind is reported. A failing index is closed by the thread that notices it,
+and reopened by the writer's thread, first immediately, then with growing delays.
+"""
+
+import math
 import os
-import re
-import stat
 import threading
-from pathlib import Path
-from typing import Any, NamedTuple
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
-import diskcache  # type: ignore[import-untyped]
-import numpy as np
-from numpy.typing import NDArray
+from cache.entry import Entry, Slab, decode, encode
+from cache.errors import (
+    CacheError,
+    CorruptEntryError,
+    EntryError,
+    ExpiredEntryError,
+    Fault,
+    OldFormatError,
+    PurgeIncompleteError,
+    classify,
+)
+from cache.folder import CacheSettings, Folder
+from cache.index import FANOUT, Index, Placed, Row
+from cache.key import Key, Kind
+from cache.stats import Counters, Event, Report, Usage
+from cache.tag import Selector
+from cache.writer import Write
 
-from cache.errors import CorruptEntryError
+Result = TypeVar("Result")
+FaultHandler = Callable[[Fault, str], None]
 
-MODE = 1  # diskcache's "raw", for every row; the mode in a row is ignored
-INLINE_BYTES = 16_384  # smaller values are stored in the index: a pooled vector needs no file
-MAX_VALUE_BYTES = 1 << 30
-_FILENAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{66})-[0-9a-f]{12}\.val", re.ASCII)
+WRITE_PATIENCE = 2.0  # seconds that a write waits for other processes' locks
+PURGE_PATIENCE = 30.0
+HELPERS = 4  # threads that read half of the entries of a slab
+SWEEP_EVERY = 3600.0
+EXPIRE_EVERY = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # between attempts to open
+ROW_BYTES = 2048  # of the index, that an entry may take beside its own bytes: 290 to 2,070 were measured
 
-
-class Placed(NamedTuple):
-    """A value's columns in its row: it lies in a file, or in the row itself."""
-
-    size: int  # of the file
-    mode: int
-    filename: str | None
-    value: bytes | None
+_HARMLESS = frozenset({Fault.LOCKED, Fault.DISK_FULL, Fault.CORRUPT_ENTRY, Fault.OLD_FORMAT})
 
 
-class Slab:
-    """One buffer for values that are read together.
+class Disk:
+    """Entries on disk, shared between processes. Safe between threads; `write` and `tick` belong to one.
 
-    A fresh process pays for each page that it touches first: 72 states of 393 kB in arrays of their own are 7,000 page
-    faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms.
-    Safe between threads.
+    Raises:
+        ForeignFolderError, UntrustedFolderError, SettingsConflictError: the folder must not be used.
     """
 
-    MIN_BYTES, MAX_BYTES = 4 << 20, 64 << 20
+    def __init__(
+        self,
+        settings: CacheSettings,
+        folder: Folder,
+        sealing_key: bytes,
+        counters: Counters,
+        on_fault: FaultHandler,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._sealing_key = sealing_key
+        self._counters = counters
+        self._on_fault = on_fault
+        self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="octavo-cache-reader")
+        self._opening = threading.Lock()
+        self._index: Index | None = None
+        self._invalid: dict[Key, Row] = {}  # rows that led to no valid value, to be removed
+        self._pause, self._next_attempt = 0.0, 0.0
+        self._opened_at = math.inf  # when the last attempt to open succeeded, if it did
+        self._next_expiry, self._next_sweep = 0.0, 0.0
+        self._sweep_part = 0
+        self.open()
 
-    def __init__(self, nbytes: int) -> None:
-        self._buffer = np.empty(min(nbytes, self.MAX_BYTES), np.uint8)
-        self._used = 0
-        self._lock = threading.Lock()
+    @property
+    def usable(self) -> bool:
+        """Whether entries can be found and written at all."""
+        return self._index is not None
 
-    def take(self, nbytes: int) -> NDArray[np.uint8] | None:
-        """Return room for one value, aligned to cache lines, or None when there is none left."""
-        with self._lock:
-            start = -(-self._used // 64) * 64
-            if start + nbytes > self._buffer.nbytes:
-                return None
-            self._used = start + nbytes
-        return self._buffer[start : start + nbytes]
+    def notice(self) -> None:
+        """Apply other processes' purges; takes under a microsecond when there are none."""
+        if self._folder.notice():
+            try:
+                self._follow()
+            except OSError as error:  # e.g. too many open files: reopening finds the newest index
+                self._index = None
+                self._report(error, classify(error))
 
+    # Look-ups.
 
-class PlainDisk(diskcache.Disk):  # type: ignore[misc]
-    """How diskcache stores keys and values.
+    def find(self, keys: Sequence[Key], now: float) -> dict[Key, Entry]:
+        """Return the entries of those keys that have a valid one."""
+        with self._faults(keys) as index:
+            if index is not None:
+                by_name = {bytes(key): key for key in keys}
+                rows = index.find(list(by_name)).items()  # a damaged index may return other keys
+                return self._read(index, now, [(by_name[name], row) for name, row in rows if name in by_name])
+        return {}
 
-    The base class writes values line by line (0.9 ms for 393 kB, against 0.16 ms in one call) and unpickles whatever a
-    row declares a pickle, which would let anyone who can write to the folder run code.
-    """
+    def holds(self, keys: Sequence[Key]) -> set[bytes]:
+        """Return the keys, encoded as on disk, that the index has. Does not read values."""
+        with self._faults(keys) as index:
+            if index is not None:
+                return set(index.find([bytes(key) for key in keys]))
+        return set()
 
-    def put(self, key: Any) -> tuple[bytes, bool]:
-        """Return a key unchanged."""
-        if type(key) is not bytes:
-            raise TypeError(f"a key is bytes, not {type(key).__name__}")
-        return key, True
+    def _read(self, index: Index, now: float, rows: Sequence[tuple[Key, Row]]) -> dict[Key, Entry]:
+        slab = Slab.for_sizes(row.size for _, row in rows)
+        read = partial(self._read_part, index, now, slab)
+        if slab is None:
+            return read(rows)
+        # In two threads: touching fresh memory and verifying take longer than reading.
+        try:
+            other = self._helpers.submit(read, rows[1::2])
+        except RuntimeError:  # no thread can be started
+            return read(rows)
+        return read(rows[::2]) | other.result()
 
-    def get(self, key: Any, raw: Any) -> bytes:  # noqa: ARG002 (the base class would unpickle if not raw)
-        """Return a row's key as bytes."""
-        return bytes(key)
+    def _read_part(
+        self, index: Index, now: float, slab: Slab | None, rows: Sequence[tuple[Key, Row]]
+    ) -> dict[Key, Entry]:
+        entries: dict[Key, Entry] = {}
+        for key, row in rows:
+            try:
+                entries[key] = decode(
+                    index.fetch(row, slab), key, now, self._sealing_key, slab if row.filename else None
+                )
+            except ExpiredEntryError:
+                pass  # `tick` removes it
+            except (EntryError, FileNotFoundError) as error:
+                self._invalid[key] = row
+                if isinstance(error, CorruptEntryError):
+                    self._counters.add(Event.CORRUPT, {key.kind: 1})
+                    self._report(error, Fault.CORRUPT_ENTRY)
+                elif isinstance(error, OldFormatError):
+                    self._counters.add(Event.OLD_FORMAT, {key.kind: 1})
+                    self._report(error, Fault.OLD_FORMAT)
+            except OSError as error:  # e.g. too many open files: the entry may be valid
+                self._report(error, classify(error))
+        return entries
 
-    def place(self, key: bytes, header: bytes, content: memoryview) -> Placed:
-        """Write a value, ahead of its row.
+    # Writes.
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Write entries together, except those that were purged since their position.
+
+        Entries that cannot be written are dropped and counted. Modest entries are dropped if others had to be evicted.
+        """
+        self._forget_invalid()
+        for modest in (False, True):
+            self._write_alike([write for write in writes if write.modest is modest], modest=modest)
+
+    def _write_alike(self, writes: Sequence[Write], *, modest: bool) -> None:
+        """Write entries that are all modest or all not; in halves, if there is no room for all of them."""
+        if not writes:
+            return
+        events = [Event.DROPPED] * len(writes)
+        nbytes = sum(write.entry.nbytes + ROW_BYTES for write in writes)
+        with self._faults() as index:
+            if index is not None and index.intact():
+                if self._make_room(index, nbytes, modest=modest):
+                    events = self._write(index, writes)
+                elif len(writes) > 1:
+                    middle = len(writes) // 2
+                    self._write_alike(writes[:middle], modest=modest)
+                    self._write_alike(writes[middle:], modest=modest)
+                    return
+        for event, write in zip(events, writes, strict=True):
+            self._counters.add(event, {write.entry.key.kind: 1})
+
+    def _write(self, index: Index, writes: Sequence[Write]) -> list[Event]:
+        placed: list[Placed] = []
+        try:
+            placed.extend(index.place(write.entry.key, *encode(write.entry, self._sealing_key)) for write in writes)
+            return _patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
+        except BaseException:
+            for value in placed:
+                index.discard(value)
+            raise
+
+    def _commit(self, index: Index, writes: Sequence[Write], placed: Sequence[Placed]) -> list[Event]:
+        events = []
+        with index.transaction():
+            # Under the write lock, a purge has either appended its record, noticed here, or will delete these rows.
+            self.notice()
+            closed = not self._folder.entered  # purges could not be noticed
+            for (entry, position, _), value in zip(writes, placed, strict=True):
+                if closed or any(
+                    selector.matches(entry.tag, entry.stored_at) for selector in self._folder.since(position)
+                ):
+                    index.discard(value)
+                    events.append(Event.DROPPED if closed else Event.PURGED)
+                else:
+                    index.write(entry, value)
+                    events.append(Event.STORED)
+        return events
+
+    def _make_room(self, index: Index, nbytes: int, *, modest: bool) -> bool:
+        """Evict the oldest entries until `nbytes` fit, none for a modest entry; false when they cannot fit."""
+        limit = self._settings.size_limit
+        if nbytes > limit:
+            return False
+        if modest:
+            return self._disk_has(nbytes) and index.volume() + nbytes <= limit
+        if not self._disk_has(nbytes):  # others fill the disk: shrink a little at each write
+            self._counters.add(Event.EVICTED, _patiently(WRITE_PATIENCE, index.take_oldest))
+            if not self._disk_has(nbytes):
+                self._report(OSError("less than min_free_bytes are free"), Fault.DISK_FULL)
+                return False
+        while index.volume() + nbytes > limit:
+            taken = _patiently(WRITE_PATIENCE, index.take_oldest)
+            if not taken:
+                return False
+            self._counters.add(Event.EVICTED, taken)
+        return True
+
+    def _disk_has(self, nbytes: int) -> bool:
+        status = os.statvfs(self._settings.folder)
+        return status.f_bavail * status.f_frsize >= nbytes + self._settings.min_free_bytes
+
+    def _forget_invalid(self) -> None:
+        with self._faults() as index:
+            while index is not None and self._invalid:
+                key, row = self._invalid.popitem()
+                index.forget(bytes(key), row)
+
+    # Purges and maintenance.
+
+    def purge(self, selector: Selector) -> Counter[Kind]:
+        """Remove the selected entries, for all processes; return how many of each kind.
 
         Raises:
-            OSError: the file cannot be written whole; nothing of it is left.
+            PurgeIncompleteError: the disk could not be written.
         """
-        if len(header) + len(content) <= INLINE_BYTES:
-            return Placed(0, MODE, None, header + content)
-        # The name ends in random digits, so that replacing an entry does not touch the file that a reader has open.
-        filename = f"{key[1]:02x}/{key.hex()}-{os.urandom(6).hex()}.val"
-        return Placed(_write(Path(self._directory, filename), header, content), MODE, filename, None)
+        try:
+            self._follow()
+            self.open()
+            self._folder.announce(selector)
+            self.notice()
+            index = self.open()  # a generation that begins after the record has no older entries
+            if index is None:
+                raise PurgeIncompleteError("memory was purged, but the disk is out of use")  # noqa: TRY301
+            self._folder.remove_older(index)
+            taken = _patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+        except CacheError:
+            raise
+        except Exception as error:
+            self._report(error, classify(error))
+            raise PurgeIncompleteError(f"memory was purged, the disk was not: {classify(error)}") from error
+        self._counters.add(Event.PURGED, taken)
+        return taken
 
-    def store(self, value: Placed, read: Any, key: Any = None) -> Placed:  # noqa: ARG002
-        """Return a value's columns: `place` has written it."""
-        return value
+    def usage(self) -> tuple[dict[Kind, Usage], int]:
+        """Return the usage of each kind, and the bytes of all files."""
+        with self._faults() as index:
+            if index is not None:
+                return index.usage(), index.volume()
+        return {}, 0
 
-    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> memoryview:  # noqa: ARG002
-        """Return a value's bytes, whatever the row says of its mode."""
-        return self.load(filename, value)
+    def check(self, *, fix: bool) -> Report:
+        """Read every entry and look for files without a row; `fix` removes what is invalid."""
+        with self._faults() as index:
+            if index is not None:
+                return index.check(self._sealing_key, fix=fix)
+        return Report()
 
-    def load(self, filename: Any, value: Any, slab: Slab | None = None) -> memoryview:
-        """Return a value's bytes, from the row or from the file that it names; read into the slab if one is given.
+    def tick(self) -> None:
+        """Maintain the disk for a few milliseconds: reopen, forget, expire, sweep."""
+        now = time.time()
+        try:
+            self._follow()
+            self.notice()
+            if self._index is None and time.monotonic() >= self._next_attempt:
+                self.open()
+        except (CacheError, OSError) as error:  # the folder is now another's, or not trusted
+            self._report(error, Fault.IO_ERROR)
+        self._forget_invalid()
+        with self._faults() as index:
+            if index is not None:
+                if now >= self._next_expiry:
+                    taken = index.take_expired(now)
+                    self._counters.add(Event.EXPIRED, taken)
+                    self._next_expiry = now if taken else now + EXPIRE_EVERY
+                if now >= self._next_sweep:
+                    index.sweep(self._sweep_part, now)
+                    self._sweep_part = (self._sweep_part + 1) % FANOUT
+                    self._next_sweep = now if self._sweep_part else now + SWEEP_EVERY
+                    self._folder.remove_older(index)
+
+    # Opening and closing.
+
+    def open(self) -> Index | None:
+        """Open the folder and the index, unless they are open; None when they cannot be used now.
 
         Raises:
-            CorruptEntryError: the row cannot be one of ours.
-            OSError: the file cannot be read.
+            ForeignFolderError, UntrustedFolderError, SettingsConflictError: the folder must not be used.
         """
-        if filename is None and type(value) is bytes:
-            return memoryview(value)
-        if type(filename) is str and _FILENAME.fullmatch(filename):
-            return _read(f"{self._directory}/{filename}", slab)
-        raise CorruptEntryError("the row names no value")
+        with self._opening:
+            if self._index is not None:
+                return self._index
+            now = time.monotonic()
+            if now - self._opened_at > LONGEST_PAUSE:
+                self._pause = 0.0
+            self._next_attempt, self._opened_at = now + self._pause, math.inf
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+            try:
+                if not self._folder.entered:
+                    self._folder.enter()
+                self._index = self._folder.open_index(self._report)
+                self._opened_at = time.monotonic()
+            except CacheError:
+                raise
+            except Exception as error:  # noqa: BLE001 (the store serves without a disk)
+                self._report(error, classify(error))
+            return self._index
 
-    def remove(self, file_path: Any) -> None:
-        """Remove a value's file if the name has our form. Folders stay, so that writers need no retry."""
-        if type(file_path) is str and _FILENAME.fullmatch(file_path):
-            Path(self._directory, file_path).unlink(missing_ok=True)
+    def disconnect(self) -> None:
+        """Close this thread's connection to the index."""
+        if self._index is not None:
+            self._index.close()
+
+    def close(self) -> None:
+        """Leave the folder."""
+        self.disconnect()
+        self._index = None
+        self._helpers.shutdown()
+        self._folder.leave()
+
+    def _follow(self) -> None:
+        """Close an index that another process has abandoned, or that was deleted or replaced."""
+        index = self._index
+        if self._folder.leave_if_deleted() or (index is not None and not self._folder.is_newest(index)):
+            self._index = None
+        elif index is not None and not index.intact():
+            self._folder.abandon(index)
+            self._index = None
+            self._report(FileNotFoundError("the index was deleted or replaced"), Fault.CORRUPT_INDEX)
+
+    @contextmanager
+    def _faults(self, looked_up: Sequence[Key] = ()) -> Iterator[Index | None]:
+        """Yield the index; count and swallow what is raised, and close the index if it is broken."""
+        index = self._index
+        try:
+            yield index
+        except Exception as error:  # noqa: BLE001 (the rule of this tier)
+            fault = classify(error)
+            self._report(error, fault)
+            if fault is Fault.LOCKED:
+                self._counters.add(Event.TIMEOUT, Counter(key.kind for key in looked_up))
+            if index is not None and fault not in _HARMLESS:
+                if fault is Fault.CORRUPT_INDEX:
+                    self._folder.abandon(index)
+                if self._index is index:
+                    self._index = None
+
+    def _report(self, error: BaseException, fault: Fault) -> None:
+        """Count a fault, and report the first of its kind."""
+        if self._counters.fault(fault):
+            self._on_fault(fault, f"{type(error).__name__}: {error}")
 
 
-def key_of(filename: str) -> bytes | None:
-    """Return the key in a file's name, or None if the name does not have our form."""
-    match = _FILENAME.fullmatch(filename)
-    return bytes.fromhex(match[1]) if match else None
-
-
-def _write(path: Path, header: bytes, content: memoryview) -> int:
-    """Write a new file, readable by the owner alone, in one call; return its size."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-    size, written = len(header) + len(content), 0
-    try:
-        written = os.writev(descriptor, (header, content))
-    finally:
-        os.close(descriptor)
-        if written != size:
-            path.unlink(missing_ok=True)
-    if written != size:  # a nearly full disk accepts only a part
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return size
-
-
-def _read(path: str, slab: Slab | None) -> memoryview:
-    """Read a file whole into memory of its own.
-
-    Not mapped: truncating a mapped file kills the process that reads it (SIGBUS).
-    """
-    # Non-blocking and without following links: a FIFO in the place of a file must not hang the reader.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_VALUE_BYTES:
-            raise CorruptEntryError("not a file of ours")
-        buffer = slab.take(status.st_size) if slab else None
-        if buffer is None:
-            buffer = np.empty(status.st_size, np.uint8)
-        size = os.readv(descriptor, (buffer.data,))
-    finally:
-        os.close(descriptor)
-    return buffer.data[:size]
+def _patiently(patience: float, action: Callable[[], Result]) -> Result:
+    """Run an action that needs the index's write lock, retrying up to `patience` seconds while it is locked."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if classify(error) is not Fault.LOCKED or time.monotonic() >= end:
+                raise
+        time.sleep(0.002)

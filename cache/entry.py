@@ -1,4 +1,4 @@
-"""An entry on disk: a header of 256 bytes, then the array's bytes.
+"""An entry, and its bytes on disk: a header of 256 bytes, then the array's. A file of them is read and written at once.
 
     offset  bytes  field (little-endian)
     0       4      magic "octv"
@@ -21,10 +21,16 @@ Index rows are never trusted: a row can name another valid file, a wrong tag or 
 multiple of 64, so arrays are aligned as well as the buffer they are read into.
 """
 
+import errno
 import hmac
 import math
+import os
+import stat
 import struct
-from typing import Any, NamedTuple, TypeAlias
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from blake3 import blake3
@@ -41,6 +47,7 @@ FORMAT = 2
 NO_CIPHER = 0
 HEADER_BYTES = 256
 MAX_DIMENSIONS = 4
+MAX_FILE_BYTES = 1 << 30
 # Only types that NumPy can rebuild from bytes: no objects, no records, no foreign byte order.
 DTYPES = frozenset(f"<{code}" for code in ("f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8")) | {
     "|i1",
@@ -53,6 +60,36 @@ MAC_BYTES = 32
 assert _HEAD.size + MAC_BYTES == HEADER_BYTES  # the layout above
 
 
+class Slab:
+    """One buffer for values that are read together. Safe between threads.
+
+    A fresh process pays for each page that it touches first: 72 states of 393 kB in arrays of their own are 7,000 page
+    faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms.
+    """
+
+    MIN_BYTES, MAX_BYTES = 4 << 20, 64 << 20
+
+    def __init__(self, nbytes: int) -> None:
+        self._buffer = np.empty(min(nbytes, self.MAX_BYTES), np.uint8)
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def for_sizes(cls, sizes: Iterable[Any]) -> Self | None:
+        """Return a slab for values of these sizes, which are not trusted, or None if they are too small for one."""
+        nbytes = sum(size + 64 for size in sizes if type(size) is int and size > 0)
+        return cls(nbytes) if nbytes >= cls.MIN_BYTES else None
+
+    def take(self, nbytes: int) -> NDArray[np.uint8] | None:
+        """Return room for one value, aligned to cache lines, or None when there is none left."""
+        with self._lock:
+            start = -(-self._used // 64) * 64
+            if start + nbytes > self._buffer.nbytes:
+                return None
+            self._used = start + nbytes
+        return self._buffer[start : start + nbytes]
+
+
 class Entry(NamedTuple):  # 0.4 µs to make, a frozen dataclass 0.9, and they are made by the hundred
     """An array and its metadata. The array is read-only, and the store owns it."""
 
@@ -61,7 +98,7 @@ class Entry(NamedTuple):  # 0.4 µs to make, a frozen dataclass 0.9, and they ar
     stored_at: float
     expires_at: float
     array: Array
-    slab: object = None  # memory that the array shares with others read at the same time
+    slab: Slab | None = None  # memory that the array shares with others read at the same time
 
     @property
     def nbytes(self) -> int:
@@ -79,21 +116,8 @@ def check_storable(array: Array) -> None:
         raise TypeError(f"an array of shape {array.shape} and type {array.dtype} cannot be stored")
 
 
-class Sealer:
-    """Authenticates entries with a key that is derived from the deployment's secret."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def mac(self, head: bytes | memoryview, content: memoryview) -> bytes:
-        """Return the MAC of a header and its content."""
-        # Chosen for speed without nonces: 393 kB take 90 µs, keyed BLAKE2b 600 µs, HMAC-SHA-256 350 µs. GMAC is faster,
-        # but a repeated nonce would reveal its key.
-        return blake3(head, key=self._key).update(content).digest()
-
-
-def encode(entry: Entry, sealer: Sealer) -> tuple[bytes, memoryview]:
-    """Return an entry's header and its array's bytes (contiguous, not copied)."""
+def encode(entry: Entry, sealing_key: bytes) -> tuple[bytes, memoryview]:
+    """Return an entry's header, with its MAC, and its array's bytes (contiguous, not copied)."""
     array = entry.array
     shape = (*array.shape, *(0,) * (MAX_DIMENSIONS - array.ndim))
     content = array.reshape(-1).view(np.uint8).data
@@ -101,16 +125,16 @@ def encode(entry: Entry, sealer: Sealer) -> tuple[bytes, memoryview]:
         MAGIC, FORMAT, array.ndim, NO_CIPHER, array.dtype.str.encode(), *shape,
         entry.stored_at, entry.expires_at, len(content), bytes(entry.key), entry.tag,
     )  # fmt: skip
-    return head + sealer.mac(head, content), content
+    return head + _mac(sealing_key, head, content), content
 
 
-def decode(view: memoryview, key: Key, now: float, sealer: Sealer, slab: object = None) -> Entry:
+def decode(view: memoryview, key: Key, now: float, sealing_key: bytes, slab: Slab | None = None) -> Entry:
     """Verify stored bytes and return the entry of `key`; its array is a read-only view of them.
 
     Raises:
         CorruptEntryError: the bytes are damaged or forged, or belong to another key.
         OldFormatError: another version of the format wrote them.
-        ExpiredEntryError: the time to live is over.
+        ExpiredEntryError: it has expired.
     """
     if len(view) < _VERSION.size:
         raise CorruptEntryError("shorter than a header")
@@ -120,7 +144,7 @@ def decode(view: memoryview, key: Key, now: float, sealer: Sealer, slab: object 
     if len(view) < HEADER_BYTES:
         raise CorruptEntryError("shorter than a header")
     head, content = view[: _HEAD.size], view[HEADER_BYTES:]
-    if not hmac.compare_digest(sealer.mac(head, content), view[_HEAD.size : HEADER_BYTES]):
+    if not hmac.compare_digest(_mac(sealing_key, head, content), view[_HEAD.size : HEADER_BYTES]):
         raise CorruptEntryError("the MAC differs: damaged, forged, or written under another secret")
     _, _, dimensions, cipher, name, *shape, stored_at, expires_at, length, full_key, tag = _HEAD.unpack(head)
     if full_key != bytes(key):
@@ -135,7 +159,63 @@ def decode(view: memoryview, key: Key, now: float, sealer: Sealer, slab: object 
     ):
         raise CorruptEntryError("the header contradicts the value")
     if expires_at <= now:
-        raise ExpiredEntryError("its time to live is over")
+        raise ExpiredEntryError("expired")
     array = np.frombuffer(content, dtype).reshape(shape)
     array.flags.writeable = False
     return Entry(key, tag, stored_at, expires_at, array, slab)
+
+
+def _mac(sealing_key: bytes, head: bytes | memoryview, content: memoryview) -> bytes:
+    # Chosen for speed without nonces: 393 kB take 90 µs, keyed BLAKE2b 600 µs, HMAC-SHA-256 350 µs. GMAC is faster,
+    # but a repeated nonce would reveal its key.
+    return blake3(head, key=sealing_key).update(content).digest()
+
+
+def write_file(path: Path, header: bytes, content: memoryview) -> int:
+    """Write a new file that only the owner may read; return its size.
+
+    One call: the way diskcache writes, line by line, takes 0.9 ms for 393 kB instead of 0.16 ms.
+
+    Raises:
+        OSError: the file cannot be written whole; nothing of it is left.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    size, written = len(header) + len(content), 0
+    try:
+        written = os.writev(descriptor, (header, content))
+    finally:
+        os.close(descriptor)
+        if written != size:
+            path.unlink(missing_ok=True)
+    if written != size:  # a nearly full disk accepts only a part
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return size
+
+
+def read_file(path: str, slab: Slab | None) -> memoryview:
+    """Read a whole file, into the slab if one is given and has room.
+
+    Not mapped: truncating a mapped file kills the process that reads it (SIGBUS).
+
+    Raises:
+        CorruptEntryError: it cannot be a value's file.
+        OSError: it cannot be read.
+    """
+    # Non-blocking and without following links: a FIFO in place of the file must not block the reader.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+            raise CorruptEntryError("not the file of a value")
+        buffer = slab.take(status.st_size) if slab else None
+        if buffer is None:
+            buffer = np.empty(status.st_size, np.uint8)
+        size = os.readv(descriptor, (buffer.data,))
+    finally:
+        os.close(descriptor)
+    return buffer.data[:size]

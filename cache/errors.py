@@ -1,19 +1,11 @@
-"""What can go wrong with the store.
+"""What can go wrong: errors that a caller may see, and faults of the disk, which become misses.
 
-    CacheError
-    ├── InvalidSettingError (ValueError)   a setting makes no sense; names it
-    ├── SettingsConflictError              another live process uses this folder with other settings; names them
-    ├── ForeignFolderError                 the folder holds things that are not ours
-    ├── UntrustedFolderError               other users may write to the folder
-    ├── SecretError                        the deployment secret is missing its protection or its form
-    ├── PurgeIncompleteError               memory was purged, the disk could not be
-    └── EntryError (ValueError)            a stored value must not be used
-        ├── CorruptEntryError              its bytes, or the row that led to it, are not what was stored
-        ├── OldFormatError                 another version of the format wrote it
-        └── ExpiredEntryError              its time to live is over
-
-Only the first six reach a caller: a stored value that must not be used is a miss.
+An `EntryError` never reaches a caller: a stored value that must not be used is a miss.
 """
+
+import errno
+import sqlite3
+from enum import StrEnum
 
 
 class CacheError(Exception):
@@ -21,7 +13,7 @@ class CacheError(Exception):
 
 
 class InvalidSettingError(CacheError, ValueError):
-    """A setting makes no sense; the message starts with its name."""
+    """A setting is out of range; the message starts with its name."""
 
 
 class SettingsConflictError(CacheError):
@@ -57,4 +49,55 @@ class OldFormatError(EntryError):
 
 
 class ExpiredEntryError(EntryError):
-    """The value's time to live is over."""
+    """The value has expired."""
+
+
+class Fault(StrEnum):
+    """What can be wrong with the disk. The store keeps answering, with misses."""
+
+    CORRUPT_ENTRY = "corrupt_entry"
+    CORRUPT_INDEX = "corrupt_index"
+    OLD_FORMAT = "old_format"
+    DISK_FULL = "disk_full"
+    READ_ONLY = "read_only"
+    LOCKED = "locked"
+    IO_ERROR = "io_error"
+
+
+_ERRNOS = {
+    errno.ENOSPC: Fault.DISK_FULL,
+    errno.EDQUOT: Fault.DISK_FULL,
+    errno.EFBIG: Fault.DISK_FULL,
+    errno.EROFS: Fault.READ_ONLY,
+    errno.EACCES: Fault.READ_ONLY,
+    errno.EPERM: Fault.READ_ONLY,
+}
+# SQLite's result codes; the low byte is the primary one.
+_PRIMARY_CODES = {
+    sqlite3.SQLITE_BUSY: Fault.LOCKED,
+    sqlite3.SQLITE_LOCKED: Fault.LOCKED,
+    sqlite3.SQLITE_PROTOCOL: Fault.LOCKED,
+    sqlite3.SQLITE_FULL: Fault.DISK_FULL,
+    sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: Fault.IO_ERROR,
+}
+# A failed write says nothing about the data on disk. Other input/output errors do: a truncated file reads short.
+_WRITE_ERRORS = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
+
+
+def classify(error: BaseException) -> Fault:
+    """Name the fault behind an error that the file system or the index raised."""
+    if isinstance(error, sqlite3.Error):
+        # There is no code when a column is not UTF-8.
+        code: int = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT
+        return Fault.IO_ERROR if code in _WRITE_ERRORS else _PRIMARY_CODES.get(code & 0xFF, Fault.CORRUPT_INDEX)
+    if isinstance(error, OSError):
+        return _ERRNOS.get(error.errno or 0, Fault.IO_ERROR)
+    # diskcache trusts what it reads, so rows that are not what was written may raise anything, such as a TypeError.
+    return Fault.IO_ERROR if isinstance(error, MemoryError) else Fault.CORRUPT_INDEX

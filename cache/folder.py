@@ -1,58 +1,85 @@
-"""The folder: its layout, the processes that share it, and the current generation of the index.
+"""The cache folder: its settings, the processes that share it, their purges, and the generations of the index.
 
-    settings.json        what all processes in the folder agree on
-    ledger               see `cache.ledger`
-    generation-1/        cache.db, its WAL and shared memory, and the values: ab/<key>-<chance>.val
+    settings.json        the settings that all processes in the folder share
+    ledger               purges, and the lock that tells whether a process is alone
+    generation-1/        cache.db, its WAL and shared memory, and the values: ab/<key>-<random>.val
+
+The ledger is an append-only file of fixed-size records. A purge appends its selector *before* it deletes. Every process
+compares the file's size with what it has read, at each look-up (one `fstat`, under a microsecond) and again under the
+index's write lock before each write. So a queued entry is either written before the purge deletes, and is deleted, or
+is written after the record was appended, and is dropped.
 
 A broken index is never repaired, renamed or deleted in place: other processes may have it open, and SQLite would mix an
 old journal with a new file. Instead the next generation begins, and the old one is removed.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import stat
+import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from cache.counters import Fault
-from cache.errors import ForeignFolderError, SettingsConflictError, UntrustedFolderError
-from cache.faults import classify
+from cache.errors import (
+    Fault,
+    ForeignFolderError,
+    InvalidSettingError,
+    SettingsConflictError,
+    UntrustedFolderError,
+    classify,
+)
 from cache.index import Index
-from cache.ledger import Ledger
-from cache.settings import SHARED_SETTINGS, CacheSettings
+from cache.tag import RECORD_BYTES, Selector
+
+MIB = 1 << 20
+GIB = 1 << 30
+DAY = 86_400.0
+
+SHARED_SETTINGS = ("size_limit", "min_free_bytes", "time_to_live")
+"""Belong to the folder: processes that share it must agree on them."""
 
 LEDGER = "ledger"
 SETTINGS = "settings.json"
 _GENERATION = re.compile(r"generation-(\d{1,9})", re.ASCII)
 _OURS = re.compile(rf"{LEDGER}|{re.escape(SETTINGS)}(\.\w+)?|{_GENERATION.pattern}|lost\+found", re.ASCII)
 
+EVERYTHING = Selector()
+KEPT_PURGES = 1024
 
-def enter(settings: CacheSettings) -> Ledger:
-    """Join the processes that use the folder, creating it if needed.
 
-    Raises:
-        ForeignFolderError: it holds other things.
-        UntrustedFolderError: other users may write to it.
-        SettingsConflictError: a live process uses it under other settings.
-        OSError: it cannot be written.
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where the store lives and how much it may take.
+
+    Sizes are in bytes, times in seconds.
     """
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_trust(settings.folder)
-    if any(settings.folder.iterdir()) and not is_cache(settings.folder):
-        raise ForeignFolderError(f"{settings.folder} is neither empty nor a cache; choose another folder")
-    ledger = Ledger(settings.folder / LEDGER)
-    try:
-        if ledger.claim():
-            _write_settings(settings)
-        ledger.share()
-        _compare_settings(settings)
-    except BaseException:
-        ledger.close()
-        raise
-    return ledger
+
+    folder: Path
+    size_limit: int = 4 * GIB  # values and index together; the oldest entries are evicted first
+    min_free_bytes: int = GIB  # of the file system: below it the store shrinks
+    time_to_live: float = 30 * DAY
+    memory_bytes: int = 256 * MIB  # of this process; 0: no memory tier
+    queue_bytes: int = 64 * MIB  # waiting to be written; entries that do not fit are dropped
+    lock_timeout: float = 0.05  # how long a look-up waits for the index before it is a miss
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("size_limit", MIB),
+            ("min_free_bytes", 0),
+            ("memory_bytes", 0),
+            ("queue_bytes", 0),
+            ("lock_timeout", 0.0),
+        ):
+            if not getattr(self, name) >= least:
+                raise InvalidSettingError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not self.time_to_live > 0:
+            raise InvalidSettingError(f"time_to_live must be above 0, not {self.time_to_live}")
 
 
 def is_cache(folder: Path) -> bool:
@@ -60,35 +87,174 @@ def is_cache(folder: Path) -> bool:
     return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
-def generations(folder: Path) -> list[int]:
-    """Return the generations that exist, in order."""
-    matches = (_GENERATION.fullmatch(name) for name in os.listdir(folder))  # noqa: PTH208
-    return sorted(int(match[1]) for match in matches if match)
+class Folder:
+    """One process's use of the folder. Safe between threads, but only one may `enter` or `leave`.
 
-
-def open_index(settings: CacheSettings, broken: int, report: Callable[[BaseException, Fault], None]) -> Index:
-    """Open the newest generation above `broken`, or begin the next when it cannot be read.
-
-    Raises:
-        OSError, sqlite3.Error: the folder cannot be written, is full, or the index stays locked.
+    `drop` removes what a purge selects from this process's memory and queue.
     """
-    newest = max([1, broken + 1, *generations(settings.folder)])
-    try:
-        return _open_generation(settings, newest)
-    except Exception as error:
-        # diskcache trusts what it reads, so a damaged index may raise anything. A lock or a full or read-only disk says
-        # nothing about the index.
-        if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
+
+    def __init__(self, settings: CacheSettings, drop: Callable[[Selector], object]) -> None:
+        self._settings = settings
+        self._path = settings.folder
+        self._drop = drop
+        self._ledger: int | None = None
+        self._seen = 0  # how many bytes of the ledger this process has read
+        self._left: list[int] = []  # ledgers of deleted folders: other threads may still use them
+        self._lock = threading.Lock()
+        self._purges: deque[Selector] = deque(maxlen=KEPT_PURGES)  # the last ones noticed
+        self.position = 0  # how many purges were noticed
+        self._broken = 0  # the newest generation known to be broken
+
+    # Sharing.
+
+    @property
+    def entered(self) -> bool:
+        """Whether this process is among the folder's users."""
+        return self._ledger is not None
+
+    def enter(self) -> None:
+        """Join the processes that use the folder, creating it if needed.
+
+        Raises:
+            ForeignFolderError: it holds other things.
+            UntrustedFolderError: other users may write to it.
+            SettingsConflictError: a live process uses it under other settings.
+            OSError: it cannot be written.
+        """
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_trust(self._path)
+        if any(self._path.iterdir()) and not is_cache(self._path):
+            raise ForeignFolderError(f"{self._path} is neither empty nor a cache; choose another folder")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        ledger = os.open(self._path / LEDGER, flags, 0o600)
+        try:
+            if _is_alone(ledger):
+                os.ftruncate(ledger, 0)
+                _write_settings(self._settings)
+            fcntl.flock(ledger, fcntl.LOCK_SH)
+            seen = os.fstat(ledger).st_size
+            _compare_settings(self._settings)
+        except BaseException:
+            os.close(ledger)
             raise
-        report(error, Fault.CORRUPT_INDEX)
-    return _open_generation(settings, newest + 1)
+        with self._lock:
+            self._ledger, self._seen, self._broken = ledger, seen, 0
 
+    def leave_if_deleted(self) -> bool:
+        """Leave the folder if it was deleted, and unread purges with it; reads as a purge of everything."""
+        with self._lock:
+            if self._ledger is None or os.fstat(self._ledger).st_nlink:
+                return False
+            self._left.append(self._ledger)
+            self._ledger = None
+            self._apply([EVERYTHING])
+            return True
 
-def remove_older(folder: Path, current: int) -> None:
-    """Remove the generations before the current one."""
-    for generation in generations(folder):
-        if generation < current:
-            shutil.rmtree(_place(folder, generation), ignore_errors=True)
+    def leave(self) -> None:
+        """Leave the folder for good."""
+        if self._ledger is not None:
+            self._left.append(self._ledger)
+            self._ledger = None
+        while self._left:
+            os.close(self._left.pop())
+
+    # Purges.
+
+    def announce(self, selector: Selector) -> None:
+        """Tell all processes to drop the selected entries.
+
+        Raises:
+            OSError: the record cannot be written, or the folder was not entered.
+        """
+        if self._ledger is None:
+            raise OSError("the folder is out of use")
+        record = selector.pack()
+        if os.write(self._ledger, record) != len(record):
+            raise OSError("the ledger's record was cut short")
+
+    def notice(self) -> bool:
+        """Apply the purges announced since the last call; false, in under a microsecond, when there are none.
+
+        A damaged or shortened ledger reads as a purge of everything. No caller proceeds before all is applied.
+        """
+        ledger = self._ledger
+        if ledger is None or os.fstat(ledger).st_size == self._seen:
+            return False
+        with self._lock:
+            if self._ledger is not None:  # and not left meanwhile
+                size = os.fstat(self._ledger).st_size
+                self._apply(self._read_purges(self._ledger, size))
+                self._seen = size
+        return True
+
+    def since(self, position: int) -> list[Selector]:
+        """Return the purges noticed after a position; more than are kept reads as a purge of everything."""
+        if position == self.position:
+            return []
+        with self._lock:
+            count = self.position - position
+            return list(self._purges)[-count:] if count <= len(self._purges) else [EVERYTHING]
+
+    def _apply(self, purges: list[Selector]) -> None:
+        # The position moves first: an entry that a thread stores in memory meanwhile is found either here, or by that
+        # thread's `since`.
+        self._purges.extend(purges)
+        self.position += len(purges)
+        for selector in purges:
+            self._drop(selector)
+
+    def _read_purges(self, ledger: int, size: int) -> list[Selector]:
+        if size == self._seen:
+            return []
+        try:
+            content = os.pread(ledger, size - self._seen, self._seen)
+            return [Selector.unpack(content[at : at + RECORD_BYTES]) for at in range(0, len(content), RECORD_BYTES)]
+        except (ValueError, OSError):  # a record is damaged; the file is shorter than it was, or cannot be read
+            return [EVERYTHING]
+
+    # Generations.
+
+    def is_newest(self, index: Index) -> bool:
+        """Whether no process has begun a later generation, and this one's folder still exists."""
+        return self._generations()[-1:] == [index.generation]
+
+    def abandon(self, index: Index) -> None:
+        """Never open this generation again."""
+        self._broken = max(self._broken, index.generation)
+
+    def open_index(self, report: Callable[[BaseException, Fault], None]) -> Index:
+        """Open the newest generation that is not abandoned, or begin the next when it cannot be read.
+
+        Raises:
+            OSError, sqlite3.Error: the folder cannot be written, is full, or the index stays locked.
+        """
+        newest = max([1, self._broken + 1, *self._generations()])
+        try:
+            return self._open_generation(newest)
+        except Exception as error:
+            # A damaged index may raise anything. A lock or a full or read-only disk says nothing about the index.
+            if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
+                raise
+            report(error, Fault.CORRUPT_INDEX)
+        return self._open_generation(newest + 1)
+
+    def remove_older(self, index: Index) -> None:
+        """Remove the generations before the index's."""
+        for generation in self._generations():
+            if generation < index.generation:
+                shutil.rmtree(self._place(generation), ignore_errors=True)
+
+    def _generations(self) -> list[int]:
+        matches = (_GENERATION.fullmatch(name) for name in os.listdir(self._path))  # noqa: PTH208
+        return sorted(int(match[1]) for match in matches if match)
+
+    def _open_generation(self, generation: int) -> Index:
+        place = self._place(generation)
+        place.mkdir(mode=0o700, exist_ok=True)
+        return Index(place, generation, self._settings.lock_timeout)
+
+    def _place(self, generation: int) -> Path:
+        return self._path / f"generation-{generation}"
 
 
 def _check_trust(folder: Path) -> None:
@@ -99,14 +265,13 @@ def _check_trust(folder: Path) -> None:
         raise UntrustedFolderError(f"other users may write to the cache folder {folder}: chmod go-w it")
 
 
-def _open_generation(settings: CacheSettings, generation: int) -> Index:
-    place = _place(settings.folder, generation)
-    place.mkdir(mode=0o700, exist_ok=True)
-    return Index(place, generation, settings.size_limit, settings.lock_timeout)
-
-
-def _place(folder: Path, generation: int) -> Path:
-    return folder / f"generation-{generation}"
+def _is_alone(ledger: int) -> bool:
+    """Lock the folder exclusively, if nobody else uses it (flock(2): the lock ends with the process)."""
+    try:
+        fcntl.flock(ledger, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_settings(settings: CacheSettings) -> None:

@@ -1,28 +1,32 @@
-"""The index: diskcache's table of rows, and the statements that its public methods do not offer.
+"""The index: diskcache's table of rows, and the value files that the rows name. Only this file knows diskcache.
 
-Only this file uses diskcache's private `_sql`, `_sql_retry` and `_transact`. It needs them to find many keys
-in one statement, to remove entries by tag and age while counting them by kind, and to do both on diskcache's connection
-and within its transactions. Triggers maintain the bytes of each kind, so that metrics need no scan.
+diskcache makes the table, keeps a connection for each thread, sets rows and holds the write lock, all by its public
+names. One private name is used: `_sql`, the calling thread's connection. Without it, statements could not run within
+diskcache's transactions, and the public methods neither find many keys in one statement, nor remove entries by tag and
+age while counting them by kind. Triggers maintain the bytes of each kind, so that metrics need no scan.
 """
 
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import diskcache  # type: ignore[import-untyped]
 
-from cache.counters import Usage
-from cache.disk import INLINE_BYTES, Placed, PlainDisk, Slab, key_of
-from cache.entry import Entry
+from cache.entry import Entry, Slab, decode, read_file, write_file
+from cache.errors import CorruptEntryError, ExpiredEntryError
 from cache.key import Key, Kind
+from cache.stats import Report, Usage
 
 DATABASE: str = diskcache.core.DBNAME
-FANOUT = 256
+FANOUT = 256  # folders of value files
+INLINE_BYTES = 16_384  # smaller values are stored in the index: a pooled vector needs no file
 OPEN_PATIENCE = 1.0
 """Seconds that opening waits for another process's lock."""
 
@@ -40,10 +44,27 @@ _SETTINGS = {
     "statistics": 0,
     "tag_index": 0,
 }
-_BYTES = "{0}.size + COALESCE(LENGTH({0}.value), 0)"
+_RAW_MODE = 1  # diskcache's, for every row; the mode in a row is ignored
 _BATCH = 64  # rows removed in one transaction, while other processes wait
 _FIND_LIMIT = 500  # parameters of one statement
+_FILENAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{66})-[0-9a-f]{12}\.val", re.ASCII)
 _KINDS = {kind.value: kind for kind in Kind}
+_BYTES = "{0}.size + COALESCE(LENGTH({0}.value), 0)"
+_USAGE_TRIGGER = """
+CREATE TRIGGER IF NOT EXISTS Usage_{event} AFTER {event} ON Cache FOR EACH ROW BEGIN
+    UPDATE Usage SET entries = entries {entries}, bytes = bytes {bytes} WHERE kind = substr({row}.key, 1, 1);
+END;
+"""
+_NEW, _OLD = _BYTES.format("NEW"), _BYTES.format("OLD")
+_USAGE = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS Usage (kind BLOB PRIMARY KEY, entries INTEGER, bytes INTEGER) WITHOUT ROWID;
+INSERT OR IGNORE INTO Usage VALUES {", ".join(f"(x'{kind.value.hex()}', 0, 0)" for kind in Kind)};
+{_USAGE_TRIGGER.format(event="insert", entries="+ 1", bytes=f"+ {_NEW}", row="NEW")}
+{_USAGE_TRIGGER.format(event="update", entries="+ 0", bytes=f"+ {_NEW} - ({_OLD})", row="NEW")}
+{_USAGE_TRIGGER.format(event="delete", entries="- 1", bytes=f"- ({_OLD})", row="OLD")}
+COMMIT;
+"""  # noqa: S608
 
 
 class Row(NamedTuple):
@@ -54,29 +75,98 @@ class Row(NamedTuple):
     size: Any = 0  # of the file
 
 
-class Index(diskcache.Cache):  # type: ignore[misc]
+class Placed(NamedTuple):
+    """The columns of a value that awaits its row: it lies in a file, or will lie in the row itself."""
+
+    size: int  # of the file
+    mode: int
+    filename: str | None
+    value: bytes | None
+
+
+class _Disk(diskcache.Disk):  # type: ignore[misc]
+    """What diskcache needs to set rows.
+
+    Reading through diskcache is refused: it unpickles what a row declares a pickle, so a forged row could run code.
+    """
+
+    def __init__(self, directory: str, **settings: Any) -> None:
+        super().__init__(directory, **settings)
+        self.folder = Path(directory)
+
+    def put(self, key: bytes) -> tuple[bytes, bool]:
+        """Return a key as it is."""
+        return key, True
+
+    def store(self, value: Placed, read: bool, key: bytes | None = None) -> Placed:  # noqa: ARG002
+        """Return a value's columns: `Index.place` has written it."""
+        return value
+
+    def remove(self, file_path: Any) -> None:
+        """Remove a value's file if the name has the right form. Folders stay, so that writers need no retry."""
+        if type(file_path) is str and _FILENAME.fullmatch(file_path):
+            (self.folder / file_path).unlink(missing_ok=True)
+
+    def get(self, key: Any, raw: Any) -> Any:
+        """Refuse: rows are read by `Index`."""
+        raise NotImplementedError
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> Any:
+        """Refuse: values are read by `Index`."""
+        raise NotImplementedError
+
+
+class Index:
     """The rows of one generation of the store, and the files that they name."""
 
-    def __init__(self, folder: Path, generation: int, size_limit: int, timeout: float) -> None:
+    def __init__(self, folder: Path, generation: int, timeout: float) -> None:
         self.generation = generation
-        self.path = folder / DATABASE
+        self._folder = folder
+        self._path = folder / DATABASE
         # SQLite would create it by the umask; its journal and shared memory take this file's mode.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         # diskcache waits up to a minute for each lock while opening, so probe first. The probe stays connected
         # until the end: the last connection to close would checkpoint, which waits for the disk.
-        with contextlib.closing(sqlite3.connect(self.path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
             probe.execute("BEGIN IMMEDIATE")
             probe.execute("ROLLBACK")
-            super().__init__(str(folder), timeout=timeout, disk=PlainDisk, size_limit=size_limit, **_SETTINGS)
-            self._keep_usage()
-        self._inode = self.path.stat().st_ino
+            self._cache = diskcache.Cache(str(folder), timeout=timeout, disk=_Disk, **_SETTINGS)
+            if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'Usage_delete'").fetchone():
+                probe.executescript(_USAGE)
+        self._inode = self._path.stat().st_ino
+
+    @property
+    def _sql(self) -> Any:
+        """Execute a statement on this thread's connection."""
+        return self._cache._sql  # noqa: SLF001
 
     def intact(self) -> bool:
         """Whether the open file is still the one at its path."""
         try:
-            return self.path.stat().st_ino == self._inode
+            return self._path.stat().st_ino == self._inode
         except FileNotFoundError:
             return False
+
+    def volume(self) -> int:
+        """Return the bytes of values and index together."""
+        return int(self._cache.volume())
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._cache.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the write lock. Raises what went wrong, not what diskcache raises while handling it."""
+        try:
+            with self._cache.transact():
+                yield
+        except diskcache.Timeout as error:  # raised for whatever kept the transaction from beginning
+            raise error.__context__ or error from None
+        except sqlite3.OperationalError as error:  # the rollback of what SQLite had rolled back itself
+            if error.sqlite_errorcode == sqlite3.SQLITE_ERROR and error.__context__:
+                raise error.__context__ from None
+            raise
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """Return the rows of those keys that have one."""
@@ -89,31 +179,38 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         return found
 
     def fetch(self, row: Row, slab: Slab | None = None) -> memoryview:
-        """Return a row's value, read into the slab if one is given.
+        """Return a row's value; a file is read into the slab if one is given.
 
         Raises:
-            CorruptEntryError: the row cannot be one of ours.
+            CorruptEntryError: the store cannot have written the row.
             OSError: the file cannot be read.
         """
-        value: memoryview = self._disk.load(row.filename, row.value, slab)
-        return value
+        if row.filename is None and type(row.value) is bytes:
+            return memoryview(row.value)
+        if type(row.filename) is str and _FILENAME.fullmatch(row.filename):
+            return read_file(f"{self._folder}/{row.filename}", slab)
+        raise CorruptEntryError("the row names no value")
 
     def place(self, key: Key, header: bytes, content: memoryview) -> Placed:
-        """Write an entry's value; `write` or `discard` must follow.
+        """Write an entry's value, ahead of its row; `write` or `discard` must follow.
 
         Raises:
             OSError: it cannot be written whole.
         """
-        placed: Placed = self._disk.place(bytes(key), header, content)
-        return placed
+        if len(header) + len(content) <= INLINE_BYTES:
+            return Placed(0, _RAW_MODE, None, header + content)
+        # The name ends in random digits, so that replacing an entry does not touch the file that a reader has open.
+        name = bytes(key).hex()
+        filename = f"{name[2:4]}/{name}-{os.urandom(6).hex()}.val"
+        return Placed(write_file(self._folder / filename, header, content), _RAW_MODE, filename, None)
 
     def write(self, entry: Entry, placed: Placed) -> None:
-        """Write the row of an entry whose value was placed."""
-        self.set(bytes(entry.key), placed, expire=entry.expires_at - time.time(), tag=entry.tag)
+        """Write the row of an entry whose value was placed; call it within a transaction."""
+        self._cache.set(bytes(entry.key), placed, expire=entry.expires_at - time.time(), tag=entry.tag)
 
     def discard(self, placed: Placed) -> None:
         """Remove a placed value that gets no row."""
-        self._disk.remove(placed.filename)
+        self._cache.disk.remove(placed.filename)
 
     def forget(self, key: bytes, row: Row) -> None:
         """Remove a row without a valid value. Keeps the file that it names, which may belong to another row."""
@@ -121,21 +218,21 @@ class Index(diskcache.Cache):  # type: ignore[misc]
 
     def take(self, where: str, values: Sequence[Any] = (), order: str = "rowid", limit: int = _BATCH) -> Counter[Kind]:
         """Remove up to `limit` entries and their files; return how many of each kind."""
-        taken: Counter[Kind] = Counter()
-        with self._transact() as (sql, cleanup):
+        with self.transaction():
             select = f"SELECT rowid, key, filename FROM Cache WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
-            for rowid, key, filename in sql(select, (*values, limit)).fetchall():
-                sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
-                cleanup(filename)
-                taken[_KINDS.get(key[:1], Kind.RESULT)] += 1
-        return taken
+            rows = self._sql(select, (*values, limit)).fetchall()
+            for rowid, _, _ in rows:
+                self._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
+        for _, _, filename in rows:
+            self._cache.disk.remove(filename)
+        return Counter(_KINDS.get(key[:1], Kind.RESULT) for _, key, _ in rows)
 
     def take_oldest(self) -> Counter[Kind]:
         """Remove a few of the oldest entries."""
         return self.take("1", order="store_time", limit=10)
 
     def take_expired(self, now: float) -> Counter[Kind]:
-        """Remove entries whose time to live is over, a bounded number."""
+        """Remove expired entries, a bounded number."""
         return self.take("expire_time < ?", (now,), order="expire_time")
 
     def take_all(self, where: str, values: Sequence[Any]) -> Counter[Kind]:
@@ -147,7 +244,51 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return taken
 
-    def rows(self) -> Iterator[tuple[bytes, Row]]:
+    def usage(self) -> dict[Kind, Usage]:
+        """Return entries and bytes on disk by kind."""
+        rows = self._sql("SELECT kind, entries, bytes FROM Usage").fetchall()
+        return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
+
+    def check(self, sealing_key: bytes, *, fix: bool) -> Report:
+        """Let SQLite check its structure, read every entry, and look for files without a row; `fix` removes them."""
+        now = time.time()
+        sound = self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+        valid = invalid = 0
+        for key, row in self._rows():
+            try:
+                decode(self.fetch(row), Key(Kind(key[:1]), key[1:]), now, sealing_key)
+                valid += 1
+            except ExpiredEntryError:
+                valid += 1
+            except (ValueError, OSError):  # EntryError is a ValueError; so is a kind that does not exist
+                invalid += 1
+                if fix:
+                    self.forget(key, row)
+        orphans = sum(self.sweep(part, now, fix=fix) for part in range(FANOUT))
+        if fix:
+            self._recount()
+        return Report(valid, invalid, orphans, sound)
+
+    def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
+        """Count files without a row, such as a killed writer's, in one of the `FANOUT` folders; `fix` removes them."""
+        orphans = 0
+        with contextlib.suppress(OSError), os.scandir(self._folder / f"{part:02x}") as files:
+            for file in files:
+                with contextlib.suppress(OSError):  # removed meanwhile, or not a file of the store
+                    old = file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE
+                    if old and not self._names(f"{part:02x}/{file.name}"):
+                        orphans += 1
+                        if fix:
+                            os.unlink(file.path)  # noqa: PTH108 (scandir's own path)
+        return orphans
+
+    def _names(self, filename: str) -> bool:
+        """Whether a row names a file."""
+        match = _FILENAME.fullmatch(filename)
+        select = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?"
+        return match is not None and self._sql(select, (bytes.fromhex(match[1]), filename)).fetchone() is not None
+
+    def _rows(self) -> Iterator[tuple[bytes, Row]]:
         """Iterate over all rows, holding no lock between batches."""
         select = "SELECT rowid, key, filename, value FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"
         last = 0
@@ -155,69 +296,16 @@ class Index(diskcache.Cache):  # type: ignore[misc]
             yield from ((key, Row(filename, value)) for _, key, filename, value in batch)
             last = batch[-1][0]
 
-    def usage(self) -> dict[Kind, Usage]:
-        """Return entries and bytes on disk by kind."""
-        rows = self._sql("SELECT kind, entries, bytes FROM Usage").fetchall()
-        return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
-
-    def recount(self) -> None:
+    def _recount(self) -> None:
         """Recompute the sums that the triggers maintain."""
-        with self._transact() as (sql, _):
+        with self.transaction():
             size = _BYTES.format("Cache")
             for kind in _KINDS:
                 where = "WHERE substr(key, 1, 1) = :kind"
-                sql(
+                self._sql(
                     f"UPDATE Usage SET entries = (SELECT COUNT(*) FROM Cache {where}),"  # noqa: S608
                     f" bytes = (SELECT COALESCE(SUM({size}), 0) FROM Cache {where}) WHERE kind = :kind",
                     {"kind": kind},
                 )
-            sql('UPDATE Settings SET value = (SELECT COUNT(*) FROM Cache) WHERE key = "count"')
-            sql('UPDATE Settings SET value = (SELECT COALESCE(SUM(size), 0) FROM Cache) WHERE key = "size"')
-
-    def sound(self) -> bool:
-        """Let SQLite check its own structure; reads the whole index."""
-        return bool(self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)])
-
-    def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
-        """Remove files of one of the `FANOUT` folders that no row names, such as those of a killed writer."""
-        orphans = 0
-        with contextlib.suppress(OSError), os.scandir(self.path.parent / f"{part:02x}") as files:
-            for file in files:
-                with contextlib.suppress(OSError):  # removed meanwhile, or not a file of the store
-                    old = file.stat(follow_symlinks=False).st_mtime < now - ORPHAN_AGE
-                    if old and not self._names(part, file.name):
-                        orphans += 1
-                        if fix:
-                            os.unlink(file.path)  # noqa: PTH108 (scandir's own path)
-        return orphans
-
-    def _names(self, part: int, name: str) -> bool:
-        filename = f"{part:02x}/{name}"
-        key = key_of(filename)
-        select = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?"
-        return key is not None and self._sql(select, (key, filename)).fetchone() is not None
-
-    def _keep_usage(self) -> None:
-        sql = self._sql_retry
-        if sql("SELECT 1 FROM sqlite_master WHERE name = 'Usage_delete'").fetchone():
-            return
-        sql("CREATE TABLE IF NOT EXISTS Usage (kind BLOB PRIMARY KEY, entries INTEGER, bytes INTEGER) WITHOUT ROWID")
-        for kind in _KINDS:
-            sql("INSERT OR IGNORE INTO Usage VALUES (?, 0, 0)", (kind,))
-        new, old = _BYTES.format("NEW"), _BYTES.format("OLD")
-        for event, entries, nbytes, row in (
-            ("INSERT", "+ 1", f"+ {new}", "NEW"),
-            ("UPDATE", "+ 0", f"+ {new} - ({old})", "NEW"),
-            ("DELETE", "- 1", f"- ({old})", "OLD"),
-        ):
-            sql(
-                f"CREATE TRIGGER IF NOT EXISTS Usage_{event.lower()} AFTER {event} ON Cache FOR EACH ROW BEGIN"  # noqa: S608
-                f" UPDATE Usage SET entries = entries {entries}, bytes = bytes {nbytes}"
-                f" WHERE kind = substr({row}.key, 1, 1); END"
-            )
-
-
-def slab_for(rows: Iterable[Row]) -> Slab | None:
-    """Return a slab for these rows' files, if they are large enough. Files that do not fit get memory of their own."""
-    nbytes = sum(row.size + 64 for row in rows if type(row.size) is int and row.size > 0)
-    return Slab(nbytes) if nbytes >= Slab.MIN_BYTES else None
+            self._sql('UPDATE Settings SET value = (SELECT COUNT(*) FROM Cache) WHERE key = "count"')
+            self._sql('UPDATE Settings SET value = (SELECT COALESCE(SUM(size), 0) FROM Cache) WHERE key = "size"')

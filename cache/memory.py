@@ -1,6 +1,6 @@
 """The memory tier: a bounded, least-recently-used map in front of the disk. Recency is tracked only here.
 
-Entries that were read together share a slab (`cache.disk.Slab`), which is freed only as a whole, so they are evicted
+Entries that were read together share a slab (`cache.entry.Slab`), which is freed only as a whole, so they are evicted
 together.
 """
 
@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from cache.entry import Array, Entry
+from cache.entry import Array, Entry, Slab
 from cache.key import Key
 from cache.tag import Selector
 
@@ -20,7 +20,7 @@ class Memory:
         self._limit = limit
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._slabs: dict[object, set[Key]] = {}
+        self._slabs: dict[Slab, set[Key]] = {}
         self._nbytes = 0
 
     def get_many(self, keys: Sequence[Key], now: float) -> list[Array | None]:
@@ -39,7 +39,10 @@ class Memory:
             if entry.slab is not None:
                 self._slabs.setdefault(entry.slab, set()).add(entry.key)
             while self._nbytes > self._limit:
-                self._evict(next(iter(self._entries.values())))
+                oldest = next(iter(self._entries.values()))
+                together = self._slabs[oldest.slab] if oldest.slab else {oldest.key}
+                for key in list(together):
+                    self._remove(key)
 
     def purge(self, selector: Selector) -> int:
         """Drop the selected entries; return how many."""
@@ -63,10 +66,6 @@ class Memory:
             return None
         self._entries.move_to_end(key)
         return entry.array
-
-    def _evict(self, oldest: Entry) -> None:
-        for key in {oldest.key, *self._slabs.get(oldest.slab, ())}:
-            self._remove(key)
 
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)

@@ -1,58 +1,34 @@
 """The store: arrays under a key, in memory and on disk.
 
-    get   purges noticed → memory → disk, verified → kept in memory
-    put   a copy in memory → queued → written by the one thread that writes
+    get_many   purges are noticed → memory → disk: rows, values, verified → kept in memory
+    put        a copy in memory → queued → written by the writer's thread: values, then rows
 
 Faults of the disk are never raised: what cannot be read is a miss, what cannot be written is dropped.
 """
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from cache.counters import Counters, Event, Fault, Stats
-from cache.entry import Array, Entry, Sealer, check_storable
+from cache.disk import Disk, FaultHandler
+from cache.entry import Array, Entry, check_storable
+from cache.folder import CacheSettings, Folder
 from cache.key import Key, KeyMaker, Kind
 from cache.memory import Memory
-from cache.settings import CacheSettings
+from cache.stats import Counters, Event, Purged, Report, Stats
 from cache.tag import Selector, Tag, name_digest
-from cache.tier import DiskTier, FaultHandler
-from cache.writer import Forget, Job, Write, Writer
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """Entries that a purge removed: from disk for all processes, from memory and the queue in this one."""
-
-    disk: Mapping[Kind, int]
-    memory: int
-    queued: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a check found, in entries."""
-
-    valid: int
-    invalid: int
-    orphans: int
-    index_sound: bool
-
-
-def ignore_faults(fault: Fault, detail: str) -> None:
-    """Report nothing; faults are counted anyway."""
+from cache.writer import Write, Writer
 
 
 class Store:
     """Arrays under a key. Safe between threads, and between processes that share the folder and the secret.
 
-    Opens the folder, which is created if need be. `on_fault(fault, detail)` is called once for each kind of fault, from
-    whichever thread meets it first. A folder that cannot be used now is such a fault, and is tried again later.
+    Opens the folder, which is created if needed. `on_fault(fault, detail)` is called once for each kind of fault, from
+    the thread that meets it first. A folder that cannot be used now is such a fault, and is tried again later.
 
     Raises:
         SettingsConflictError: a live process uses the folder under other settings.
@@ -60,13 +36,14 @@ class Store:
         UntrustedFolderError: other users may write to the folder.
     """
 
-    def __init__(self, settings: CacheSettings, keys: KeyMaker, on_fault: FaultHandler = ignore_faults) -> None:
+    def __init__(self, settings: CacheSettings, keys: KeyMaker, on_fault: FaultHandler = lambda *_: None) -> None:
         self.settings = settings
         self._counters = Counters()
         self._memory = Memory(settings.memory_bytes)
-        self._disk = DiskTier(settings, Sealer(keys.sealing_key()), self._counters, on_fault, self._drop)
+        self._folder = Folder(settings, self._drop)
+        self._disk = disk = Disk(settings, self._folder, keys.sealing_key(), self._counters, on_fault)
         batch_bytes = settings.size_limit // 8  # what is written together leaves most of the rest in its place
-        self._writer = Writer(settings.queue_bytes, batch_bytes, self._work, self._disk.tick, self._disk.disconnect)
+        self._writer = Writer(settings.queue_bytes, batch_bytes, disk.write, disk.tick, disk.disconnect)
 
     def get(self, key: Key) -> Array | None:
         """Return the array under a key, or None. It is read-only: it is shared."""
@@ -84,13 +61,11 @@ class Store:
         self._count(Event.MEMORY_HIT, [key for key, array in zip(keys, arrays, strict=True) if array is not None])
         if not absent:
             return arrays
-        position = self._disk.position
-        entries, bad = self._disk.find(absent, now)
+        position = self._folder.position
+        entries = self._disk.find(absent, now)
         for entry in entries.values():
             self._memory.put(entry, modest=modest)
         self._drop_since(position)
-        for key, row in bad:
-            self._writer.submit(Forget(key, row))
         self._count(Event.DISK_HIT, list(entries))
         self._count(Event.MISS, [key for key in absent if key not in entries])
         return [
@@ -114,7 +89,7 @@ class Store:
             TypeError: for a dtype or a number of dimensions that the format does not hold.
         """
         check_storable(array)
-        position = self._disk.position
+        position = self._folder.position
         now = time.time()
         copy = np.array(array, order="C")
         copy.flags.writeable = False
@@ -123,7 +98,7 @@ class Store:
         self._drop_since(position)
         if self._disk.usable and self._writer.submit(Write(entry, position, modest)):
             return True
-        self._counters.add(Event.DROPPED, key.kind)
+        self._count(Event.DROPPED, [key])
         return False
 
     def purge(
@@ -151,7 +126,7 @@ class Store:
             document=document,
             stored_before=None if older_than is None else time.time() - older_than,
         )
-        memory, queued = self._memory.purge(selector), self._writer.discard(selector)
+        memory, queued = self._drop(selector)
         return Purged(self._disk.purge(selector), memory, queued)
 
     def stats(self) -> Stats:
@@ -162,10 +137,10 @@ class Store:
 
     def check(self, *, fix: bool = False) -> Report:
         """Verify every entry on disk and find files without a row; `fix` removes what is invalid."""
-        return Report(*self._disk.audit(fix=fix))
+        return self._disk.check(fix=fix)
 
     def is_alive(self) -> bool:
-        """Tell whether entries still reach the disk; false once an unforeseen fault has ended the writer."""
+        """Tell whether entries still reach the disk; false once an unforeseen error has ended the writer."""
         return self._writer.is_alive()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -174,8 +149,8 @@ class Store:
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, up to a time, drop the rest, and leave the folder."""
-        undone = self._writer.close(timeout)
-        self._count(Event.DROPPED, [job.entry.key for job in undone if isinstance(job, Write)])
+        unwritten = self._writer.close(timeout)
+        self._count(Event.DROPPED, [write.entry.key for write in unwritten])
         self._disk.close()
 
     def __enter__(self) -> Self:
@@ -186,20 +161,14 @@ class Store:
     ) -> None:
         self.close()
 
-    def _work(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if isinstance(job, Forget):
-                self._disk.forget(job.key, job.row)
-        self._disk.write([job for job in jobs if isinstance(job, Write)])
-
-    def _drop(self, selector: Selector) -> None:
-        self._memory.purge(selector)
-        self._writer.discard(selector)
+    def _drop(self, selector: Selector) -> tuple[int, int]:
+        """Remove the selected entries from memory and from the queue; return how many of each."""
+        return self._memory.purge(selector), self._writer.discard(selector)
 
     def _drop_since(self, position: int) -> None:
         """Apply purges that arrived since a position to what was just kept in memory."""
-        for selector in self._disk.since(position):
+        for selector in self._folder.since(position):
             self._memory.purge(selector)
 
     def _count(self, event: Event, keys: Sequence[Key]) -> None:
-        self._counters.add_all(event, Counter(key.kind for key in keys))
+        self._counters.add(event, Counter(key.kind for key in keys))

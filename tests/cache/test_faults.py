@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from benchmarks import faults as trials
-from cache import Event, Fault, Store
+from cache import Event, Fault, Kind, Store
 from cache import entry as entry_module
-from cache.entry import HEADER_BYTES, MAC_BYTES, Sealer
+from cache.entry import HEADER_BYTES, MAC_BYTES
 from tests.cache.helpers import TAG, Opener, key, state
 
 
@@ -98,7 +98,7 @@ def test_random_damage_gives_no_wrong_answer_and_no_crash(fast_path: Path) -> No
 
 def test_the_trials_see_a_store_that_trusts_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the MAC not compared, damage would be served: the trials above are able to fail."""
-    monkeypatch.setattr(Sealer, "mac", lambda *_: bytes(MAC_BYTES))
+    monkeypatch.setattr(entry_module, "_mac", lambda *_: bytes(MAC_BYTES))
     trials._fill(tmp_path, 0, trials._ENTRIES)
     for path in tmp_path.rglob("*.val"):
         content = bytearray(path.read_bytes())
@@ -151,7 +151,7 @@ def test_a_row_that_names_another_valid_file_is_a_miss_and_the_file_stays(open_s
         bytes(key(1)),
     )
     assert served(store, 1, 2) == [2]
-    store.flush()
+    wait_until(lambda: store.stats().disk[Kind.STATE].entries == 1)
     assert served(store, 1, 2) == [2]
     assert counted(store, Event.CORRUPT) == 1, "the row was removed"
     assert kinds(open_store) == [Fault.CORRUPT_ENTRY]
@@ -477,3 +477,33 @@ print(first is None or np.array_equal(first, state(1)), kept, served, faults)
     assert run(program) == "True False True ['read_only']"
     for path in [open_store.folder, *open_store.folder.rglob("*")]:
         path.chmod(0o700)
+
+
+def test_a_purge_that_is_noticed_while_no_file_can_be_opened_is_a_miss(open_store: Opener) -> None:
+    program = f"""
+import resource, time
+import numpy as np
+from pathlib import Path
+from cache import *
+from cache.tag import Selector
+from tests.cache.helpers import KEYS, TAG, key, state
+faults = []
+settings = CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0)
+store = Store(settings, KEYS, lambda fault, _: faults.append(fault.value))
+other = Store(settings, KEYS)
+for number in (1, 2):
+    store.put(key(number), state(number), TAG)
+assert store.flush()
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+other._folder.announce(Selector(document=TAG.document))
+print(store.get(key(1)))
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+end = time.monotonic() + 30
+while not store.stats().disk_usable and time.monotonic() < end:
+    time.sleep(0.01)
+store.put(key(3), state(3), TAG)
+assert store.flush()
+print(np.array_equal(Store(settings, KEYS).get(key(3)), state(3)), faults)
+"""
+    assert run(program).splitlines() == ["None", "True ['io_error']"]

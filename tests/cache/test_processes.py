@@ -186,7 +186,9 @@ def test_a_purge_follows_to_a_newer_index_that_it_has_not_yet_heard_of(
 ) -> None:
     purger, writer = open_store(), open_store()
     monkeypatch.setattr(purger._writer, "_tick", lambda: None)  # nobody tells it
-    writer._disk._broken, writer._disk._index = 1, None
+    assert writer._disk._index is not None
+    writer._folder.abandon(writer._disk._index)
+    writer._disk._index = None
     assert writer._disk.open() is not None
     writer.put(key(1), state(1), TAG)
     writer.flush()

@@ -20,9 +20,9 @@ from cache import (
     Tag,
     Usage,
 )
+from cache.disk import ROW_BYTES
 from cache.entry import HEADER_BYTES
 from cache.tag import Selector
-from cache.tier import ROW_BYTES
 from cache.writer import Write
 from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
@@ -233,7 +233,7 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
         time.sleep(0.3)
         write(writes)
 
-    monkeypatch.setattr(store._disk, "write", slowly)
+    monkeypatch.setattr(store._writer, "_write", slowly)
     start = time.perf_counter()
     kept = [store.put(key(number), state(number), TAG) for number in range(8)]
     assert time.perf_counter() - start < 0.2
@@ -284,7 +284,7 @@ def test_a_slab_is_filled_with_or_without_a_second_thread(
 
 def test_close_drops_what_takes_too_long_and_counts_it(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(size_limit=1 << 20)  # a batch is an eighth of it: two entries
-    monkeypatch.setattr(store._disk, "write", lambda *_: time.sleep(0.2))
+    monkeypatch.setattr(store._writer, "_write", lambda *_: time.sleep(0.2))
     for number in range(5):
         store.put(key(number), state(number), TAG)
     store.close(timeout=0.1)

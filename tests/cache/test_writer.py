@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from cache.entry import Entry
-from cache.index import Row
 from cache.key import Kind
 from cache.tag import Selector
-from cache.writer import Forget, Job, Write, Writer
+from cache.writer import Write, Writer
 from tests.cache.helpers import TAG, key, state
 
 
@@ -22,17 +21,17 @@ class Bench:
     def __init__(self, limit: int = 1 << 20, batch_bytes: int = 1 << 20) -> None:
         self.gate = threading.Event()
         self.started = threading.Event()
-        self.worked: list[Job] = []
+        self.worked: list[Write] = []
         self.batches: list[int] = []
         self.ticks = 0
         self.done = threading.Event()
         self.writer = Writer(limit, batch_bytes, self._work, self._tick, self.done.set)
 
-    def _work(self, jobs: Sequence[Job]) -> None:
+    def _work(self, writes: Sequence[Write]) -> None:
         self.started.set()
         self.gate.wait(10)
-        self.batches.append(len(jobs))
-        self.worked += jobs
+        self.batches.append(len(writes))
+        self.worked += writes
 
     def _tick(self) -> None:
         self.ticks += 1
@@ -52,13 +51,13 @@ def bench() -> Iterator[Callable[..., Bench]]:
         made.writer.close(5)
 
 
-def test_jobs_are_done_in_order(bench: Callable[..., Bench]) -> None:
+def test_entries_are_written_in_order(bench: Callable[..., Bench]) -> None:
     b = bench()
-    jobs: list[Job] = [write(0), Forget(key(1), Row(None, None)), write(2)]
-    assert all(map(b.writer.submit, jobs))
+    writes = [write(number) for number in range(3)]
+    assert all(map(b.writer.submit, writes))
     b.gate.set()
     assert b.writer.flush(5)
-    assert b.worked == jobs
+    assert b.worked == writes
     assert b.writer.size() == (0, 0)
 
 
@@ -66,14 +65,14 @@ def test_what_came_together_is_done_together(bench: Callable[..., Bench]) -> Non
     size = write(0).entry.nbytes
     b = bench(batch_bytes=2 * size)
     b.gate.set()
-    jobs: list[Job] = [write(0), Forget(key(1), Row(None, None)), write(2), write(3)]
-    assert all(map(b.writer.submit, jobs))
+    writes = [write(0), write(1), write(2)]
+    assert all(map(b.writer.submit, writes))
     assert b.writer.flush(5)
-    assert b.worked == jobs
-    assert b.batches == [3, 1]
+    assert b.worked == writes
+    assert b.batches == [2, 1]
 
 
-def test_a_job_larger_than_a_batch_is_a_batch(bench: Callable[..., Bench]) -> None:
+def test_an_entry_larger_than_a_batch_is_a_batch(bench: Callable[..., Bench]) -> None:
     b = bench(batch_bytes=1)
     b.gate.set()
     assert all(b.writer.submit(write(number)) for number in range(3))
@@ -92,7 +91,7 @@ def test_what_does_not_fit_is_refused_at_once(bench: Callable[..., Bench]) -> No
     assert b.writer.size() == (2, 2 * one.entry.nbytes)
 
 
-def test_flush_waits_for_the_job_under_way(bench: Callable[..., Bench]) -> None:
+def test_flush_waits_for_the_write_under_way(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.writer.submit(write(0))
     b.started.wait(5)
@@ -105,23 +104,23 @@ def test_a_purge_drops_queued_writes_alone(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.writer.submit(write(0))
     b.started.wait(5)
-    for job in (write(1), write(2, Kind.RESULT), Forget(key(3), Row(None, None))):
-        b.writer.submit(job)
-    assert b.writer.discard(Selector(kind=Kind.STATE)) == 1
+    for one in (write(1), write(2, Kind.RESULT), write(3)):
+        b.writer.submit(one)
+    assert b.writer.discard(Selector(kind=Kind.STATE)) == 2
     b.gate.set()
     assert b.writer.flush(5)
-    assert [type(job) for job in b.worked] == [Write, Write, Forget]
+    assert [one.entry.key for one in b.worked] == [key(0), key(2, Kind.RESULT)]
 
 
 def test_close_returns_what_was_not_done_and_takes_no_more(bench: Callable[..., Bench]) -> None:
     b = bench()
-    jobs = [write(number) for number in range(3)]
-    b.writer.submit(jobs[0])
+    writes = [write(number) for number in range(3)]
+    b.writer.submit(writes[0])
     b.started.wait(5)
-    for job in jobs[1:]:
-        b.writer.submit(job)
+    for one in writes[1:]:
+        b.writer.submit(one)
     threading.Timer(0.3, b.gate.set).start()
-    assert b.writer.close(0.05) == jobs[1:]
+    assert b.writer.close(0.05) == writes[1:]
     assert b.done.wait(5)
     assert not b.writer.submit(write(9))
 
@@ -138,7 +137,7 @@ def test_it_ticks_when_idle_and_when_busy(bench: Callable[..., Bench]) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_that_nobody_foresaw_shows() -> None:
-    def fail(jobs: Sequence[Job]) -> None:
+    def fail(writes: Sequence[Write]) -> None:
         raise KeyError
 
     writer = Writer(1 << 20, 1 << 20, fail, lambda: None, lambda: None)
@@ -151,6 +150,6 @@ def test_a_fault_that_nobody_foresaw_shows() -> None:
 
 
 def test_a_writer_that_was_closed_has_not_failed() -> None:
-    writer = Writer(1 << 20, 1 << 20, lambda jobs: None, lambda: None, lambda: None)
+    writer = Writer(1 << 20, 1 << 20, lambda writes: None, lambda: None, lambda: None)
     writer.close(1.0)
     assert writer.is_alive()

@@ -25,7 +25,7 @@ from benchmarks.hostile import clients, fuzz
 from benchmarks.hostile.clients import ANALYZE, EMBED, PROCESS, SEGMENTS, start_of_documents
 from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from benchmarks.served import free_port
-from cache import Store
+from cache.disk import Disk
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings, ClientSettings, LimitSettings, MetricsSettings, Settings
 from tests.server.helpers import SOON, Server, embed, eventually, prose, serving, settings
@@ -228,7 +228,7 @@ def test_a_thousand_fuzzed_calls_have_statuses_of_ours(victim: Server) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_cache_that_writes_no_more_fails_livez(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Store, jobs: object) -> None:
+    def fail(self: Disk, writes: object) -> None:
         raise KeyError
 
     def livez() -> int:
@@ -239,7 +239,7 @@ def test_a_cache_that_writes_no_more_fails_livez(models: Path, tmp_path: Path, m
     listen = f"127.0.0.1:{free_port()}"
     cache = CacheSettings(dir=tmp_path / "cache", secret_file=tmp_path / "secret")
     made = settings().model_copy(update={"cache": cache, "metrics": MetricsSettings(listen=listen)})
-    monkeypatch.setattr(Store, "_work", fail)
+    monkeypatch.setattr(Disk, "write", fail)
     with serving(made) as server:
         assert livez() == 200
         embed(server, "A sentence.")

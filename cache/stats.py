@@ -1,4 +1,4 @@
-"""Counts of events and faults, for metrics."""
+"""What the store reports: counts of events and faults, its usage, and the results of a purge and of a check."""
 
 import threading
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cache.errors import Fault
 from cache.key import Kind
 
 
@@ -20,21 +21,9 @@ class Event(StrEnum):
     OLD_FORMAT = "old_format"  # of the misses
     STORED = "stored"
     DROPPED = "dropped"  # never written: the queue or the disk was full, or the disk out of use
-    EVICTED = "evicted"  # left the disk for room
-    EXPIRED = "expired"  # left the disk for age
-    PURGED = "purged"  # left the disk by request
-
-
-class Fault(StrEnum):
-    """What can be wrong with the disk. The store keeps answering, with misses."""
-
-    CORRUPT_ENTRY = "corrupt_entry"
-    CORRUPT_INDEX = "corrupt_index"
-    OLD_FORMAT = "old_format"
-    DISK_FULL = "disk_full"
-    READ_ONLY = "read_only"
-    LOCKED = "locked"
-    IO_ERROR = "io_error"
+    EVICTED = "evicted"  # removed from the disk for room
+    EXPIRED = "expired"  # removed from the disk for age
+    PURGED = "purged"  # removed from the disk by request
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +49,38 @@ class Stats:
     queued_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Entries that a purge removed: from disk for all processes, from memory and the queue in this one."""
+
+    disk: Mapping[Kind, int]
+    memory: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, in entries."""
+
+    valid: int = 0
+    invalid: int = 0
+    orphans: int = 0
+    index_sound: bool = False
+
+
 class Counters:
-    """Monotonic counts by event and kind, and of faults. Safe between threads."""
+    """Monotonic counts of events, by kind of entry, and of faults. Safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._events: Counter[tuple[Event, Kind]] = Counter()
         self._faults: Counter[Fault] = Counter()
 
-    def add(self, event: Event, kind: Kind, count: int = 1) -> None:
+    def add(self, event: Event, counts: Mapping[Kind, int]) -> None:
         """Count an event."""
-        if count:
-            with self._lock:
+        with self._lock:
+            for kind, count in counts.items():
                 self._events[event, kind] += count
-
-    def add_all(self, event: Event, by_kind: Mapping[Kind, int]) -> None:
-        """Count an event for several kinds."""
-        for kind, count in by_kind.items():
-            self.add(event, kind, count)
 
     def fault(self, fault: Fault) -> bool:
         """Count a fault; true when it is the first of its kind."""
