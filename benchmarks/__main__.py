@@ -32,7 +32,7 @@ class Scenarios(click.Group):
         return [*scenarios(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Build the scenario's command, its options taken from its ``run``."""
+        """Build the scenario's command, its options taken from its `run`."""
         del ctx
         if cmd_name in COMMANDS:
             return COMMANDS[cmd_name]

@@ -53,7 +53,7 @@ _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_aga
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads all of a text, and returns the seconds that its caller waited; ``cached``: it remembers texts."""
+    """Reads all of a text, and returns the seconds that its caller waited; `cached`: it remembers texts."""
 
     read: Callable[[str], float]
     pid: int

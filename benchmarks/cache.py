@@ -1,7 +1,7 @@
 """What the layer cache saves: a document again, edited, for a second task; and what it costs where nothing repeats.
 
 Times are a client's, through gRPC, in the default cache mode unless said. The document is an address of about 32,000
-tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. ``again`` is the first
+tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. `again` is the first
 call of a fresh process, whose memory is empty: everything comes from disk.
 """
 

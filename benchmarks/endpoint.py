@@ -59,7 +59,7 @@ _OPTIONS = (
 
 
 def server_options(run: Run) -> Run:
-    """Give a scenario the options that name a server; they reach ``run`` as keywords, for `reached` or `named`."""
+    """Give a scenario the options that name a server; they reach `run` as keywords, for `reached` or `named`."""
     for option in reversed(_OPTIONS):
         run = option(run)
     return run

@@ -129,7 +129,7 @@ def _decisions(corpora: Mapping[str, Sequence[texts.Document]], embedders: Embed
 
 
 def labelled(tokenizer: Tokenizer, most: int, longest: float = float("inf")) -> dict[str, list[texts.Document]]:
-    """Draw documents of each labelled corpus by seed: those that have to be cut, and at most ``longest`` tokens."""
+    """Draw documents of each labelled corpus by seed: those that have to be cut, and at most `longest` tokens."""
     found: dict[str, list[texts.Document]] = {}
     for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
         taken = found.setdefault(name, [])
@@ -178,7 +178,7 @@ def _fp32(folder: Path) -> Embed:
 
 
 def kept(compute: Embed, deciding: bytes) -> Embed:
-    """Keep what ``compute`` makes on disk, under a digest of ``deciding`` and the ids."""
+    """Keep what `compute` makes on disk, under a digest of `deciding` and the ids."""
 
     def embed(segments: Sequence[Ids]) -> Vectors:
         digest = hashlib.blake2b(deciding, digest_size=16)

@@ -1,6 +1,6 @@
 """What a scenario hands back: figures with their uncertainty, what the report draws, and what could not be had.
 
-All of it travels in one mapping by id, so that the parts of a scenario are joined with ``|``. A drawing's id is
+All of it travels in one mapping by id, so that the parts of a scenario are joined with `|`. A drawing's id is
 `group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
 """
 
@@ -15,8 +15,8 @@ from typing import TypeAlias
 class Figure:
     """One measured number.
 
-    ``lo`` and ``hi`` bound the value's 95 % confidence interval, ``spread`` is the samples' interquartile range (in
-    ``unit`` like the value), ``n`` counts the samples. A count or a maximum has none of them.
+    `lo` and `hi` bound the value's 95 % confidence interval, `spread` is the samples' interquartile range (in
+    `unit` like the value), `n` counts the samples. A count or a maximum has none of them.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Missing:
 class Distribution:
     """Durations, whole: the report draws their percentiles. `histograms.distribution` makes it.
 
-    ``histogram`` is HdrHistogram's base64 V2 payload, its values in microseconds; ``title`` is its chart's.
+    `histogram` is HdrHistogram's base64 V2 payload, its values in microseconds; `title` is its chart's.
     """
 
     histogram: str
@@ -49,7 +49,7 @@ class Distribution:
 class Curve:
     """A line through points in the order given. Labels name the unit: "documents' length / tokens".
 
-    ``log`` names the axes that are logarithmic: "", "x", "y" or "xy". ``lo`` and ``hi`` bound each y, if given.
+    `log` names the axes that are logarithmic: "", "x", "y" or "xy". `lo` and `hi` bound each y, if given.
     """
 
     x: tuple[float, ...]
@@ -71,7 +71,7 @@ class Curve:
 class Bars:
     """One value for each of some names; the members of a group should have the same names.
 
-    ``label`` is what the values are, with their unit. ``lo`` and ``hi`` bound each value, if given.
+    `label` is what the values are, with their unit. `lo` and `hi` bound each value, if given.
     """
 
     names: tuple[str, ...]
@@ -95,7 +95,7 @@ Figures: TypeAlias = Mapping[str, Outcome]
 
 
 def attempt(ids: Iterable[str], measure: Callable[[], Figures]) -> dict[str, Outcome]:
-    """Measure one part of a scenario; if the part fails, each of ``ids`` is missing with the failure's reason.
+    """Measure one part of a scenario; if the part fails, each of `ids` is missing with the failure's reason.
 
     So the parts that did work are reported, whatever happened to the others.
     """

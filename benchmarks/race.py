@@ -25,7 +25,7 @@ def timed(work: Callable[[], object]) -> Run:
 class Race:
     """Interleaved rounds of named variants; one that fails leaves the race and is kept with the reason.
 
-    ``seconds`` holds each variant's samples, one a round in the order of the rounds: index i of any two is one round.
+    `seconds` holds each variant's samples, one a round in the order of the rounds: index i of any two is one round.
     """
 
     variants: dict[str, Run]
@@ -38,7 +38,7 @@ class Race:
             self._pass()
 
     def measure(self, rounds: int, at_most: float = float("inf"), at_least: int = 3) -> None:
-        """Run up to ``rounds`` rounds; none is begun after ``at_most`` seconds once ``at_least`` are done."""
+        """Run up to `rounds` rounds; none is begun after `at_most` seconds once `at_least` are done."""
         start = time.perf_counter()
         for done in range(rounds):
             if done >= at_least and time.perf_counter() - start > at_most:
@@ -47,9 +47,9 @@ class Race:
                 self.seconds.setdefault(name, []).append(seconds)
 
     def keep_fastest(self, groups: Mapping[str, str], count: int) -> None:
-        """Look at everything once, then go on with the ``count`` fastest variants of each group.
+        """Look at everything once, then go on with the `count` fastest variants of each group.
 
-        One pass decides who has no chance, never who is best. ``groups`` maps a variant to its group; the look's
+        One pass decides who has no chance, never who is best. `groups` maps a variant to its group; the look's
         times are forgotten.
         """
         looked = self._pass()

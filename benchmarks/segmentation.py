@@ -2,7 +2,7 @@
 
 A sentence (in logs and source: a line; without punctuation: some words) is inserted, deleted or replaced anywhere, and
 the segments are counted whose ids were not among the document's before: what a cache would have to compute anew. Kinds
-are English, unpunctuated English, logs, Chinese and Python source. ``edit_segments_p50`` and ``edit_segments_p95`` are
+are English, unpunctuated English, logs, Chinese and Python source. `edit_segments_p50` and `edit_segments_p95` are
 the worst kind's.
 """
 

@@ -72,12 +72,12 @@ def peak_memory(pid: int) -> float:
 
 @contextmanager
 def serve(*flags: str, config: str = "", within: float = 120.0, program: str = PROGRAM) -> Iterator[Served]:
-    """Run `octavo serve` on free loopback ports until the block ends; ``config`` is a TOML file's text.
+    """Run `octavo serve` on free loopback ports until the block ends; `config` is a TOML file's text.
 
-    ``program`` is what Python runs as the command `octavo`.
+    `program` is what Python runs as the command `octavo`.
 
     Raises:
-        ServerError: it was not ready ``within`` seconds.
+        ServerError: it was not ready `within` seconds.
     """
     metrics_address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-served-") as scratch:

@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 
 
 def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic = np.median) -> Figure:
-    """Take the ``statistic`` (any function with an ``axis``, as NumPy has) of ``samples``, with its interval.
+    """Take the `statistic` (any function with an `axis`, as NumPy has) of `samples`, with its interval.
 
     Raises:
         ValueError: there are no samples, or one is not finite.
@@ -48,7 +48,7 @@ def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic 
 
 
 def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") -> Figure:
-    """Return the share of hits, or their percentage where ``unit`` is "%", with its exact interval.
+    """Return the share of hits, or their percentage where `unit` is "%", with its exact interval.
 
     Raises:
         ValueError: there are no trials.
@@ -63,7 +63,7 @@ def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") ->
 
 
 def percentile(samples: Sequence[float] | Array, rank: float, unit: str) -> Figure:
-    """Take the ``rank``-th percentile (0 to 100) of ``samples``."""
+    """Take the `rank`-th percentile (0 to 100) of `samples`."""
     return summarise(samples, unit, partial(np.percentile, q=rank))
 
 

@@ -12,7 +12,7 @@ _TIMEOUT = 3600.0
 class Streamed(NamedTuple):
     """What a document cost: seconds to its first segment and to its end; MiB at the server's peak, if seen.
 
-    ``known`` is the share of its tokens that were not computed.
+    `known` is the share of its tokens that were not computed.
     """
 
     tokens: int

@@ -8,7 +8,7 @@ from benchmarks.figures import Missing, Reading
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure's thresholds. ``lower`` is true where less is better; a figure without ``must`` is only reported."""
+    """A figure's thresholds. `lower` is true where less is better; a figure without `must` is only reported."""
 
     scenario: str
     id: str

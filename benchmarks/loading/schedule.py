@@ -30,7 +30,7 @@ class Call:
 
 
 def poisson(rate: float, seconds: float, draw: random.Random) -> list[float]:
-    """Draw arrivals that know nothing of each other, ``rate`` a second on average."""
+    """Draw arrivals that know nothing of each other, `rate` a second on average."""
     times: list[float] = []
     now = draw.expovariate(rate)
     while now < seconds:

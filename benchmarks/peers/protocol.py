@@ -1,15 +1,15 @@
 """What a worker speaks: one JSON object a line, requests on standard input, replies on standard output.
 
-    {"op": "workload", "name", "path"}                 token ids by name; see ``save_workload``
+    {"op": "workload", "name", "path"}                 token ids by name; see `save_workload`
     {"op": "load", "model", "folder", "options": {…}}  loads a model under a name; replies what the engine tells of it
     {"op": "run", "model", "workload", "batch", "threads", "share": [i, of], "repeats", "vectors"}
                                                        → {"seconds": [one a repeat]}
     {"op": "read", "model", "texts", "batch", "threads"}
                                                        → {"seconds", "vectors": [[…] a text]}
 
-The worker times itself: from token ids (or texts) to pooled vectors, nothing of the pipe is in it. ``share`` deals
-the segments out to several processes. ``vectors`` is a path where the vectors are to be saved, so that a contender
-that computes something else is found out. An engine without a ``read`` of its own reads texts as
+The worker times itself: from token ids (or texts) to pooled vectors, nothing of the pipe is in it. `share` deals
+the segments out to several processes. `vectors` is a path where the vectors are to be saved, so that a contender
+that computes something else is found out. An engine without a `read` of its own reads texts as
 `reading.ByFixedCuts` does. A request that fails is answered {"error": reason} and the worker lives on.
 """
 
@@ -55,7 +55,7 @@ def save_workload(path: Path, segments: Sequence[Ids]) -> None:
 
 
 def read_workload(path: Path) -> list[Ids]:
-    """Read what ``save_workload`` wrote."""
+    """Read what `save_workload` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return list(np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1]))
 
@@ -65,7 +65,7 @@ def in_padded_batches(
     batch: int,
     forward: Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors],
 ) -> Vectors:
-    """Run ``forward(ids, mask)`` on batches of segments sorted by length, so that as little as possible is padding."""
+    """Run `forward(ids, mask)` on batches of segments sorted by length, so that as little as possible is padding."""
     order = np.argsort([len(ids) for ids in segments], kind="stable")[::-1]
     parts = []
     for start in range(0, len(order), batch):
@@ -103,7 +103,7 @@ class _Worker:
         self._workloads: dict[str, list[Ids]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what the request's ``op`` says."""
+        """Do what the request's `op` says."""
         match request.pop("op"):
             case "workload":
                 self._workloads[request["name"]] = read_workload(Path(request["path"]))

@@ -34,7 +34,7 @@ class NoBaselineError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Each part's ratio over the baseline's, and those parts that are ``slower``.
+    """Each part's ratio over the baseline's, and those parts that are `slower`.
 
     One process tells whether anything is suspect; if so, the middle one of three decides.
     """

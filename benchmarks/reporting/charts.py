@@ -28,7 +28,7 @@ Kind = TypeVar("Kind", Distribution, Curve, Bars)
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, drawn. ``name`` can be a file's; ``svg`` is an element for a page, its ids its own."""
+    """A chart, drawn. `name` can be a file's; `svg` is an element for a page, its ids its own."""
 
     name: str
     title: str

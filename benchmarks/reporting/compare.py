@@ -34,7 +34,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A figure before and after; ``ratio`` is after over before, None where there is none."""
+    """A figure before and after; `ratio` is after over before, None where there is none."""
 
     figure: str
     before: Reading
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def compare(before: Record, after: Record, margin: float) -> list[Comparison]:
-    """Compare the figures of two records of one scenario; a change within ``margin`` (0.05 is 5 %) is none."""
+    """Compare the figures of two records of one scenario; a change within `margin` (0.05 is 5 %) is none."""
     targets, old, new = of_scenario(after.scenario), before.readings, after.readings
     absent = Missing("not in this record")
     return [

@@ -26,7 +26,7 @@ def fetch(name: str, cache_root: Path) -> Path:
 
     Args:
         name: as in the manifest.
-        cache_root: usually ``$XDG_CACHE_HOME/octavo``; models come to lie in ``models``, texts in ``texts``.
+        cache_root: usually `$XDG_CACHE_HOME/octavo`; models come to lie in `models`, texts in `texts`.
 
     Raises:
         FetchError: with a reason for people.

@@ -14,7 +14,7 @@ from server.fetch.manifest import Take
 
 
 def extract(archive: Path, take: Iterable[Take], folder: Path) -> None:
-    """Copy the files that are asked for into a folder, under their names relative to each ``Take``'s.
+    """Copy the files that are asked for into a folder, under their names relative to each `Take`'s.
 
     Raises:
         ArchiveError: a pattern matches no file, or a file's name would leave the folder.

