@@ -179,7 +179,7 @@ def test_analyze_answers_each_task_by_name(call: Caller, double: Double) -> None
     assert result.results["mean"].segment_vectors is None
     assert result.results["cls"].segment_vectors.shape == (len(pieces(TEXT)), DIMENSIONS)
     assert double.requests[0].tasks[1].embed.pooling == pb.POOLING_CLS
-    with pytest.raises(InvalidArgument, match="tasks: give at least one"):
+    with pytest.raises(InvalidArgument, match="tasks: at least one is required"):
         call("analyze", TEXT, {})
 
 
@@ -420,8 +420,8 @@ def test_a_stream_whose_server_ends_it_with_an_error_at_its_deadline_goes_on_too
     ("arguments", "calls", "told"),
     [
         ({"timeout": 30}, 1, "the timeout passed before the document's end, after 2 segments"),
-        ({"resume": False}, 1, "the server's default deadline, which a timeout replaces, passed"),
-        ({}, 2, "the server's default deadline, which a timeout replaces, passed"),  # the second call gives nothing
+        ({"resume": False}, 1, "the server's default deadline .set a timeout to replace it. passed"),
+        ({}, 2, "the server's default deadline .set a timeout to replace it. passed"),  # the second call gives nothing
     ],
 )
 def test_a_partial_result_is_an_error_unless_it_was_asked_for(
