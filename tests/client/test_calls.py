@@ -144,7 +144,7 @@ def test_an_argument_that_does_not_exist_is_a_type_error(call: Caller) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused_without_showing_the_text(call: Caller) -> None:
-    with pytest.raises(InvalidArgument, match="surrogate pair at character 6") as caught:
+    with pytest.raises(InvalidArgument, match="surrogate at character 6") as caught:
         call("embed", "secret\ud800")
     assert "secret" not in str(caught.value)
 
@@ -152,7 +152,7 @@ def test_half_a_surrogate_pair_is_refused_without_showing_the_text(call: Caller)
 def test_a_document_over_the_limit_is_refused_before_sending_with_both_sizes(call: Caller, double: Double) -> None:
     limit = {"max_document_bytes": 12}
     call("embed", "\N{GRINNING FACE}" * 3, client=limit)  # exactly 12 bytes
-    with pytest.raises(DocumentTooLarge, match=r"13 bytes.*the 12 that") as caught:
+    with pytest.raises(DocumentTooLarge, match=r"13 bytes.*limit of 12") as caught:
         call("embed", "\N{GRINNING FACE}" * 3 + "a", client=limit)
     assert caught.value.reason == "DOCUMENT_TOO_LARGE"
     with pytest.raises(DocumentTooLarge):

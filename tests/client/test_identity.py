@@ -209,7 +209,7 @@ def test_the_command_speaks_tls_and_tells_what_is_wrong_with_it(
         (["--server", double.address, "--tls"], 3, "does not use TLS"),
         (["--server", address, "--ca", str(certificate[1])], 2, "no certificate"),
         (["--server", address, "--ca", str(tmp_path / "none.pem")], 2, "No such file"),
-        (["--server", "unix:/run/x", "--tls"], 2, "unix socket"),
+        (["--server", "unix:/run/x", "--tls"], 2, "Unix socket"),
     ):
         done = invoke("models", *arguments)
         assert done.exit_code == code, (arguments, done.stderr)
