@@ -116,7 +116,7 @@ def test_what_cannot_be_read_at_all_is_an_error_that_names_the_file(tmp_path: Pa
     (tmp_path / "no.parquet").write_text("not Parquet")
     with pytest.raises(InputError, match=r"no\.parquet"):
         read(tmp_path / "no.parquet")
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="no such file or folder"):
         read(tmp_path / "missing")
 
 

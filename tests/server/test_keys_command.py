@@ -92,7 +92,7 @@ def test_a_client_must_be_known(file: Path) -> None:
     result = run("add", "acne")
     assert result.exit_code == 1
     assert result.stderr == "octavo: unknown client 'acne': add a table [clients.acne]; known clients: acme, globex\n"
-    assert "not anonymous" in run("add", "anonymous").stderr
+    assert "anonymous cannot have keys" in run("add", "anonymous").stderr
     assert not file.exists()
 
 
