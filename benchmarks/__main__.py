@@ -1,6 +1,6 @@
 """`python -m benchmarks SCENARIO [--json FILE] […]`: runs a scenario, prints its table, writes its record.
 
-`python -m benchmarks report | compare | check | texts`: what is done with records.
+`python -m benchmarks report | compare | check | texts`: works with records.
 """
 
 import sys

@@ -1,21 +1,21 @@
-"""Bulk jobs: every document once, the same both ways, through kills, as fast as the engine, in bounded memory.
+"""Bulk jobs: completeness, equality with and without a server, kills, throughput relative to the engine, memory.
 
-The documents are all addresses on the state of the union and all mails of spam-assassin; the kills' are short stretches
-of them. `octavo batch` runs as a command of its own, as a user runs it, and what it wrote is read from its files.
+The documents are all state of the union addresses and all mails of spam-assassin; for kills, short parts of them.
+`octavo batch` runs as a command, and its output is read from its files.
 
-batch_complete, batch_same: a job through a server and one in process (`--local`), of 33 million characters, and
-therefore with splade-tiny unless `--all-model` says otherwise; the share of documents that have one row in both, with a
-vector or with the error that a text without a word has to have, and of those whose vectors are equal.
+batch_complete, batch_same: one job through a server and one in process (`--local`), of 33 million characters, and
+therefore with splade-tiny unless `--all-model` is given. The share of documents that have one row in both, with a
+vector or with the error required for a text without words; and the share with equal vectors.
 
-batch_kills_wrong: jobs killed by SIGKILL at random moments and begun again until they are done, some in process.
-Rows lost, doubled, or other than in a job that nobody disturbed; of a row's usage, what was computed and what was known
-depends on the cache and is left out.
+batch_kills_wrong: jobs killed by SIGKILL at random moments and restarted until they are done, some in process. The
+number of rows lost, duplicated, or different from an undisturbed job; computed and cached tokens in a row's usage
+depend on the cache and are not compared.
 
-batch_over_engine: tokens a second of jobs in process, from the first document read to the last part written, over
-reading and running the same texts without a server. Loading the model counts on neither side.
+batch_over_engine: tokens per second of jobs in process, from the first document read to the last part written, over
+reading and running the same texts without a server. Neither includes loading the model.
 
-batch_memory: peak resident memory of the command and its server together on 100,000 documents of a few words, over
-that on 1,000, with splade-tiny. The server's layer cache is off: it fills up to its own bound, whoever calls.
+batch_memory: peak resident memory of the command and its server on 100,000 documents of a few words, over that on
+1,000, with splade-tiny. The server's layer cache is off, because it always fills up to its limit.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Whether `make bench-check` can be trusted: quiet runs pass it, a real slow-down of 15 % does not.
+"""Tests `make bench-check`: undisturbed runs must pass, a real slowdown of 15 % must fail.
 
-Each check is what `make bench-check` does, in fresh processes, against a baseline that is measured here first. The
-slow-down is real: after each run of a part the core is kept busy for 15 % of the time that the run took.
+Each check does what `make bench-check` does, in fresh processes, against a baseline measured here first. The slowdown
+is real: after each run of a part, the core is kept busy for 15 % of the time of that run.
 
-bench_check_true: of checks with a slow-down planted in one part, the share that failed on that part and no other.
-bench_check_false: checks without one that failed.
-planted_over: a slowed part's speed over the baseline's, as the first such check saw it.
+bench_check_true: of checks with one part slowed down, the share that failed on that part only.
+bench_check_false: checks that failed without a slowdown.
+planted_over: a slowed part's speed over the baseline's, as measured by the first such check.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
-"""What the layer cache saves: a document again, edited, for a second task; and what it costs where nothing repeats.
+"""What the layer cache saves for a document repeated, edited, and for a second task; and its cost without repeats.
 
-Times are a client's, through gRPC, in the default cache mode unless said. The document is an address of about 32,000
-tokens; edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. `again` is the first
-call of a fresh process, whose memory is empty: everything comes from disk.
+Times are measured by a client through gRPC, in the default cache mode unless noted. The document is an address of about
+32,000 tokens. Edits insert, delete or replace a sentence anywhere, and no two calls send the same edit. `again` is the
+first call of a fresh process with empty memory, so everything comes from disk.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The server that a scenario measures: any that is named, or one that is started for it.
+"""The server that a scenario measures: one given by address, or one started for it.
 
 @server_options
 def run(calls: int, **where: Any) -> Figures:

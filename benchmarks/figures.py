@@ -1,7 +1,7 @@
-"""What a scenario hands back: figures with their uncertainty, what the report draws, and what could not be had.
+"""A scenario's results: figures with their uncertainty, drawings for the report, and missing figures.
 
-All of it travels in one mapping by id, so that the parts of a scenario are joined with `|`. A drawing's id is
-`group.line`: the report makes one chart of each group and one line, or one set of bars, of each member.
+They are in one mapping by id, so that the parts of a scenario can be joined with `|`. A drawing's id is `group.line`:
+the report draws one chart per group and one line, or one set of bars, per member.
 """
 
 import traceback

@@ -1,7 +1,7 @@
-"""Durations as HDR histograms: every call counted, to three digits, in a few hundred bytes.
+"""Durations as HDR histograms: all calls, with three digits of precision, in a few hundred bytes.
 
-What runs in several processes counts into a histogram each and adds them up: percentiles are then those of all calls,
-which a mean of percentiles is not. Values are whole microseconds, from 1 to an hour; longer ones count as an hour.
+Several processes each use their own histogram and add them up, which gives the percentiles of all calls; a mean of
+percentiles would not. Values are whole microseconds, from 1 to an hour; longer ones count as an hour.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
-"""The native core's speed: attention beside PyTorch's, and where a layer's time goes.
+"""The native core's speed: attention compared with PyTorch, and the parts of a layer's time.
 
-`python -m benchmarks.kernels` prints a table. Times are wall time, each the median of runs that alternate between what
-is compared, so that a busy machine slows both.
+`python -m benchmarks.kernels` prints a table. Times are wall time, each the median of runs that alternate between the
+compared alternatives, so that a busy machine slows both.
 """
 
 import argparse

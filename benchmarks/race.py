@@ -1,4 +1,4 @@
-"""Variants measured side by side: warm-up, then A B C A B C …, so that drift of the machine meets all of them alike."""
+"""Measures variants in turns: warm-up, then A B C A B C …, so that the machine's drift affects all equally."""
 
 import time
 from collections.abc import Callable, Mapping

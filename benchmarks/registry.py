@@ -1,4 +1,4 @@
-"""Which scenarios exist: read from the sources, so that listing them imports neither torch nor a server."""
+"""Finds scenarios in the sources, so that listing them imports neither torch nor the server."""
 
 import ast
 import importlib

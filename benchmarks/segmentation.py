@@ -1,9 +1,9 @@
-"""What an edit costs in segments, and what cutting costs in time, over five kinds of text.
+"""The cost of an edit in segments, and the time of segmentation, for five kinds of text.
 
-A sentence (in logs and source: a line; without punctuation: some words) is inserted, deleted or replaced anywhere, and
-the segments are counted whose ids were not among the document's before: what a cache would have to compute anew. Kinds
+A sentence (in logs and source: a line; without punctuation: some words) is inserted, deleted or replaced anywhere. The
+cost is the number of segments whose ids the document did not have before, which a cache would have to recompute. Kinds
 are English, unpunctuated English, logs, Chinese and Python source. `edit_segments_p50` and `edit_segments_p95` are
-the worst kind's.
+those of the worst kind.
 """
 
 import random

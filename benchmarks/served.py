@@ -1,4 +1,4 @@
-"""A server of our own for a scenario: started as a user starts it, watched from outside."""
+"""Runs a server for a scenario: started as by a user, and observed from outside."""
 
 import contextlib
 import os

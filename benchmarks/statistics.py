@@ -1,6 +1,6 @@
-"""Samples → figures. The only place that knows how a number's uncertainty is estimated.
+"""Computes figures from samples, including their uncertainty.
 
-Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so nothing normal is assumed.
+Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so normality is not assumed.
 Proportions have exact binomial intervals (Clopper and Pearson 1934): a bootstrap of 0 hits in 400 would be [0, 0].
 """
 

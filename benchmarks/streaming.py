@@ -1,4 +1,4 @@
-"""One document through StreamSegments, timed, with every segment in its place."""
+"""Streams one document through StreamSegments, timed, and checks the order of segments."""
 
 import time
 from typing import NamedTuple

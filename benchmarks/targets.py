@@ -1,4 +1,4 @@
-"""What each figure must reach and should reach: the project's promises, in one table."""
+"""The required value and target of each figure, in one table."""
 
 from dataclasses import dataclass
 from enum import StrEnum

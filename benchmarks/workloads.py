@@ -1,4 +1,4 @@
-"""Real texts as token ids: what the scenarios feed to engines."""
+"""Real texts as token ids, for engines."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Memory, and a polite caller's latency, beside each attack."""
+"""Memory and a polite client's latency during each attack."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Places that stalled calls still hold after the default deadline."""
+"""Places still held by stalled calls after the default deadline."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Faults in each background loop of a server: does the loop go on, or does /livez tell?"""
+"""Faults in each background loop of a server: the loop must continue, or /livez must fail."""
 
 import socket
 import tempfile

@@ -1,8 +1,8 @@
-"""A server whose background loops can be made to fail on command, from outside: run in the place of `octavo serve`.
+"""A server whose background loops can be made to fail on command; runs instead of `octavo serve`.
 
-A background loop is a task of the project that runs while nobody calls, a timer that re-arms itself, or a thread of
-the project's own. Nothing here knows their names: whatever is found in a server at rest is one. Commands come as
-lines over a unix socket, one a connection:
+A background loop is a task of the project that runs without calls, a timer that re-arms itself, or a thread of the
+project. Names are not hard-coded: whatever is found in an idle server is one. Commands are lines over a Unix socket,
+one per connection:
 
     loops                list them
     task NAME FAULT      what the task awaits raises

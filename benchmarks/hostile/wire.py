@@ -1,6 +1,6 @@
-"""HTTP/2 below gRPC: a client that controls its windows, and sends as much of a message as it likes.
+"""HTTP/2 below gRPC: a client that controls its flow control windows, and can send parts of messages.
 
-A connection never acknowledges what it receives, so the windows that it opened with are all that the server gets.
+A connection never acknowledges what it receives, so the server gets only the initial windows.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Counts what a server computes for callers who have gone: cancelled, or past their deadline."""
+"""Counts what a server computes for calls that were cancelled or are past their deadline."""
 
 import asyncio
 import random

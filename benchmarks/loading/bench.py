@@ -1,4 +1,4 @@
-"""Those who call a server, and what they offer it: shares of its capacity, which is measured first."""
+"""Clients of a server and their offered load, as shares of its measured capacity."""
 
 import random
 import time

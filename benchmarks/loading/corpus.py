@@ -1,4 +1,4 @@
-"""Documents of 1 to 20 segments that never repeat: sentences of real speeches, in an order of their own."""
+"""Documents of 1 to 20 segments that never repeat: sentences of real speeches in random order."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Sends calls from a process of its own: requests are bytes before it begins, answers are not parsed."""
+"""Sends calls from a separate process: requests are serialised beforehand, and answers are not parsed."""
 
 import asyncio
 import gc

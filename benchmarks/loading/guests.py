@@ -1,4 +1,4 @@
-"""Real clients for a server under load: each with a key, a tenant and a plan of the settings."""
+"""Configured clients for a server under load, each with a key, a tenant and a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What callers feel of a neighbour: of one who floods, and of a document of a million tokens."""
+"""How a flooding client, or a document of a million tokens, affects other clients."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

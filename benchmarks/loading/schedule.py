@@ -1,4 +1,4 @@
-"""When calls are sent: fixed before the first one is, so that a slow server cannot slow its own load."""
+"""When calls are sent: fixed in advance, so that a slow server does not reduce its own load."""
 
 import random
 from collections.abc import Sequence

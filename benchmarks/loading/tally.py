@@ -1,7 +1,7 @@
-"""What became of the calls of a schedule, and what users would say of it.
+"""The outcomes of a schedule's calls, and figures computed from them.
 
-All times are seconds after the schedule's start. A latency begins when a call was planned, not when it was sent: a
-generator that waits for a slow server would otherwise leave out the very calls that suffer (coordinated omission).
+All times are seconds after the schedule's start. Latency starts when a call was planned, not when it was sent:
+otherwise a generator that waits for a slow server would omit the very calls that suffer (coordinated omission).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Users of every kind at once, good and bad, who tell what they were answered."""
+"""Clients of every kind, well-behaved or not, that record their answers."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Who races in the `engine` scenario, on what, and in which ways each of them may be used."""
+"""The contenders of the `engine` scenario, their workloads and their configurations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a worker speaks: one JSON object a line, requests on standard input, replies on standard output.
+"""The workers' protocol: one JSON object per line, requests on standard input, replies on standard output.
 
     {"op": "workload", "name", "path"}                 token ids by name; see `save_workload`
     {"op": "load", "model", "folder", "options": {…}}  loads a model under a name; replies what the engine tells of it
@@ -7,10 +7,10 @@
     {"op": "read", "model", "texts", "batch", "threads"}
                                                        → {"seconds", "vectors": [[…] a text]}
 
-The worker times itself: from token ids (or texts) to pooled vectors, nothing of the pipe is in it. `share` deals
-the segments out to several processes. `vectors` is a path where the vectors are to be saved, so that a contender
-that computes something else is found out. An engine without a `read` of its own reads texts as
-`reading.ByFixedCuts` does. A request that fails is answered {"error": reason} and the worker lives on.
+The worker times itself, from token ids (or texts) to pooled vectors, excluding the pipe. `share` divides the segments
+among processes. `vectors` is a path to save the vectors to, so that wrong results are detected. An engine without its
+own `read` reads texts as `reading.ByFixedCuts` does. A failed request is answered with {"error": reason}, and the
+worker continues.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""OpenVINO, told that bf16 will do."""
+"""OpenVINO with bf16 as its inference precision."""
 
 from collections.abc import Sequence
 from typing import Any

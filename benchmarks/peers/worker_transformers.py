@@ -1,4 +1,4 @@
-"""Hugging Face transformers: as it loads by default, in bf16 with sdpa, and that compiled."""
+"""Hugging Face transformers: with default settings, in bf16 with sdpa, and that compiled."""
 
 from collections.abc import Sequence
 from typing import Any

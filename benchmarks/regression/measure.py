@@ -1,4 +1,4 @@
-"""One check's measurements: ours and fixed work in turns, on the same cores, within seconds of each other."""
+"""The measurements of one check: ours and fixed work in turns, on the same cores, within seconds of each other."""
 
 import time
 from collections.abc import Mapping

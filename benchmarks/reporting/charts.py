@@ -1,4 +1,4 @@
-"""Drawings → charts: one of each group, as SVG for the page and as PNG."""
+"""Draws charts: one per group of drawings, as SVG for the page and as PNG."""
 
 import io
 import re

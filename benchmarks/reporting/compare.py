@@ -1,8 +1,8 @@
-"""Two records held against each other, figure by figure, with a verdict by confidence interval.
+"""Compares two records figure by figure, with a verdict by confidence interval.
 
-The interval of a ratio is recovered from the two figures' own intervals (MOVER, Zou and Donner 2008, on logarithms).
-Those are bootstraps of whatever statistic the figure is, a median, a 99th percentile or a mean, and may be skewed. So
-records need not keep their samples, nor say which statistic it was.
+The interval of a ratio is derived from the intervals of both figures (MOVER, Zou and Donner 2008, on logarithms), which
+are bootstraps of the figure's statistic (a median, a 99th percentile or a mean) and may be skewed. So records need
+neither samples nor the name of the statistic.
 """
 
 import math

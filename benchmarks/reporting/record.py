@@ -1,4 +1,4 @@
-"""A run's record: everything that a later reader needs to believe a figure, or to doubt it. JSON on disk."""
+"""A run's record: everything needed to judge a figure later. Stored as JSON."""
 
 import json
 import math
