@@ -101,9 +101,9 @@ def _device(device: str) -> torch.device:
     try:
         where = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"device {device!r} is none of auto, cpu, cuda:N") from error
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N") from error
     if where.type not in {"cpu", "cuda"}:
-        raise DeviceError(f"device {device!r} is none of auto, cpu, cuda:N")
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {device!r} does not exist; CUDA devices here: {torch.cuda.device_count()}")
     return where
