@@ -401,7 +401,7 @@ class LimitSettings(Section):
     max_bytes_in_flight: Count = Field(
         default=48 << 20,
         description="Maximum bytes of all clients' requests and replies in progress; memory holds each two or three "
-        "times. Requests below 16 KiB are always accepted.",
+        "times. Messages below 16 KiB always have room.",
     )
 
 
