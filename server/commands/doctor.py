@@ -37,9 +37,10 @@ ISA_FLAGS = {
 @click.command()
 @settings_options
 def doctor(**options: Any) -> None:
-    """Check settings, hardware, ports, access, cache and models, and explain why no faster kernels are used.
+    """Check what the server needs, and explain its kernels.
 
-    Takes the options of "octavo serve" and loads the models as it does. Exits with 1 if something would prevent the
+    Checks settings, hardware, ports, access, cache and models. Takes the options of "octavo serve" and loads the models
+    as it does. Exits with 1 if something would prevent the
     server from starting, with 2 if the settings are wrong.
     """
     settings = configuration(**options).settings

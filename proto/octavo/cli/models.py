@@ -27,7 +27,7 @@ format_option = click.option(
 @format_option
 @click.pass_context
 def models(ctx: click.Context, /, **options: Any) -> None:
-    r"""List a server's models, or run one of the commands below.
+    r"""List and show a server's models. Without a command: list them.
 
     \b
     octavo models

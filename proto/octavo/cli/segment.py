@@ -25,9 +25,10 @@ from octavo.client import OctavoError, SegmentationResult
 @call_options
 @click.pass_context
 def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options: Any) -> None:
-    r"""Show the segments of documents and what they would cost, without running the model.
+    r"""Show the segments and cost of documents.
 
-    Positions are in characters. Segments tile the document: each starts where the previous one ends.
+    The model does not run. Positions are in characters. Segments tile the document: each starts where the previous one
+    ends.
 
     \b
     octavo segment book.txt
