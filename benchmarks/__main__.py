@@ -1,6 +1,6 @@
 """`python -m benchmarks SCENARIO [--json FILE] […]`: runs a scenario, prints its table, writes its record.
 
-`python -m benchmarks report | compare | check | texts`: what is done with records.
+`python -m benchmarks report | compare | check | texts`: works with records.
 """
 
 import sys
@@ -32,7 +32,7 @@ class Scenarios(click.Group):
         return [*scenarios(), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Build the scenario's command, its options taken from its ``run``."""
+        """Build the scenario's command, its options taken from its `run`."""
         del ctx
         if cmd_name in COMMANDS:
             return COMMANDS[cmd_name]

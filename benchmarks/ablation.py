@@ -1,22 +1,20 @@
-"""Naive reading and ours, lever by lever: cold, with one sentence edited, and the same document again.
+"""Naive reading against Octavo, optimisation by optimisation: cold, with one sentence edited, and repeated.
 
-`naive` is transformers as it loads by default (fp32, sdpa), in an environment of its own, with one document at a
-time: it reads **all** of the text, tokenised whole, cut after every 510 tokens, one piece of 512 after the other on
-all cores, and takes the mean; a user's wall time from text to vector, without a network. It has no cache, so an
-edited document and a document that comes again cost it what a new one does.
+`naive` is transformers with default settings (fp32, sdpa), in its own environment, one document at a time. It reads
+**all** of the text, cut after every 510 tokens, one piece of 512 tokens after another on all cores, and takes the mean.
+Its time is wall time from text to vector, without a network. It has no cache, so edited and repeated documents cost as
+much as new ones.
 
-The other rows are servers of ours, timed by a client through gRPC. `server` pulls no lever: fp32, cut after every 510
-tokens, no window, no cache. `segments`, `window`, `int8` and `cache` pull one each: cuts by content; attention
-limited to a window; 8 bits with short segments laid end to end; the cache. `default` is the server as it is
-configured by default, which has all but the window; `all` has it too: of 400 decisions 256 or 240 tokens to each side
-changed none, 208 two, 192 three, 64 eleven. Rows without a cache are timed cold alone: that is their time in every
-state.
+The other rows are Octavo servers, timed by a client through gRPC. `server` has no optimisation: fp32, cut after every
+510 tokens, no window, no cache. `segments`, `window`, `int8` and `cache` add one each: content-defined cuts; windowed
+attention; 8 bits with short segments laid end to end; the cache. `default` is the default configuration, which has all
+but the window. `all` also has the window: of 400 decisions a window of 256 or 240 tokens changed none, 208 two, 192
+three, 64 eleven. Rows without a cache are only timed cold, which is their time in every state.
 
-All read the same documents, stretches of addresses that have nothing in common, in turns. `ablation_flips` compares
-`default`, which is what ships, with fp32 on the same cuts, as `fidelity` does; `ablation.all.flips_same_cuts` does so
-with the window. What cutting elsewhere changes shows in `ablation.<row>.flips`, which compares every row with naive
-reading. `ablation_cold_x`, `ablation_edit_x` and `ablation_again_x` are those of `all`; with `.default` appended, those
-of what ships.
+All read the same documents, disjoint parts of addresses, in turns. `ablation_flips` compares `default` with fp32 on the
+same cuts, as `fidelity` does; `ablation.all.flips_same_cuts` does so with the window. `ablation.<row>.flips` compares
+every row with naive reading, and so includes the effect of other cuts. `ablation_cold_x`, `ablation_edit_x` and
+`ablation_again_x` are for `all`; with `.default` appended, for the default configuration.
 """
 
 import tempfile
@@ -52,7 +50,7 @@ _RATIOS = {"ablation_cold_x": "cold", "ablation_edit_x": "edited", "ablation_aga
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads all of a text, and returns the seconds that its caller waited; ``cached``: it remembers texts."""
+    """Reads all of a text, and returns the seconds that its caller waited; `cached`: it remembers texts."""
 
     read: Callable[[str], float]
     pid: int

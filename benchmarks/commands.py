@@ -1,7 +1,7 @@
-"""What is done with records.
+"""Commands for records.
 
-`report` draws them, `compare` holds two against each other, `check` holds this machine to its baseline, `texts` writes
-the committed ones into README and docs/.
+`report` draws records, `compare` compares two, `check` compares this machine with its baseline, `texts` writes
+committed records' figures into README and docs/.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A real long document, end to end: equal to sentence-transformers, and a million tokens in bounded memory.
 
-The server runs as a user starts it, the document goes through gRPC and the public client, and memory and the event
-loop's lag are read from outside.
+The server is started as by a user, the document goes through gRPC and the public client, and memory and event loop lag
+are measured from outside.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The server that a scenario measures: any that is named, or one that is started for it.
+"""The server that a scenario measures: one given by address, or one started for it.
 
 @server_options
 def run(calls: int, **where: Any) -> Figures:
@@ -59,7 +59,7 @@ _OPTIONS = (
 
 
 def server_options(run: Run) -> Run:
-    """Give a scenario the options that name a server; they reach ``run`` as keywords, for `reached` or `named`."""
+    """Give a scenario the options that name a server; they reach `run` as keywords, for `reached` or `named`."""
     for option in reversed(_OPTIONS):
         run = option(run)
     return run

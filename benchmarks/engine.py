@@ -1,7 +1,7 @@
-"""Speed of the engine, from token ids to segment vectors, beside its peers at their best.
+"""Speed of the engine, from token ids to segment vectors, compared with its peers at their best.
 
-All run in one race, each peer in an environment of its own (made on first use; `--no-install` forbids it). Speed counts
-unpadded tokens. Octavo runs in its default configuration: 8-bit where the machine allows it, whole-segment window,
+All run in one race, each peer in its own environment (created on first use, unless `--no-install` is given). Speed
+counts unpadded tokens. Octavo runs in its default configuration: 8-bit if the machine allows it, full attention,
 content-defined cuts.
 """
 

@@ -1,7 +1,7 @@
-"""What the layer cache does when it is killed, damaged, or asked for what is almost there.
+"""The layer cache under kills, damage, and look-ups with almost the right key.
 
-Each trial runs in a process of its own, so that a crash is seen as one. A wrong answer is an array that differs in one
-bit from what was stored under its key; a miss is always right.
+Each trial runs in its own process, so that crashes are detected. An array that differs in any bit from what was stored
+under its key is wrong; a miss is always right.
 """
 
 import multiprocessing

@@ -1,12 +1,12 @@
-"""What the default scheme costs in accuracy: vectors, neighbours and decisions against fp32.
+"""The default scheme's accuracy: vectors, neighbours and decisions compared with fp32.
 
-Ours against ours: the encoder in fp32 is held to transformers' output by its tests. Vectors in fp32 take minutes and do
-not change, so they are kept in `$XDG_CACHE_HOME/octavo/benchmarks`, under a digest of the token ids and of everything
-that decides the encoder's numbers; remove the folder at will.
+Both are Octavo: tests compare the encoder in fp32 with transformers. Vectors in fp32 take minutes and do not change, so
+they are stored in `$XDG_CACHE_HOME/octavo/benchmarks`, under a digest of the token ids and of everything that
+determines the encoder's results; the folder can be removed at any time.
 
-Decisions: a logistic regression is trained on the fp32 vectors of four fifths of the documents and applied to the other
-fifth, once to its fp32 vectors and once to the vectors of the scheme under test. It is never trained on the latter: an
-index or a head that exists must go on working.
+Decisions: a logistic regression is trained on the fp32 vectors of four fifths of the documents and applied to the last
+fifth, once to the fp32 vectors and once to those of the scheme under test. It is never trained on the latter, because
+an existing index or head must keep working.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ def _decisions(corpora: Mapping[str, Sequence[texts.Document]], embedders: Embed
 
 
 def labelled(tokenizer: Tokenizer, most: int, longest: float = float("inf")) -> dict[str, list[texts.Document]]:
-    """Draw documents of each labelled corpus by seed: those that have to be cut, and at most ``longest`` tokens."""
+    """Draw documents of each labelled corpus by seed: those that have to be cut, and at most `longest` tokens."""
     found: dict[str, list[texts.Document]] = {}
     for name, corpus in (("book_excerpts", texts.book_excerpts()), ("spam_assassin", texts.spam_assassin())):
         taken = found.setdefault(name, [])
@@ -159,7 +159,7 @@ def embedder(folder: Path, scheme: str, window: int = 0) -> Embed:
 
 
 def kept(compute: Embed, deciding: bytes) -> Embed:
-    """Keep what ``compute`` makes on disk, under a digest of ``deciding`` and the ids."""
+    """Keep what `compute` makes on disk, under a digest of `deciding` and the ids."""
 
     def embed(segments: Sequence[Ids]) -> Vectors:
         digest = hashlib.blake2b(deciding, digest_size=16)

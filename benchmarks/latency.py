@@ -1,7 +1,7 @@
-"""What one caller waits for documents of several lengths, through gRPC and the public client.
+"""One caller's latency for documents of several lengths, through gRPC and the public client.
 
-Calls follow one another (closed loop, one in flight): what a lone user waits, not what a loaded server does. Every call
-sends another text, so that nothing can be answered from what was computed before.
+Calls are sequential (closed loop, one in flight): this is the latency of a single user, not of a loaded server. Every
+call sends a different text, so that nothing is answered from the cache.
 """
 
 import time

@@ -1,11 +1,11 @@
-"""The levers of the `ablation` scenario, and what each costs in accuracy.
+"""The optimisations of the `ablation` scenario, and what each costs in accuracy.
 
-Labelled documents of 512 to 4,096 tokens are read in each way by the encoder that the servers run. The reference is
-naive reading: fp32, cut after every 510 tokens; our fp32 is held to transformers' output by its tests. A classifier
-that is trained on the reference's document vectors judges them all, as in the `fidelity` scenario.
+Labelled documents of 512 to 4,096 tokens are read in each configuration by the servers' encoder. The reference is naive
+reading: fp32, cut after every 510 tokens; tests compare our fp32 with transformers. A classifier trained on the
+reference's document vectors is applied to all, as in the `fidelity` scenario.
 
-Where a text is cut changes a vector far more than 8 bits do, so decisions are told twice: changed of naive reading's,
-and, to see numbers apart from cuts, changed of those that fp32 makes on the same cuts.
+Cuts change a vector far more than 8 bits do, so changed decisions are reported twice: relative to naive reading, and
+relative to fp32 on the same cuts, which isolates the effect of numbers.
 """
 
 from collections.abc import Mapping

@@ -1,29 +1,30 @@
 """Many clients on one machine: goodput under overload, fairness, limits, and work wasted on callers that have left.
 
-Open loop: calls are sent by a schedule that was fixed before (Poisson, by seed), and a latency begins with the planned
-arrival. Documents have 1 to 20 segments, 8 on average, and never repeat; a call's deadline is 20 times the idle median
-of such documents. Capacity is what a closed loop of 16 callers gets; a client's share is a tenth of it. Goodput counts
-the tokens of documents that were answered inside their deadline. The generator is a process of its own, on the same
-cores; `generator_cores` is what it took of them at its busiest. Nothing is answered from the cache but the warm flood.
+Open loop: calls are sent by a fixed schedule (Poisson, seeded), and latency starts at the planned arrival. Documents
+have 1 to 20 segments, 8 on average, and never repeat. A call's deadline is 20 times the idle median of such documents.
+Capacity is the throughput of a closed loop of 16 callers; a client's share is a tenth of it. Goodput counts the tokens
+of documents answered within their deadline. The generator is a separate process on the same cores; `generator_cores` is
+its peak CPU use. Nothing is answered from the cache except the warm flood.
 
-server_over_engine: tokens a second of 16 callers, over reading and running the same texts without a server.
+server_over_engine: tokens per second of 16 callers, over reading and running the same texts without a server.
 
-overload_goodput: goodput at five times the capacity, over that of just before and after. overload_in_deadline: of the
-calls that were not refused then, the share that was answered inside its deadline.
+overload_goodput: goodput at five times the capacity, over that just before and after. overload_in_deadline: of calls
+not refused meanwhile, the share answered within their deadline.
 
-polite_p99: nine clients at 60 % of the capacity together, their p99 with a tenth who floods at fifty times its share,
-over that without. polite_p99_warm_flood: the same when the flood is of documents that the cache holds.
+polite_p99: p99 of nine clients at 60 % of the capacity in total, while a tenth floods at fifty times its share, over
+that without the flood. polite_p99_warm_flood: the same with a flood of cached documents.
 
-interactive_p99: one-segment calls' p99 while a document of a million tokens streams as bulk, over that without.
+interactive_p99: p99 of one-segment calls while a document of a million tokens streams as bulk, over that without it.
 
-granted_1, granted_3: tokens charged in the worst 60 s over the rate a minute, of one server and of three on one Redis.
+granted_1, granted_3: tokens charged in the worst 60 s over the rate per minute, for one server and for three sharing a
+Redis.
 
-latency_by_load, answered_by_load: what a few offered rates give, of calls that were answered in time and of all.
+latency_by_load, answered_by_load: results at several offered rates, of calls answered in time and of all calls.
 
-stall_seen: a double of a server, answering at once, stalls for a second while 200 calls a second are due; whether P99
-tells (1), for who waits for slow servers before he sends the next call sees none. No server of ours has a part in it.
+stall_seen: a server double that normally answers immediately stalls for a second while 200 calls a second are due; 1 if
+the p99 shows it. A harness that waits for slow servers before the next call would not see it. Octavo is not involved.
 
-wasted_segments: segments that were finished after their caller had cancelled or run out of time, a request.
+wasted_segments: segments finished after their caller had cancelled or timed out, per request.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made."""
+"""Describes the machine and versions of a measurement."""
 
 import os
 import platform

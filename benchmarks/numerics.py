@@ -1,8 +1,8 @@
-"""What each number scheme and window buys and costs, and where the error of 8 bits enters: docs/numerics.md's tables.
+"""Speed and accuracy of number schemes and windows, and sources of 8-bit error: the tables of docs/numerics.md.
 
-Speed is from token ids to segment vectors on content-defined segments, settings in turn. Errors are of segment vectors
-against fp32: cosines, and for the parts of an 8-bit model one less the cosine, each part alone at 8 bits (or bfloat16)
-and all else in fp32, in plain PyTorch.
+Speed is measured from token ids to segment vectors on content-defined segments, in turns. Errors are of segment vectors
+relative to fp32: cosines, and for the parts of an 8-bit model 1 − cosine, with only that part in 8 bits (or bfloat16)
+and all others in fp32, in plain PyTorch.
 """
 
 from collections.abc import Sequence

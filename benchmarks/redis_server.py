@@ -1,4 +1,4 @@
-"""A real Redis for tests and scenarios: the installed one, or Debian's, unpacked without root into the cache folder."""
+"""A real Redis for tests and scenarios: the installed one, or Debian's, unpacked into the cache folder without root."""
 
 import contextlib
 import shutil

@@ -1,4 +1,4 @@
-"""Which scenarios exist: read from the sources, so that listing them imports neither torch nor a server."""
+"""Finds scenarios in the sources, so that listing them imports neither torch nor the server."""
 
 import ast
 import importlib
@@ -13,9 +13,9 @@ from benchmarks.figures import Figures
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A module with a ``run``, not imported until it is asked for its ``command`` or run.
+    """A module with a `run`, not imported until it is asked for its `command` or run.
 
-    A scenario whose parts fill a package is the package's module ``scenario``, and goes by the package's name. A name
+    A scenario whose parts fill a package is the package's module `scenario`, and goes by the package's name. A name
     has a dash where the module has an underscore.
     """
 
@@ -29,7 +29,7 @@ class Scenario:
         return self.description.partition("\n")[0]
 
     def load(self) -> tuple[Callable[..., Figures], Sequence[click.Parameter]]:
-        """Import the module: its ``run``, and the options declared on it in their order."""
+        """Import the module: its `run`, and the options declared on it in their order."""
         module = f"benchmarks.{self.name.replace('-', '_')}{'.scenario' if self.package else ''}"
         run = importlib.import_module(module).run
         # Where click.option keeps what decorates a function that is not a command itself (last decorator first).

@@ -71,7 +71,7 @@ class Engine:
 
 
 def packed(segments: Iterable[Ids], budget: int) -> Iterator[list[Ids]]:
-    """Pack segments, in order, into runs of at most ``budget`` tokens; a longer segment is a run of its own."""
+    """Pack segments, in order, into runs of at most `budget` tokens; a longer segment is a run of its own."""
     run: list[Ids] = []
     room = budget
     for ids in segments:

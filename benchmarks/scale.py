@@ -1,9 +1,9 @@
-"""Cost against a document's length, from 1k to 1M tokens: time a token, first segment's latency, the server's memory.
+"""Cost against document length, from 1k to 1M tokens: time per token, first segment's latency, the server's memory.
 
-Every document is streamed (StreamSegments), the short ones too, so that all lengths are the same call. All is cold:
-each round has a fresh server, and no two texts of a round share a stretch; a server that is named is told to compute
-what it knows. Documents of 10k tokens come before, between and after the others: their time a token, round by round,
-is what a million's is held against.
+All documents, short ones too, are streamed (StreamSegments), so that all lengths use the same call. Everything is cold:
+each round has a fresh server, and texts of a round share no content; a server given by address is told to recompute.
+Documents of 10k tokens come before, between and after the others: the time per token for a million is compared with
+theirs, round by round.
 """
 
 import random

@@ -1,9 +1,9 @@
-"""Half an hour of everything at once: does anything break, get lost, or grow?
+"""Half an hour of mixed load: errors, losses and memory growth.
 
-Unary calls, streams, bulk streams, callers who cancel, callers in a hurry and senders of nonsense keep a server busy;
-its limits are counted in a Redis that is killed and started again. Every call must end, none as INTERNAL or UNKNOWN,
-and each document of a bulk stream must have one final result. Memory is the server's resident memory: its median in the
-last fifth of the time over that in the first fifth, after a sixth of the time, five minutes at most, to settle.
+Unary calls, streams, bulk streams, cancelled calls, short deadlines and invalid requests keep a server busy; its limits
+are counted in a Redis that is killed and restarted. Every call must end, none as INTERNAL or UNKNOWN, and each document
+of a bulk stream must have one final result. Memory is the server's resident memory: its median in the last fifth of the
+time over that in the first fifth, after settling for a sixth of the time, at most five minutes.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Samples → figures. The only place that knows how a number's uncertainty is estimated.
+"""Computes figures from samples, including their uncertainty.
 
-Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so nothing normal is assumed.
+Intervals are percentile bootstraps (Efron 1979) with a fixed seed: times are skewed, so normality is not assumed.
 Proportions have exact binomial intervals (Clopper and Pearson 1934): a bootstrap of 0 hits in 400 would be [0, 0].
 """
 
@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 
 
 def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic = np.median) -> Figure:
-    """Take the ``statistic`` (any function with an ``axis``, as NumPy has) of ``samples``, with its interval.
+    """Take the `statistic` (any function with an `axis`, as NumPy has) of `samples`, with its interval.
 
     Raises:
         ValueError: there are no samples, or one is not finite.
@@ -48,7 +48,7 @@ def summarise(samples: Sequence[float] | Array, unit: str, statistic: Statistic 
 
 
 def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") -> Figure:
-    """Return the share of hits, or their percentage where ``unit`` is "%", with its exact interval.
+    """Return the share of hits, or their percentage where `unit` is "%", with its exact interval.
 
     Raises:
         ValueError: there are no trials.
@@ -63,7 +63,7 @@ def proportion(hits: Sequence[bool] | NDArray[np.bool_], unit: str = "share") ->
 
 
 def percentile(samples: Sequence[float] | Array, rank: float, unit: str) -> Figure:
-    """Take the ``rank``-th percentile (0 to 100) of ``samples``."""
+    """Take the `rank`-th percentile (0 to 100) of `samples`."""
     return summarise(samples, unit, partial(np.percentile, q=rank))
 
 

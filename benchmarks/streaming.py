@@ -1,4 +1,4 @@
-"""One document through StreamSegments, timed, with every segment in its place."""
+"""Streams one document through StreamSegments, timed, and checks the order of segments."""
 
 import time
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _TIMEOUT = 3600.0
 class Streamed(NamedTuple):
     """What a document cost: seconds to its first segment and to its end; MiB at the server's peak, if seen.
 
-    ``known`` is the share of its tokens that were not computed.
+    `known` is the share of its tokens that were not computed.
     """
 
     tokens: int

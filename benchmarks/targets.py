@@ -1,4 +1,4 @@
-"""What each figure must reach and should reach: the project's promises, in one table."""
+"""The required value and target of each figure, in one table."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ from benchmarks.figures import Missing, Reading
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure's thresholds. ``lower`` is true where less is better; a figure without ``must`` is only reported."""
+    """A figure's thresholds. `lower` is true where less is better; a figure without `must` is only reported."""
 
     scenario: str
     id: str

@@ -1,4 +1,4 @@
-"""Real texts as token ids: what the scenarios feed to engines."""
+"""Real texts as token ids, for engines."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ def with_tokens(lengths: Iterable[int], tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def consecutive(sizes: Sequence[int], start: float = 0.0) -> list[str]:
-    """Take texts of about so many tokens, one behind the other from a share ``start`` (0 to 1) of all addresses on.
+    """Take texts of about so many tokens, one behind the other from a share `start` (0 to 1) of all addresses on.
 
     Behind the last address comes the first. No two texts share a stretch, so that nothing known of one helps another.
 

@@ -1,4 +1,4 @@
-"""Text to segments: regions, token ids with offsets, and cuts by content.
+"""Splits text into segments: regions, token ids with offsets, and content-defined cuts.
 
 for segments in read(text, load_tokenizer(folder), Cutting()):
     for segment in segments: ...
@@ -13,7 +13,7 @@ from chunking.segments import Memory, RegionTokens, Segment, read
 from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer, Tokens, budget
 
 FORMAT_VERSION = 1
-"""Changes whenever the same text could be cut differently."""
+"""Incremented whenever the same text could be cut differently."""
 
 __all__ = [
     "FORMAT_VERSION",

@@ -1,4 +1,4 @@
-"""How good a place to cut lies before each token."""
+"""Classifies the boundary before each token by how good a place to cut it is."""
 
 from enum import IntEnum
 from typing import Final
@@ -13,24 +13,24 @@ from chunking.tokenizer import Offsets
 class Boundary(IntEnum):
     """What ends before a token, best place to cut first."""
 
-    SENTENCE = 0  # a sentence, or a paragraph: a blank line lies between
+    SENTENCE = 0  # a sentence, or a paragraph (a blank line)
     LINE = 1
     WORD = 2
     TOKEN = 3
-    NONE = 4  # the token shares a code point with the one before
+    NONE = 4  # the token shares a code point with the previous one
 
 
 def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArray[np.uint8]:
-    """The ``Boundary`` before each token of a text.
+    """Classify the `Boundary` before each token of a text.
 
-    A sentence ends with a mark that ends sentences in some script, closing quotes and brackets included; where the mark
-    has other uses too, as a full stop has, whitespace must follow.
+    A sentence ends with a terminal mark of any script, followed by any closing quotes and brackets. If the mark also
+    has other uses, as a full stop has, whitespace must follow.
 
     Args:
-        before: the end of what precedes the text (``regions.CONTEXT`` code points are enough).
+        before: the end of the preceding text (`regions.CONTEXT` code points are enough).
         text: the text that the offsets refer to.
-        starts: int64 (n,), the tokens' first code points.
-        ends: int64 (n,), the code points after them.
+        starts: int64 (n,), the code points where the tokens start.
+        ends: int64 (n,), the code points where they end, exclusive.
 
     Returns:
         uint8 (n,).
@@ -39,17 +39,17 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
         return np.zeros(0, np.uint8)
     points = code_points(before + text)
     kinds = _KINDS[np.minimum(points, len(_KINDS) - 1)]
-    kinds[:-1][(points[:-1] == _CR) & (points[1:] == _LF)] = _SPACE  # both together end one line
+    kinds[:-1][(points[:-1] == _CR) & (points[1:] == _LF)] = _SPACE  # CRLF is one line end
     space = kinds == _SPACE
     space |= kinds == _NEWLINE
-    position = np.arange(len(kinds), dtype=np.int32)  # half the width of offsets, half the time
-    # The first code point at or after a position, and the last one before it, that is not space.
+    position = np.arange(len(kinds), dtype=np.int32)  # half as wide as offsets: half the time
+    # The nearest code point that is not space: at or after each position, and before it.
     following = np.append(
         np.minimum.accumulate(np.where(space, np.int32(len(kinds)), position)[::-1])[::-1], len(kinds)
     )
     preceding = np.concatenate([[-1], np.maximum.accumulate(np.where(space, np.int32(-1), position))])
     newlines = np.concatenate([[0], np.cumsum(kinds == _NEWLINE, dtype=np.int32)])
-    # The mark before any closing quotes and brackets.
+    # The kind of the last code point before any closing quotes and brackets.
     mark = kinds[np.maximum.accumulate(np.where(kinds == _CLOSING, np.int32(0), position))]
 
     right = following[starts + len(before)]
@@ -67,15 +67,15 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
 
 
 def _shared(starts: Offsets, ends: Offsets) -> NDArray[np.bool_]:
-    """Whether each token but the first begins no later than one before it, or before one of those has ended."""
+    """Whether each token but the first overlaps an earlier one, or starts no later than one."""
     return (starts[1:] < np.maximum.accumulate(ends)[:-1]) | (starts[1:] <= np.maximum.accumulate(starts)[:-1])
 
 
 _LF, _CR = 0x0A, 0x0D
 _OTHER, _SPACE, _NEWLINE, _STOP, _FULL_STOP, _CLOSING = range(6)
 
-# Unicode 14's White_Space, Sentence_Terminal, and general categories Pe, Pf and Pi (quotes close with either in some
-# language). Written out, because Python's own tables change from version to version, and cuts must not.
+# Unicode 14's White_Space, Sentence_Terminal, and general categories Pe, Pf and Pi (some languages close quotes with
+# Pi). Hard-coded because Python's tables change between versions, and cuts must not.
 _SPACES = "0009 000B-000C 0020 00A0 1680 2000-200A 202F 205F 3000"
 _NEWLINES = "000A 000D 0085 2028-2029"
 _STOPS = "0021 002E 003F 2026 203C-203D 2047-2049"

@@ -1,13 +1,13 @@
-"""Where segments end: by content, so that an edit moves few cuts.
+"""Content-defined cuts between segments, so that an edit moves few of them.
 
 Each boundary between tokens has a key: first what ends there (a sentence, a line, a word, a token), then a hash of the
-ids before it. A better boundary has a lesser key.
+ids before it. A better boundary has a smaller key.
 
-Of a text too long for one segment the ``content`` policy looks at the next two segments' worth, and shortens that
-stretch to its best boundary until it fits. The same boundaries win whoever looks, so that cuts on either side of an
-edit stay where they were. Taking the best between minimum and maximum at once, which reads simpler, makes each cut lean
-on the one before: an edit then changes up to 4 or 5 segments in one case of 20, where this rule changes 2
-(``benchmarks/segmentation.py``).
+If a text is too long for one segment, the `content` policy takes the next two segments' worth of tokens and repeatedly
+shortens that stretch to its best boundary until it fits. The same boundaries win wherever the stretch starts, so cuts
+before and after an edit stay in place. Simply taking the best boundary between minimum and maximum would make each cut
+depend on the previous one: an edit would change 4 or 5 segments in one case of 20, where this rule changes 2
+(`benchmarks/segmentation.py`).
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ from chunking.tokenizer import Ids
 Policy: TypeAlias = Literal["content", "sentence", "fixed"]
 Keys: TypeAlias = NDArray[np.uint64]
 
-HASHED: Final = 8  # ids before a boundary that its hash covers
-SMALLEST: Final = 32  # tokens; one code point alone can be 18 (U+FDFA)
-_KIND: Final = np.uint64(56)  # a key's bits above are the boundary's kind
+HASHED: Final = 8  # the hash of a boundary covers this many ids before it
+SMALLEST: Final = 32  # tokens; a single code point can be 18 (U+FDFA)
+_KIND: Final = np.uint64(56)  # bits of a key from here up hold the boundary's kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Cutting:
     """How tokens become segments.
 
     Attributes:
-        policy: ``content`` cuts where the text's own hash says so, which an edit disturbs least. ``sentence`` packs as
-            many whole sentences as fit. ``fixed`` fills every segment.
-        max_tokens: tokens that a segment may own.
-        min_tokens: tokens that every segment but the last owns at least, under ``content`` and ``sentence``.
+        policy: `content` cuts by a hash of the text, so an edit moves the fewest cuts. `sentence` packs as many whole
+            sentences as fit. `fixed` fills every segment.
+        max_tokens: maximum tokens that a segment owns.
+        min_tokens: minimum tokens that a segment owns, except the last, under `content` and `sentence`.
 
     Raises:
-        CuttingError: naming the field at fault.
+        CuttingError: a field is invalid.
     """
 
     policy: Policy = "content"
@@ -58,11 +58,11 @@ class Cutting:
 
 
 def keys(ids: Ids, kinds: NDArray[np.uint8]) -> Keys:
-    """The keys of boundaries.
+    """Compute the keys of boundaries.
 
     Args:
-        ids: int32 (HASHED + n,), the tokens and those before them.
-        kinds: uint8 (n,), the ``Boundary`` before each of the n tokens.
+        ids: int32 (HASHED + n,), the ids of the n tokens and the `HASHED` before them.
+        kinds: uint8 (n,), the `Boundary` before each of the n tokens.
 
     Returns:
         uint64 (n,).
@@ -72,15 +72,15 @@ def keys(ids: Ids, kinds: NDArray[np.uint8]) -> Keys:
 
 
 def cuts(keys: Keys, cutting: Cutting, *, final: bool) -> Iterator[int]:
-    """Where the segments end that are certain by now.
+    """Find the ends of segments that later tokens cannot change.
 
     Args:
-        keys: uint64 (n,), of the boundary before each token that no segment owns yet.
+        keys: uint64 (n,), the key of the boundary before each token that no segment owns yet.
         cutting: the rule.
-        final: no more tokens will come; what remains and fits is the last segment.
+        final: no more tokens follow, so the remaining tokens are cut too.
 
     Yields:
-        For each segment the index of the token after its last, ascending.
+        The exclusive end of each segment as a token index, ascending.
     """
     begin, ahead = 0, 2 * cutting.max_tokens
     while len(keys) - begin > ahead or (final and begin < len(keys)):
@@ -90,7 +90,7 @@ def cuts(keys: Keys, cutting: Cutting, *, final: bool) -> Iterator[int]:
 
 
 def _cut(stretch: Keys, cutting: Cutting) -> int:
-    """How much of a stretch the next segment takes."""
+    """How many tokens of a stretch the next segment takes."""
     end = len(stretch)
     shortest, longest = cutting.min_tokens, cutting.max_tokens
     if cutting.policy == "content":

@@ -1,12 +1,12 @@
-"""What can be wrong with a text, a cutting or a tokenizer's folder.
+"""The package's exceptions.
 
     ChunkingError (ValueError)
-    ├── CuttingError     a setting of the cutting; ``field`` names it
-    ├── OffsetError      a position that the text does not have, or that lies inside a code point
-    ├── TextError        not Unicode: a lone surrogate
-    └── TokenizerError   a folder without a tokenizer that can be read
+    ├── CuttingError     an invalid field of `Cutting`; `field` names it
+    ├── OffsetError      a position outside the text, inside a code point, or out of order
+    ├── TextError        invalid Unicode: a lone surrogate
+    └── TokenizerError   a folder without a readable tokenizer
 
-No message holds any part of a text.
+No message contains any part of a text.
 """
 
 
@@ -15,7 +15,7 @@ class ChunkingError(ValueError):
 
 
 class CuttingError(ChunkingError):
-    """A setting of the cutting that cannot be served."""
+    """An invalid field of `Cutting`."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field} {problem}")
@@ -23,11 +23,11 @@ class CuttingError(ChunkingError):
 
 
 class OffsetError(ChunkingError):
-    """A position outside the text, inside a code point, or before one that was asked for already."""
+    """A position outside the text, inside a code point, or before an already converted one."""
 
 
 class TextError(ChunkingError):
-    """A string that UTF-8 cannot express."""
+    """A string that UTF-8 cannot encode."""
 
     def __init__(self, position: int) -> None:
         super().__init__(f"lone surrogate at code point {position}")
@@ -35,4 +35,4 @@ class TextError(ChunkingError):
 
 
 class TokenizerError(ChunkingError):
-    """A folder without a tokenizer that can be read; the message names the file."""
+    """A folder without a readable tokenizer; the message names the file."""

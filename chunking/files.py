@@ -1,4 +1,4 @@
-"""What a model's folder says of its tokenizer, beside the tokenizer itself."""
+"""Reads the JSON files that describe a folder's tokenizer."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from chunking.errors import TokenizerError
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is no such file.
+    """Read a JSON object; empty if the file does not exist.
 
     Raises:
-        TokenizerError: it cannot be read, or is none.
+        TokenizerError: the file cannot be read or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -25,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def named_specials(folder: Path) -> set[str]:
-    """Collect the tokens that ``tokenizer_config.json`` and ``special_tokens_map.json`` call special."""
+    """Collect the special tokens named by `tokenizer_config.json` and `special_tokens_map.json`."""
     names: set[str] = set()
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         for key, value in read_object(folder / file).items():

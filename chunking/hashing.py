@@ -1,4 +1,4 @@
-"""Hashes that say where a text may be cut: equal content, equal hash, wherever it stands."""
+"""Hashes that decide where to cut a text: equal content has an equal hash at any position."""
 
 from typing import Final
 
@@ -12,19 +12,19 @@ _HALF: Final = np.uint64(32)
 def window_hashes(
     data: NDArray[np.uint8] | NDArray[np.int32], width: int, ends: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """64-bit hashes of the ``width`` items before each end.
+    """64-bit hashes of the `width` items before each end.
 
-    The window's bytes, little-endian, are read as 64-bit words; each is added, multiplied and folded. No cryptographic
-    hash, on purpose: each boundary is hashed, and BLAKE2b took 13 ms of Python, with the GIL held, for 32k tokens where
-    this takes 0.4. What a writer gains by choosing hashes is the cutting of his own text, within the same bounds.
+    The window's bytes, little-endian, are read as 64-bit words; each is added, multiplied and folded. Deliberately not
+    cryptographic: every boundary is hashed, and for 32,000 tokens BLAKE2b held the GIL for 13 ms where this takes 0.4.
+    An author who forces collisions only affects how their own text is cut, within the same limits.
 
     Args:
         data: uint8 or int32, one-dimensional.
-        width: items a window; a multiple of eight bytes together.
-        ends: indices into ``data``, none less than ``width``.
+        width: items per window; a multiple of eight bytes in total.
+        ends: indices into `data`, each at least `width`.
 
     Returns:
-        uint64, one for each end.
+        uint64, one per end.
     """
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     windows = np.lib.stride_tricks.sliding_window_view(little, width)[ends - width]
@@ -36,5 +36,5 @@ def window_hashes(
 
 
 def least(keys: NDArray[np.uint64]) -> int:
-    """Index of the least key; of equals the last."""
+    """Index of the smallest key; the last one if several are equal."""
     return len(keys) - 1 - int(np.argmin(keys[::-1]))

@@ -1,4 +1,4 @@
-"""Which tokenizer a model's folder holds."""
+"""Loads the tokenizer of a model folder."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from chunking.tokenizer import Tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder.
+    """Load the tokenizer of a folder in Hugging Face's layout.
 
-    A SentencePiece model whose numbering is known goes through ``sentencepiece``, all else through ``tokenizer.json``.
+    A SentencePiece model of a known family is read by `sentencepiece`, anything else from `tokenizer.json`.
 
     Raises:
         TokenizerError: the folder has neither, or the file cannot be read.
@@ -20,4 +20,4 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return pieces
     if (folder / "tokenizer.json").exists():
         return FastTokenizer.load(folder)
-    raise TokenizerError(f"{folder}: no tokenizer.json, and no SentencePiece model of a family that is known here")
+    raise TokenizerError(f"{folder}: no tokenizer.json, and no SentencePiece model of a known family")

@@ -1,4 +1,4 @@
-"""Positions in a text: code points inside, UTF-16 units or UTF-8 bytes for those who count so."""
+"""Converts positions in a text between code points (used internally) and UTF-16 units or UTF-8 bytes."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -25,15 +25,15 @@ class Unit(Enum):
 class Ruler:
     """Converts ascending positions of one text between code points and another unit.
 
-    It walks along the text once, in blocks of 65,536 code points, and never back: memory is a block's, and a document's
-    positions cost one pass, in as many calls as one likes. Each direction needs a ruler of its own.
+    It moves through the text once, in blocks of 65,536 code points, and never back, so it needs memory for one block
+    and a single pass however many calls are made. Use one ruler per direction.
     """
 
     def __init__(self, text: str, unit: Unit) -> None:
         self._text = text
         self._unit = unit
         self._same = unit is Unit.CODE_POINT or text.isascii()
-        self._point = 0  # where the current block begins, in code points and in units
+        self._point = 0  # start of the current block, in code points and in units
         self._mark = 0
         self._marks = self._measure()
 
@@ -41,13 +41,13 @@ class Ruler:
         """Units before each code point position, int64.
 
         Raises:
-            OffsetError: a position is outside the text, or less than one before it.
+            OffsetError: a position is outside the text or less than an earlier one.
         """
         return self._walk(np.asarray(points, np.int64), forth=True)
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Units before a span's two ends, as `units` gives them."""
-        if self._same and 0 <= start <= end <= len(self._text):  # the usual case: 15 µs less a segment
+        """Convert a span's start and end, as `units` does."""
+        if self._same and 0 <= start <= end <= len(self._text):  # the common case: saves 15 µs per segment
             return start, end
         first, last = self.units([start, end])
         return int(first), int(last)
@@ -56,7 +56,7 @@ class Ruler:
         """Code points before each position in units, int64.
 
         Raises:
-            OffsetError: a position is outside the text, inside a code point, or less than one before it.
+            OffsetError: a position is outside the text, inside a code point, or less than an earlier one.
         """
         return self._walk(np.asarray(units, np.int64), forth=False)
 
@@ -72,7 +72,7 @@ class Ruler:
         while done < len(positions):
             begin, end = (self._point, self._point + len(self._marks) - 1) if forth else (self._mark, self._marks[-1])
             if positions[done] < begin:
-                raise OffsetError("position before one that was converted already" if begin else "negative position")
+                raise OffsetError("position before one that was already converted" if begin else "negative position")
             here = positions[done : np.searchsorted(positions, end, side="right")]
             converted[done : done + len(here)] = self._forth(here) if forth else self._back(here)
             done += len(here)
@@ -90,7 +90,7 @@ class Ruler:
         return self._point + index
 
     def _advance(self) -> None:
-        """Moves on to the next block."""
+        """Move to the next block."""
         self._point += len(self._marks) - 1
         if self._point >= len(self._text):
             raise OffsetError(f"position outside the text of {self._marks[-1]} in {self._unit.value}")
@@ -98,7 +98,7 @@ class Ruler:
         self._marks = self._measure()
 
     def _measure(self) -> Offsets:
-        """Units before each code point of the current block, and after its last."""
+        """Units before each code point of the current block, and at its end."""
         if self._same:
             return np.zeros(1, np.int64)
         block = code_points(self._text[self._point : self._point + _BLOCK], self._point)

@@ -1,7 +1,6 @@
-"""SentencePiece models, read by ``sentencepiece`` itself: 4 times as fast as the same model in ``tokenizers``.
+"""SentencePiece models, run by `sentencepiece`, which is 4 times as fast as the same model in `tokenizers`.
 
-The families below number their pieces as fairseq did: four specials first, then the model's own pieces, so that every
-id but the unknown one is shifted.
+The families below number pieces as fairseq did, special tokens first, so every id except the unknown one is shifted.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from chunking.tokenizer import Frame, Ids, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Numbering:
-    """How a family numbers its specials, and SentencePiece's own pieces."""
+    """How a family numbers special tokens and SentencePiece's pieces."""
 
     shift: int
     start: int
@@ -37,7 +36,7 @@ FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
 class PieceTokenizer:
-    """A SentencePiece model under a family's numbering."""
+    """A SentencePiece model with a family's numbering."""
 
     def __init__(self, model: bytes, numbering: Numbering) -> None:
         self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -48,10 +47,10 @@ class PieceTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Reads the model and its family from ``tokenizer_config.json``; None if the folder is of no such family.
+        """Read the model, and its family from `tokenizer_config.json`; None if there is no model of a known family.
 
         Raises:
-            TokenizerError: the file is no SentencePiece model.
+            TokenizerError: the file is not a SentencePiece model.
         """
         path = next((folder / file for file in FILES if (folder / file).exists()), None)
         family = str(read_object(folder / "tokenizer_config.json").get("tokenizer_class")).removesuffix("Fast")
@@ -63,11 +62,11 @@ class PieceTokenizer:
             raise TokenizerError(f"{path}: not a readable SentencePiece model") from error
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """See ``Tokenizer.encode``."""
+        """See `Tokenizer.encode`."""
         return [self._encode(text) for text in texts]
 
     def frame(self, prefix: str = "") -> Frame:
-        """See ``Tokenizer.frame``."""
+        """See `Tokenizer.frame`."""
         start: Ids = np.array([self._numbering.start], np.int32)
         end: Ids = np.array([self._numbering.end], np.int32)
         return Frame(np.concatenate([start, self._encode(prefix).ids]), end)

@@ -1,4 +1,4 @@
-"""A text as segments, read lazily."""
+"""Reads a text lazily as segments."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer, Tokens
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """What the model computes at once, and the stretch of text that it answers for.
+    """The tokens that the model reads together, and the span of text that they represent.
 
     Attributes:
         index: its number in the document, from 0.
-        start: first code point of the stretch; stretches tile the document.
-        end: the code point after it.
-        ids: int32 (processed_tokens,), all that the model reads: specials, prefix and owned tokens.
-        owned: where in ``ids`` the owned tokens are.
-        token_starts: int64 (tokens,), the owned tokens' first code points in the document.
-        token_ends: int64 (tokens,), the code points after them.
+        start: first code point of the span; spans tile the document.
+        end: end of the span, exclusive.
+        ids: int32 (processed_tokens,), everything the model reads: special tokens, prefix and owned tokens.
+        owned: the position of the owned tokens in `ids`.
+        token_starts: int64 (tokens,), the code points in the document where the owned tokens start.
+        token_ends: int64 (tokens,), the code points where they end, exclusive.
     """
 
     index: int
@@ -49,11 +49,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionTokens:
-    """A region as its tokens.
+    """A region's tokens.
 
     Attributes:
-        tokens: with offsets in the region.
-        kinds: uint8 (n,), the ``Boundary`` before each of them.
+        tokens: the tokens, with offsets in the region.
+        kinds: uint8 (n,), the `Boundary` before each token.
     """
 
     tokens: Tokens
@@ -61,29 +61,29 @@ class RegionTokens:
 
 
 class Memory(Protocol):
-    """What remembers regions from one reading to the next."""
+    """A cache of tokenised regions."""
 
     def known(self, regions: Sequence[Region]) -> Sequence[RegionTokens | None]:
-        """What was kept of each region."""
+        """Look up the tokens of each region."""
 
     def keep(self, region: Region, tokens: RegionTokens) -> None:
-        """Keep a region's tokens."""
+        """Store a region's tokens."""
 
 
 def read(
     text: str, tokenizer: Tokenizer, cutting: Cutting, prefix: str = "", memory: Memory | None = None
 ) -> Iterator[list[Segment]]:
-    """Reads a document: each step takes a region's tokens and gives the segments that are certain by then, maybe none.
+    """Read a document; each step reads a region and yields the segments that are final, possibly none.
 
-    Segments come in order. A text without a token, such as whitespace, has no segment. A step holds a few regions and
-    the tokens that no segment owns yet, however long the text is.
+    Segments are in order. A text without tokens, such as whitespace, has no segments. Memory is bounded: a few regions
+    and the tokens that no segment owns yet.
 
     Args:
         text: the document.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         cutting: the rule for where segments end.
-        prefix: what each segment begins with.
-        memory: is asked for regions' tokens first, and given those that are new.
+        prefix: text that each segment begins with.
+        memory: an optional cache of regions' tokens.
 
     Raises:
         TextError: the text has a lone surrogate.
@@ -95,8 +95,8 @@ def read(
     yield reader.give(end=len(text))
 
 
-_AHEAD: Final = 8  # regions that the memory is asked for at once: 14 look-ups, one by one, took 3 ms from disk
-_TOGETHER: Final = 4  # regions that are tokenised at once, on as many threads as there are: on two 33 ms, not 56
+_AHEAD: Final = 8  # regions per look-up in the memory: 14 separate look-ups took 3 ms from disk
+_TOGETHER: Final = 4  # regions tokenised in parallel: with two threads 32,000 tokens take 33 ms, not 56
 
 
 def _tokenized(
@@ -123,29 +123,29 @@ def _tokenize(regions: Sequence[Region], tokenizer: Tokenizer) -> Iterator[Regio
             yield RegionTokens(tokens, boundaries(region.before, region.text, tokens.starts, tokens.ends))
 
 
-_BEGINNING: Final[Ids] = np.full(HASHED, -1, np.int32)  # before the first token; none is numbered so
+_BEGINNING: Final[Ids] = np.full(HASHED, -1, np.int32)  # before the first token; not a valid id
 
 
 class _Reader:
-    """Tokens that no segment owns yet."""
+    """Collects tokens until they form segments."""
 
     def __init__(self, cutting: Cutting, frame: Frame) -> None:
         self._cutting, self._frame = cutting, frame
         self._index = 0
-        self._start = 0  # of the next segment's stretch
+        self._start = 0  # of the next segment's span
         self._tokens = Tokens(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._keys: Keys = np.zeros(0, np.uint64)
 
     def take(self, region: Region, read: RegionTokens) -> None:
         """Append a region's tokens."""
         new = read.tokens
-        # What a segment took is never among the ids that a hash covers: more than a segment remains.
+        # The ids that a hash covers are always still here: more than a segment's worth of tokens remains.
         preceding = np.concatenate([_BEGINNING, self._tokens.ids])[-HASHED:]
         self._keys = np.concatenate([self._keys, keys(np.concatenate([preceding, new.ids]), read.kinds)])
         self._tokens = self._tokens.followed_by(new, region.start)
 
     def give(self, end: int | None = None) -> list[Segment]:
-        """Give the segments that are certain by now; all, if the text has ended at code point ``end``."""
+        """Return the segments that are final; all of them if the text ended, at code point `end`."""
         segments = []
         begin = 0
         for cut in cuts(self._keys, self._cutting, final=end is not None):
@@ -163,7 +163,7 @@ class _Reader:
             end=stop,
             ids=self._frame.around(tokens.ids),
             owned=slice(first, first + len(tokens)),
-            token_starts=tokens.starts.copy(),  # a view would keep the whole region's alive
+            token_starts=tokens.starts.copy(),  # a view would keep the whole region's array alive
             token_ends=tokens.ends.copy(),
         )
         self._index += 1

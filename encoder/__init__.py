@@ -1,4 +1,4 @@
-"""Weights to layers to states. `load` gives an `Encoder`; `encoder.folder.describe` reads a folder without torch."""
+"""Loads and runs transformer encoders. `load` returns an `Encoder`; `encoder.folder.describe` needs no torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +20,20 @@ _HOMES = {
 def load(
     folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto", keep: Path | None = None
 ) -> "Encoder":
-    """Load a model folder: configuration by transformers, weights by safetensors, memory-mapped.
+    """Load a model folder: configuration through transformers, weights from memory-mapped safetensors.
 
     Args:
-        folder: Hugging Face's layout; see `encoder.folder`.
-        scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 where a fast form of it is exact, else fp32 (on CUDA bf16).
-        device: 'cpu', 'cuda:N', or 'auto': the first CUDA device where there is one, else the CPU.
-        kernels: the best form of the 8-bit operations to consider on a CPU, 'native', 'onednn' or 'reference'; 'auto'
-            considers all. All are right; they agree within rounding.
-        keep: a folder for 8-bit weights: what one load quantised is what all later ones read. None, or where it cannot
-            be written: quantised anew each time, in seconds to minutes.
+        folder: a folder in Hugging Face's layout; see `encoder.folder`.
+        scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 if a fast implementation is exact here, else fp32 (CUDA: bf16).
+        device: 'cpu', 'cuda:N', or 'auto': the first CUDA device if there is one, else the CPU.
+        kernels: the fastest implementation of the 8-bit operations to consider on a CPU: 'native', 'onednn' or
+            'reference'; 'auto' considers all. They agree within rounding.
+        keep: a folder for quantised weights, so that later loads reuse them. If None or not writable, each load
+            quantises again, which takes seconds to minutes.
 
     Raises:
-        encoder.errors.FolderError: missing, damaged, of another family, or in need of code of its own.
-        encoder.errors.SchemeError: an unknown scheme or form.
+        encoder.errors.FolderError: the folder is missing, damaged, of an unsupported family, or requires custom code.
+        encoder.errors.SchemeError: an unknown scheme or implementation.
         encoder.errors.DeviceError: no such device.
     """
     from encoder import loading  # noqa: PLC0415 (torch takes seconds, and describing a folder does not need it)
@@ -42,7 +42,7 @@ def load(
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for."""
+    """Import names that need torch on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415

@@ -17,26 +17,30 @@ from encoder.errors import BatchError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Segments laid end to end, without padding."""
+    """Segments laid end to end, without padding.
+
+    Attributes:
+        ids: (tokens,) int32.
+        lengths: tokens of each segment.
+        window: half width of attention in tokens, or 0 for full attention. A segment's first and last tokens attend
+            to, and are attended by, all of it.
+        state: (tokens, hidden) at the layer where the next `run` starts; None: no layer has run.
+    """
 
     ids: Tensor
-    """(tokens,) int32."""
     lengths: tuple[int, ...]
-    """Tokens of each segment; they sum to the number of ids."""
     window: int
-    """Half width of attention in tokens; 0: segments are seen whole. A segment's end tokens see and are seen by all."""
     state: Tensor | None = None
-    """(tokens, hidden) at the layer where the next `run` starts; None before the embeddings."""
 
 
 def lay_end_to_end(segments: Sequence[NDArray[Any]], window: int, *, vocabulary: int, max_tokens: int) -> Batch:
     """Build a batch from each segment's token ids, special tokens included.
 
     Raises:
-        BatchError: no segment, an empty or too long one, an id outside the vocabulary, a negative window.
+        BatchError: no segments, an empty or too long segment, an id outside the vocabulary, or a negative window.
     """
     if not segments:
-        raise BatchError("a batch needs a segment")
+        raise BatchError("a batch needs at least one segment")
     if window < 0:
         raise BatchError(f"window must not be negative: {window}")
     lengths = tuple(len(segment) for segment in segments)
@@ -50,34 +54,31 @@ def lay_end_to_end(segments: Sequence[NDArray[Any]], window: int, *, vocabulary:
 
 
 def state_to_numpy(state: Tensor) -> NDArray[Any]:
-    """A state's own bits: float32 as float32, bfloat16 as uint16, which numpy has no name for.
-
-    A view where the state lies in memory that the CPU reads.
-    """
+    """A state's bits: float32 as float32, bfloat16 as uint16, since numpy lacks bfloat16. A view on the CPU."""
     bits = state.contiguous().cpu()
     array: NDArray[Any] = (bits.view(torch.uint16) if bits.dtype == torch.bfloat16 else bits).numpy()
     return array
 
 
 def numpy_to_state(array: NDArray[Any]) -> Tensor:
-    """The inverse of `state_to_numpy`: a view, which keeps the array alive. Read-only arrays are welcome.
+    """The inverse of `state_to_numpy`: a view that keeps the array alive. The array may be read-only.
 
     Raises:
-        BatchError: neither float32 nor uint16.
+        BatchError: the array is neither float32 nor uint16.
     """
     if array.dtype not in (np.float32, np.uint16):
-        raise BatchError(f"a state is kept as float32 or uint16, not {array.dtype}")
+        raise BatchError(f"a state is stored as float32 or uint16, not {array.dtype}")
     _accept_read_only()
     bits = torch.from_numpy(np.ascontiguousarray(array))
     return bits.view(torch.bfloat16) if array.dtype == np.uint16 else bits
 
 
-_WARNING = Lock()  # to catch warnings is a process's matter, not a thread's
+_WARNING = Lock()  # warning filters are global to the process
 
 
 @cache
 def _accept_read_only() -> None:
-    """Let torch say now, unheard, what it says once: that it could write to read-only memory. Nobody does."""
+    """Trigger and suppress torch's one-time warning that a tensor over read-only memory is writable. We never write."""
     array = np.zeros(1, np.uint16)
     array.flags.writeable = False
     with _WARNING, warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The text that outlier columns are found on, as a model's own token ids."""
+"""The calibration text for quantising, as a model's token ids."""
 
 from importlib import resources
 from pathlib import Path
@@ -14,9 +14,9 @@ _RANDOM_SEGMENTS = 8
 
 
 def calibration_ids(folder: Path, shape: Architecture) -> list[Tensor]:
-    """A segment a paragraph of the shipped text: prose of old books in seven languages, program text, a log.
+    """One segment per paragraph of the shipped text: prose of old books in seven languages, program text, a log.
 
-    A folder without a tokenizer (random weights, in tests and benchmarks) is calibrated on ids drawn with a fixed seed.
+    A folder without a tokenizer (random weights, in tests and benchmarks) gets random ids with a fixed seed.
     """
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         draw = torch.Generator().manual_seed(0)

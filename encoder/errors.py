@@ -1,14 +1,14 @@
-"""What can go wrong in this room.
+"""The encoder's exceptions.
 
 EncoderError(ValueError)
-├── FolderError              the folder cannot be served; the message says which file and why
-│   ├── MissingFileError     no such folder, or a file that it must hold is absent
-│   ├── DamagedFileError     truncated, not what its name says, or with a tensor missing or of the wrong shape
-│   ├── RemoteCodeError      the model would have to run code of its own
-│   └── UnsupportedError     another family, activation, position scheme, pooling or module than we know
-├── SchemeError              no such number scheme, or no such kernels
-├── DeviceError              no such device here
-└── BatchError               empty, too long or unknown ids; layers that do not exist; a state that does not fit
+├── FolderError              the folder cannot be served; the message names the file and the reason
+│   ├── MissingFileError     the folder or a required file does not exist
+│   ├── DamagedFileError     truncated, of the wrong format, or with a missing or misshapen tensor
+│   ├── RemoteCodeError      the model requires custom code
+│   └── UnsupportedError     an unsupported family, activation, position scheme, pooling or module
+├── SchemeError              unknown number scheme or kernels
+├── DeviceError              no such device on this machine
+└── BatchError               empty, too long or unknown ids; nonexistent layers; a state that does not fit
 """
 
 
@@ -21,28 +21,28 @@ class FolderError(EncoderError):
 
 
 class MissingFileError(FolderError):
-    """The folder, or a file that it must hold, does not exist."""
+    """The folder or a required file does not exist."""
 
 
 class DamagedFileError(FolderError):
-    """A file is truncated or does not hold what it must."""
+    """A file is truncated or has invalid content."""
 
 
 class RemoteCodeError(FolderError):
-    """The model asks for code of its own, which is never run."""
+    """The model requires custom code, which is never run."""
 
 
 class UnsupportedError(FolderError):
-    """The folder is sound, but of a kind that we do not know."""
+    """The folder is valid, but the model is not supported."""
 
 
 class SchemeError(EncoderError):
-    """The number scheme or the kernels asked for are unknown."""
+    """The requested number scheme or kernels are unknown."""
 
 
 class DeviceError(EncoderError):
-    """The device does not exist here."""
+    """The device does not exist on this machine."""
 
 
 class BatchError(EncoderError):
-    """The batch, or the layers asked for, do not fit the model."""
+    """The batch or the requested layers do not fit the model."""

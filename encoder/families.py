@@ -1,7 +1,7 @@
-"""The model families, told by how they differ. All are encoders after Devlin et al. (2019): a norm after each block.
+"""The supported model families and their differences. All are post-norm encoders (Devlin et al., 2019).
 
-Adding one: an entry in `FAMILIES`, if tensor names and positions are all that differ, and a golden test against
-transformers. The rest of this room knows only `Architecture`.
+To add a family that differs only in tensor names and positions, add an entry to `FAMILIES` and a golden test against
+transformers. The rest of `encoder` depends only on `Architecture`.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,27 +11,30 @@ from encoder.errors import DamagedFileError, UnsupportedError
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 
-# Transformers' names for the same three functions.
+# Transformers' names for these functions.
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-# Segments are never longer, whatever a model could read: the unit of the cache and of the queue.
+# Maximum segment length, even for models that can read more.
 MAX_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What tells a family from the others."""
+    """How a family differs from the others.
+
+    Attributes:
+        prefix: prefix of tensor names in checkpoints that include a head.
+        positions_follow_padding: positions start at `pad_token_id + 1` (as in fairseq) instead of 0.
+        version: incremented when our code for the family changes its results; part of every state's identity.
+    """
 
     prefix: str
-    """Of tensor names, in checkpoints that hold a head as well."""
     positions_follow_padding: bool
-    """Positions count from `pad_token_id + 1` (fairseq's way) instead of from 0."""
     version: int = 1
-    """Raised when our code for the family changes its results: part of every state's identity."""
 
 
 FAMILIES = {
@@ -44,7 +47,12 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model's shape: all that its configuration decides about the computation."""
+    """A model's shape: everything in its configuration that affects the computation.
+
+    Attributes:
+        positions: rows in the position table.
+        first_position: row for a segment's first token.
+    """
 
     family: str
     layers: int
@@ -55,38 +63,36 @@ class Architecture:
     eps: float
     vocabulary: int
     positions: int
-    """Rows of the position table."""
     token_types: int
     first_position: int
-    """Row of a segment's first token."""
 
     @property
     def max_tokens(self) -> int:
-        """Longest segment, special tokens included."""
+        """Maximum tokens in a segment, including special tokens."""
         return min(MAX_TOKENS, self.positions - self.first_position)
 
     def canonical(self) -> str:
-        """What states of equal tensors still depend on; without the depth, which no lower layer can see."""
+        """What a state depends on besides its tensors. Omits the number of layers, which no state depends on."""
         fields = asdict(self)
         shape = "·".join(f"{key}={fields[key]}" for key in ("hidden", "heads", "activation", "eps", "first_position"))
         return f"post-norm·{shape}·code={FAMILIES[self.family].version}"
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """Read a configuration, with transformers' names for its fields.
+    """Parse a configuration that uses transformers' field names.
 
     Raises:
-        UnsupportedError: another family, or a member of a family that differs in what we do not compute.
-        DamagedFileError: a field is missing or makes no sense.
+        UnsupportedError: an unsupported family, or an unsupported variant of one.
+        DamagedFileError: a field is missing or invalid.
     """
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise UnsupportedError(f"model family {kind!r} is not supported; these are: {', '.join(FAMILIES)}")
+        raise UnsupportedError(f"model family {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
     _refuse_variants(config)
     try:
         activation = _ACTIVATIONS[config["hidden_act"]]
     except KeyError as error:
-        raise UnsupportedError(f"hidden_act {config.get('hidden_act')!r} is not computed") from error
+        raise UnsupportedError(f"hidden_act {config.get('hidden_act')!r} is not supported") from error
     follow = FAMILIES[kind].positions_follow_padding
     return Architecture(
         family=kind,
@@ -105,9 +111,9 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
 def _refuse_variants(config: dict[str, Any]) -> None:
     if (position := config.get("position_embedding_type", "absolute")) != "absolute":
-        raise UnsupportedError(f"position_embedding_type {position!r} is not computed")
+        raise UnsupportedError(f"position_embedding_type {position!r} is not supported")
     if config.get("is_decoder") or config.get("add_cross_attention"):
-        raise UnsupportedError("decoders are not computed")
+        raise UnsupportedError("decoders are not supported")
 
 
 def _positive(config: dict[str, Any], field: str) -> int:

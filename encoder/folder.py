@@ -1,6 +1,6 @@
-"""What a model folder says of itself, read without torch: pooling, prefixes, limits, licence, digest.
+"""Reads a model folder's description without torch: pooling, prefixes, limits, licence, digest.
 
-The layout is Hugging Face's (`config.json`, safetensors, tokenizer files), with those that sentence-transformers adds
+The layout is Hugging Face's (`config.json`, safetensors, tokenizer files) with sentence-transformers' additions
 (`modules.json`, `1_Pooling/config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`).
 """
 
@@ -16,7 +16,7 @@ from encoder.errors import DamagedFileError, MissingFileError, RemoteCodeError, 
 Pooling = Literal["mean", "cls"]
 
 QUANTISED = "model.int8.safetensors"
-"""The one file of weights of a folder that `encoder.quantised` wrote."""
+"""The weights file in a folder written by `encoder.quantised`."""
 
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls"}
@@ -30,34 +30,38 @@ _LICENCES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model folder's own description; see `describe`."""
+    """A model folder's description; see `describe`.
+
+    Attributes:
+        config: the content of `config.json`.
+        default_prompt: the prefix that sentence-transformers adds by default; usually empty.
+        max_seq_length: where sentence-transformers truncates a text, in tokens including special tokens. We do not
+            truncate. None: not set.
+        licence: an SPDX identifier; empty if the folder declares no known licence.
+        digest: hex digest of weights, configuration and tokenizer files.
+    """
 
     path: Path
     name: str
     config: dict[str, Any]
-    """`config.json` as it stands."""
     pooling: Pooling
     normalize: bool
     query_prefix: str
     passage_prefix: str
     default_prompt: str
-    """The prefix that sentence-transformers adds when none is asked for; usually empty."""
     max_seq_length: int | None
-    """Where sentence-transformers cuts a text, specials included: advice that we read past. None: no advice."""
     licence: str
-    """An SPDX identifier, or empty where the folder names none that we know."""
     digest: str
-    """Hex digest of weights, configuration and tokenizer files."""
 
 
 def describe(folder: Path) -> ModelFolder:
-    """Read a folder's description and digest its files (about a second a gigabyte).
+    """Read a folder's description and digest its files (about one second per gigabyte).
 
     Raises:
         MissingFileError: no folder, no `config.json` or no weights.
-        DamagedFileError: a JSON file that is not JSON.
-        RemoteCodeError: the model asks for code of its own.
-        UnsupportedError: modules or poolings that we do not compute.
+        DamagedFileError: invalid JSON.
+        RemoteCodeError: the model requires custom code.
+        UnsupportedError: an unsupported module or pooling.
     """
     config = read_config(folder)
     modules = _modules(folder)
@@ -80,39 +84,39 @@ def describe(folder: Path) -> ModelFolder:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, refused where the model would run code of its own. Raises as `describe` does."""
+    """Read `config.json`; refuse models that require custom code. Raises as `describe` does."""
     if not folder.is_dir():
         raise MissingFileError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        raise MissingFileError(f"{folder} holds no config.json")
+        raise MissingFileError(f"{folder} has no config.json")
     config = _json(folder / "config.json")
     if config.get("auto_map"):
-        raise RemoteCodeError(f"{folder.name}: config.json names code of its own (auto_map), which is never run")
+        raise RemoteCodeError(f"{folder.name}: config.json requires custom code (auto_map), which is never run")
     return config
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder, in order. Raises MissingFileError where there is none."""
+    """The folder's safetensors files, in order. Raises MissingFileError if there are none."""
     index = folder / "model.safetensors.index.json"
     if (folder / QUANTISED).is_file() and not index.is_file() and not (folder / "model.safetensors").is_file():
         return (folder / QUANTISED,)
     if index.is_file():
         shards = sorted(set(_json(index).get("weight_map", {}).values()))
-        # A shard is a name inside the folder: an index must not reach outside of it.
+        # A shard must lie in the folder: an index must not reference files outside it.
         if not shards or any(Path(shard).name != shard for shard in shards):
-            raise DamagedFileError(f"{folder.name}: {index.name} does not name its shards")
+            raise DamagedFileError(f"{folder.name}: {index.name} has no valid list of shards")
         files = tuple(folder / shard for shard in shards)
     else:
         files = (folder / "model.safetensors",)
     for file in files:
         if not file.is_file():
-            pickled = " (pickled weights are never read: convert them)" if any(folder.glob("*.bin")) else ""
-            raise MissingFileError(f"{folder} holds no {file.name}{pickled}")
+            pickled = " (pickled weights are not supported: convert them)" if any(folder.glob("*.bin")) else ""
+            raise MissingFileError(f"{folder} has no {file.name}{pickled}")
     return files
 
 
 def _modules(folder: Path) -> dict[str, str]:
-    """Kind to path of the sentence-transformers modules, empty without `modules.json`."""
+    """Paths of the sentence-transformers modules by kind; empty without `modules.json`."""
     file = folder / "modules.json"
     if not file.is_file():
         return {}
@@ -123,28 +127,28 @@ def _modules(folder: Path) -> dict[str, str]:
     for entry in entries:
         package, _, kind = str(entry.get("type", "")).rpartition(".")
         if not package.startswith("sentence_transformers"):
-            raise RemoteCodeError(f"{folder.name}: modules.json asks for {package}.{kind}, which is never run")
+            raise RemoteCodeError(f"{folder.name}: modules.json requires {package}.{kind}, which is never run")
         if kind not in _MODULES:
-            raise UnsupportedError(f"{folder.name}: modules.json asks for a {kind} module, which we do not compute")
+            raise UnsupportedError(f"{folder.name}: modules.json requires a {kind} module, which is not supported")
         modules[kind] = str(entry.get("path", ""))
     return modules
 
 
 def _pooling(folder: Path, modules: dict[str, str]) -> Pooling:
-    """The pooling that the folder asks for; sentence-transformers' default, the mean, where it asks for none."""
+    """The folder's pooling; by default mean, as in sentence-transformers."""
     if "Pooling" not in modules:
         return "mean"
     config = _json(folder / modules["Pooling"] / "config.json")
     if config.get("include_prompt") is False:
-        raise UnsupportedError(f"{folder.name}: pooling without the prompt's tokens is not computed")
+        raise UnsupportedError(f"{folder.name}: pooling without the prompt's tokens is not supported")
     asked = config.get("pooling_mode")
     if asked is None:
-        # The older form: one boolean a mode.
+        # Older format: one boolean per mode.
         active = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
         names = [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for key in active]
         asked = names[0] if len(names) == 1 else names or "mean"
     if not isinstance(asked, str) or asked not in _POOLINGS:
-        raise UnsupportedError(f"{folder.name}: pooling {asked!r} is not computed; mean and cls are")
+        raise UnsupportedError(f"{folder.name}: pooling {asked!r} is not supported; supported: mean, cls")
     return _POOLINGS[asked]
 
 
@@ -166,7 +170,7 @@ def _licence(folder: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Names and bytes of weights, configuration and tokenizer files; prose and licences do not count."""
+    """Digest names and bytes of weights, configuration and tokenizer files, but not READMEs or licences."""
     total = hashlib.blake2b(digest_size=32)
     described = {
         *folder.glob("*.json"),
@@ -182,7 +186,7 @@ def _digest(folder: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file does not exist."""
+    """Read a JSON object; empty if the file does not exist."""
     if not file.is_file():
         return {}
     value = _json_value(file)

@@ -1,4 +1,4 @@
-"""A layer's tensors in floating point, and reading them from a checkpoint."""
+"""Floating-point layers and how they are read from a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,13 @@ Cast = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x weightᵀ + bias."""
+    """y = x weightᵀ + bias.
+
+    Attributes:
+        weight: (outputs, inputs).
+    """
 
     weight: Tensor
-    """(outputs, inputs)."""
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -41,10 +44,13 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's tensors."""
+    """One layer's tensors.
+
+    Attributes:
+        qkv: queries, keys and values, stacked in that order.
+    """
 
     qkv: Linear
-    """Queries, keys and values, one below the other."""
     mix: Linear
     mix_norm: Norm
     up: Linear
@@ -54,17 +60,20 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The tables that token ids are looked up in."""
+    """Embedding tables.
+
+    Attributes:
+        words: (vocabulary, hidden).
+        positions: (max_tokens, hidden), starting at a segment's first token; includes the embedding of token type 0.
+    """
 
     words: Tensor
-    """(vocabulary, hidden)."""
     positions: Tensor
-    """(max_tokens, hidden), from a segment's first token; the one token type that a segment has is added in."""
     norm: Norm
 
 
 def read_embeddings(checkpoint: Checkpoint, shape: Architecture, cast: Cast) -> Embeddings:
-    """A checkpoint's embeddings, cast to where and as they are needed; mapped, not copied, where nothing is cast."""
+    """Read a checkpoint's embeddings; tensors stay memory-mapped unless `cast` copies them."""
     prefix = checkpoint.prefix(("", FAMILIES[shape.family].prefix), "embeddings.word_embeddings.weight") + "embeddings."
     words = checkpoint.get(prefix + "word_embeddings.weight", (shape.vocabulary, shape.hidden))
     positions = checkpoint.get(prefix + "position_embeddings.weight", (shape.positions, shape.hidden))
@@ -74,7 +83,7 @@ def read_embeddings(checkpoint: Checkpoint, shape: Architecture, cast: Cast) -> 
 
 
 def read_layer(checkpoint: Checkpoint, shape: Architecture, index: int, cast: Cast) -> Layer:
-    """One layer of a checkpoint, cast to where and as it is needed."""
+    """Read one layer of a checkpoint."""
     prefix = checkpoint.prefix(("", FAMILIES[shape.family].prefix), "embeddings.word_embeddings.weight")
     prefix += f"encoder.layer.{index}."
 

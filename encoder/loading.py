@@ -1,4 +1,4 @@
-"""From a model folder to an encoder."""
+"""Builds an encoder from a model folder."""
 
 import contextlib
 from pathlib import Path
@@ -26,12 +26,12 @@ def load(
     shape = read_architecture(folder)
     eight = quantised.is_quantised(folder)
     if eight and scheme not in {"auto", "int8"}:
-        raise SchemeError(f"{folder.name} holds 8-bit weights alone: scheme {scheme!r} needs the original")
+        raise SchemeError(f"{folder.name} has only 8-bit weights: scheme {scheme!r} needs the original")
     choice = choose("int8" if eight else scheme, device, kernels)
     if choice.operations is not None and not eight and keep is not None:
         with contextlib.suppress(OSError):
             folder, eight = quantised.kept(folder, keep), True
-    # Weights are read outside of inference mode: what it makes may not be shared with code that is not in it.
+    # Not in inference mode: its tensors cannot be used by code outside it.
     with torch.no_grad():
         stack: EightStack | FloatingStack
         if choice.operations is None:

@@ -1,4 +1,4 @@
-"""A loaded model: layers that can be entered and left anywhere."""
+"""A loaded model that can run any range of layers."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,16 @@ _PROBE_TOKENS = 77
 
 
 class Encoder:
-    """Runs segments from any layer to any layer. Safe to call from many threads; `load` builds it.
+    """Runs segments through any range of layers. Thread-safe; built by `load`.
 
-    The same segment gives the same bits whatever it is batched with, however the run is cut into layers and, on a CPU,
-    on however many threads.
+    A segment's result is the same, bit for bit, whatever it is batched with, however the run is split by layers, and
+    (on a CPU) whatever the number of threads.
+
+    Attributes:
+        kernels: which kernels serve, on which hardware.
+        kernels_reason: why no faster kernels serve; empty if these are the fastest.
+        layer_digests: hex digests at each layer boundary (layers + 1), chained over the tensors as executed, so
+            checkpoints with equal lower layers share these digests.
     """
 
     def __init__(self, shape: Architecture, stack: Stack, choice: Choice) -> None:
@@ -38,43 +44,39 @@ class Encoder:
         self.device = str(choice.device)
         self.kernels = choice.kernels
         self._build = choice.operations.build if choice.operations else ""
-        """Which kernels serve, on what."""
         self.kernels_reason = choice.reason
-        """Why none faster; empty where these are the fastest."""
         self.layer_digests = stack.digests
-        """Hex, at each layer boundary (layers + 1): a chain over the tensors as executed, so that checkpoints with
-        equal lower layers share these links."""
         self.digest = stack.digests[-1]
         self._numerics = tuple(self._fingerprints())
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes held for the layers' weights."""
+        """Bytes of the layers' weights."""
         return self._stack.layer_bytes
 
     @property
     def embedding_bytes(self) -> int:
-        """Bytes held for the embeddings' weights."""
+        """Bytes of the embeddings' weights."""
         return self._stack.embedding_bytes
 
     def batch(self, ids: Sequence[NDArray[Any]], window: int = 0) -> Batch:
-        """Lay segments end to end; see `encoder.batch.lay_end_to_end` for what is refused."""
+        """Lay segments end to end; raises as `encoder.batch.lay_end_to_end` does."""
         vocabulary = self.architecture.vocabulary
         return lay_end_to_end(ids, window, vocabulary=vocabulary, max_tokens=self.max_tokens)
 
     def run(self, batch: Batch, start: int, stop: int) -> Batch:
-        """Take a batch from layer `start` to layer `stop`; layer 0 is the embeddings' output.
+        """Run a batch from layer `start` to layer `stop`; layer 0 is the embeddings' output.
 
-        run(run(b, 0, k), k, n) equals run(b, 0, n) bit for bit. Without a state, `start` must be 0 and the embeddings
+        run(run(b, 0, k), k, n) equals run(b, 0, n) bit for bit. A batch without a state must start at 0; its embeddings
         are computed first.
 
         Raises:
-            BatchError: no such layers, or a state that does not fit.
+            BatchError: the layers do not exist, or the state does not fit.
         """
         if not 0 <= start <= stop <= self.layers:
             raise BatchError(f"layers {start} to {stop} do not exist; the model has {self.layers}")
         if batch.state is None and start:
-            raise BatchError(f"to start at layer {start} a batch needs its state there")
+            raise BatchError(f"a batch needs its state to start at layer {start}")
         if batch.state is not None:
             self._check(batch.state, tokens=batch.ids.shape[0])
         with torch.inference_mode():
@@ -92,9 +94,9 @@ class Encoder:
     def numerics(self, layer: int) -> str:
         """What a state's bits at a layer depend on besides tensors, ids and window, as one line for a cache key.
 
-        Library versions, the instruction set in force, kernel sources and flags, and the digest of a probe segment's
-        states up to that layer: should an unnamed cause change the arithmetic, that digest tells. Up to that layer, so
-        that checkpoints with equal lower layers have equal lines there.
+        It names library versions, the instruction set, kernel sources and flags. A digest of a probe segment's states
+        up to that layer detects any other change in the arithmetic. Higher layers are left out so that checkpoints
+        with equal lower layers have equal lines.
         """
         return self._numerics[layer]
 

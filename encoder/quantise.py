@@ -1,18 +1,18 @@
-"""A model in 8 bits: weights a row, a few static outlier columns beside, calibrated on a text that ships with us.
+"""Quantises a model to 8 bits, with a scale per row and static outlier columns, calibrated on a text that we ship.
 
-Weights are those of LLM.int8() (Dettmers et al., 2022) as bitsandbytes keeps them: int8, a row's absolute maximum over
-127. What keeps their results close to fp32, by the cosine of MiniLM's segment vectors (mean; worst), which is 0.9984;
-0.9977 without any of it:
+Weights are as in LLM.int8() (Dettmers et al., 2022) and bitsandbytes: int8, scaled by a row's absolute maximum over
+127. The following measures keep results close to fp32. Figures are the cosine of MiniLM's segment vectors (mean;
+worst), which without any of them is 0.9984; 0.9977:
 
-- 8 outlier columns of each linear's input stay in bfloat16: those with the largest absolute value over the text. With
-  16 it is 0.9996; 0.9994. Once all that follows is done 8 do as well (one less the mean: 295 millionths with 16, 296
+- 8 outlier columns of each linear map's input stay in bfloat16: those with the largest absolute value over the text.
+  With 16 the cosine is 0.9996; 0.9994. With the measures below, 8 are as good (1 − mean in millionths: 295 with 16, 296
   with 8, 307 with 4) for half the work. They are static because LLM.int8()'s threshold looks at the whole batch, so
-  that a row would change with its batch-mates.
-- Rows of an activation are nearly all positive (GELU is never below −0.17), so their zero point is low: half the step.
-- The bias takes up the mean of each output's rounding error over the text (Nagel et al., 2019). 0.99965; 0.99955.
-- Weights are rounded one after another, and later ones make up for the errors of earlier ones (GPTQ). 0.9998; 0.9997.
-- Inputs that are large are scaled down and their weights up, a little (SmoothQuant, Xiao et al., 2023): an eighth less
-  squared error for nothing, since a factor for each input is multiplied by anyway.
+  that a row would depend on others in its batch.
+- Rows after an activation are nearly all positive (GELU is never below −0.17), so a low zero point halves the step.
+- The bias corrects the mean of each output's rounding error over the text (Nagel et al., 2019). 0.99965; 0.99955.
+- Weights are rounded in sequence, and later ones compensate for the errors of earlier ones (GPTQ). 0.9998; 0.9997.
+- Large inputs are scaled down a little and their weights up (SmoothQuant, Xiao et al., 2023): an eighth less squared
+  error at no cost, since inputs are multiplied by a factor anyway.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,35 +30,39 @@ from encoder.weights import Checkpoint
 
 OUTLIERS = 8
 SIGNED = 128
-"""Zero point of rows of either sign."""
+"""Zero point of rows with both signs."""
 POSITIVE = 28
-"""Zero point of an activation's rows."""
+"""Zero point of rows after an activation."""
 _SMOOTHING = 0.25
-"""Power of an input's size that goes over to its weights. Measured: nothing changes by much from 0.15 to 0.35; 0.5, as
-SmoothQuant has it, makes rows of weights so uneven that results get worse than without."""
+"""Power of an input's size that moves to its weights. Measured: results are similar from 0.15 to 0.35; with
+SmoothQuant's 0.5, rows of weights become so uneven that results are worse than without."""
 _BLOCK = 32
-"""Inputs rounded before what they lost is carried to all that follow."""
+"""Inputs rounded before their errors are applied to all later ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisedLinear:
-    """A linear map in 8 bits as it is kept; `encoder.ops.Linear8` is how it runs."""
+    """A stored 8-bit linear map; `encoder.ops.Linear8` is its form for running.
+
+    Attributes:
+        weight: (outputs, inputs) int8; 0 at outlier columns.
+        scale: (outputs,) float32.
+        bias: (outputs,) float32.
+        columns: (outliers,) int32.
+        outlier_weight: (outliers, outputs) bfloat16.
+        factor: (inputs,) float32 that inputs are multiplied by before rounding, and that `weight` was divided by; 0 at
+            outliers.
+    """
 
     weight: Tensor
-    """(outputs, inputs) int8; 0 at outlier columns."""
     scale: Tensor
-    """(outputs,) float32."""
     bias: Tensor
-    """(outputs,) float32."""
     columns: Tensor
-    """(outliers,) int32."""
     outlier_weight: Tensor
-    """(outliers, outputs) bfloat16."""
     factor: Tensor
-    """(inputs,) float32 that inputs are multiplied by before rounding, and `weight` was divided by; 0 at outliers."""
 
     def pack(self, operations: Operations, zero: int) -> Linear8:
-        """Arrange for products with rows whose zero point is `zero`."""
+        """Pack for products with rows whose zero point is `zero`."""
         return Linear8(
             packed=operations.pack(self.weight, zero),
             scale=self.scale,
@@ -80,7 +84,7 @@ class QuantisedLayer:
     down_norm: Norm
 
     def pack(self, operations: Operations) -> Layer8:
-        """Arrange for products."""
+        """Pack for products."""
         return Layer8(
             qkv=self.qkv.pack(operations, SIGNED),
             mix=self.mix.pack(operations, SIGNED),
@@ -93,19 +97,22 @@ class QuantisedLayer:
 
 @dataclass(frozen=True, slots=True)
 class QuantisedEmbeddings:
-    """The tables; see `encoder.layers.Embeddings`."""
+    """Embedding tables; see `encoder.layers.Embeddings`.
+
+    Attributes:
+        words: (vocabulary, hidden) int8.
+        scale: (vocabulary,) float32.
+        positions: (max_tokens, hidden) bfloat16.
+    """
 
     words: Tensor
-    """(vocabulary, hidden) int8."""
     scale: Tensor
-    """(vocabulary,) float32."""
     positions: Tensor
-    """(max_tokens, hidden) bfloat16."""
     norm: Norm
 
 
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, columns) to int8 and each row's float32 scale, absolute maximum over 127."""
+    """Quantise (rows, columns) to int8 with a float32 scale per row, its absolute maximum over 127."""
     scale = weight.float().abs().amax(1) / 127
     inverse = torch.where(scale > 0, 1 / scale, 0)
     return (weight.float() * inverse[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale
@@ -114,12 +121,12 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 def quantise(
     checkpoint: Checkpoint, shape: Architecture, texts: Sequence[Tensor]
 ) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
-    """Embeddings, then layer by layer, so that the original is never in memory as a whole.
+    """Quantise embeddings, then layer by layer, so that the original is never completely in memory.
 
     Args:
         checkpoint: the original.
         shape: its architecture.
-        texts: token ids of segments to calibrate on; their states climb through the original in float32.
+        texts: token ids of segments to calibrate on, which run through the original in float32.
     """
     embeddings = read_embeddings(checkpoint, shape, torch.Tensor.float)
     words, scale = quantise_rows(embeddings.words)
@@ -127,7 +134,7 @@ def quantise(
     states = [embeddings.norm(embeddings.words[ids] + embeddings.positions[: len(ids)]) for ids in texts]
     for index in range(shape.layers):
         layer = read_layer(checkpoint, shape, index, torch.Tensor.float)
-        # One thread: the same machine finds the same columns and the same bits at every start.
+        # One thread, so that the same machine gets the same columns and bits at every start.
         with one_thread():
             inputs, states = _climb(layer, shape, states)
             linears = (layer.qkv, layer.mix, layer.up, layer.down)
@@ -136,12 +143,12 @@ def quantise(
 
 
 def _own(norm: Norm) -> Norm:
-    """A copy, so that the original's file need not stay mapped."""
+    """Copy a norm, so that the original's file need not stay mapped."""
     return Norm(norm.weight.clone(), norm.bias.clone(), norm.eps)
 
 
 def _climb(layer: Layer, shape: Architecture, states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """What each of a layer's four linears reads, all segments together, and the states above the layer."""
+    """The inputs of a layer's four linear maps, over all segments, and the states above the layer."""
     reads, above = [], []
     for x in states:
         context = attention(layer.qkv(x), (x.shape[0],), shape.heads, 0)
@@ -153,7 +160,7 @@ def _climb(layer: Layer, shape: Architecture, states: Sequence[Tensor]) -> tuple
 
 
 def quantise_linear(linear: Linear, x: Tensor) -> QuantisedLinear:
-    """A linear map that read x, (tokens, inputs), over the calibration text."""
+    """Quantise a linear map whose inputs over the calibration text are x, (tokens, inputs)."""
     columns = x.abs().amax(0).topk(min(OUTLIERS, x.shape[1])).indices.sort().values
     outliers = linear.weight[:, columns].bfloat16()
     factor = _smoothing(x, columns)
@@ -167,7 +174,7 @@ def quantise_linear(linear: Linear, x: Tensor) -> QuantisedLinear:
 
 
 def _smoothing(x: Tensor, columns: Tensor) -> Tensor:
-    """(inputs,) factors that bring columns of x, (tokens, inputs), a little closer in size; 0 at outlier columns."""
+    """(inputs,) factors that make columns of x, (tokens, inputs), more similar in size; 0 at outlier columns."""
     size = x.square().mean(0).sqrt()
     size = size.clamp_min(size.max() * 1e-3).clamp_min(1e-12)
     smooth = torch.ones(x.shape[1], dtype=torch.bool)
@@ -178,20 +185,20 @@ def _smoothing(x: Tensor, columns: Tensor) -> Tensor:
 
 
 def _round(weight: Tensor, scale: Tensor, x: Tensor, columns: Tensor) -> Tensor:
-    """(outputs, inputs) float32 to int8 under each row's scale, input by input: later ones make up for what one lost.
+    """Round (outputs, inputs) float32 to int8 with each row's scale, input by input, compensating for earlier errors.
 
-    GPTQ (Frantar et al., 2023), with the covariance of the inputs x for its Hessian, because the bias takes up their
-    mean, and damped by its mean diagonal: a short text must not be trusted further. Outlier columns stay 0.
+    GPTQ (Frantar et al., 2023). Its Hessian is the covariance of the inputs x, because the bias corrects their mean,
+    damped by its mean diagonal, because the text is short. Outlier columns stay 0.
     """
     inputs = torch.ones(x.shape[1], dtype=torch.bool)
     inputs[columns] = False
     reads = x[:, inputs] - x[:, inputs].mean(0)
     covariance = reads.t() @ reads / len(reads)
     covariance.diagonal().add_(covariance.diagonal().mean().clamp_min(1e-12))
-    # The upper Cholesky factor of the covariance's inverse is the inverse of its factor from the last input back.
+    # The upper Cholesky factor of the inverse is the inverse of the Cholesky factor with inputs in reverse order.
     factor = torch.linalg.cholesky(covariance.flip(0, 1))
     spread = torch.linalg.solve_triangular(factor, torch.eye(len(factor)), upper=False).flip(0, 1)
-    # Inputs are rows from here on, so that one of them lies together.
+    # From here on inputs are rows, so that each is contiguous.
     left, steps = weight[:, inputs].t().contiguous(), torch.where(scale > 0, scale, 1)
     rounded = torch.empty_like(left)
     for first in range(0, len(left), _BLOCK):

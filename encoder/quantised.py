@@ -1,8 +1,8 @@
-"""An 8-bit model as a folder of its own: written once, and loaded without its original.
+"""Folders of 8-bit models, which load without the original.
 
-Its one file of weights is safetensors: for each linear map int8 `weight`, float32 `scale`, `bias` and `factor`, int32
-`columns` and bfloat16 `outlier_weight`, named as the fields of `encoder.quantise` are. All else is copied
-from the original's folder.
+The weights are one safetensors file: for each linear map int8 `weight`, float32 `scale`, `bias` and `factor`, int32
+`columns` and bfloat16 `outlier_weight`, named like the fields in `encoder.quantise`. Other files are copied from the
+original's folder.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ _COPIED = ("*.json", "*/config.json", "*.model", "*.txt", "LICEN[CS]E*", "NOTICE
 
 
 def is_quantised(folder: Path) -> bool:
-    """Whether a folder holds 8-bit weights and no others."""
+    """Whether a folder has only 8-bit weights."""
     return folder.is_dir() and weight_files(folder) == (folder / QUANTISED,)
 
 
 def save(folder: Path, out: Path) -> None:
-    """Quantise a model folder and write it, whole or not at all.
+    """Quantise a model folder and write it atomically.
 
     Raises:
-        FolderError: the folder cannot be served, is 8-bit already, or `out` exists.
+        FolderError: the folder cannot be served, is already 8-bit, or `out` exists.
     """
     if out.exists():
         raise FolderError(f"{out} exists already")
     shape = read_architecture(folder)
     if is_quantised(folder):
-        raise FolderError(f"{folder.name} is in 8 bits already")
+        raise FolderError(f"{folder.name} is already in 8 bits")
     with torch.no_grad():
         parts = quantise(Checkpoint(folder), shape, calibration_ids(folder, shape))
         tensors = {
@@ -64,7 +64,7 @@ def save(folder: Path, out: Path) -> None:
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)
         save_file(tensors, made / QUANTISED, metadata=_FORMAT)
-        (made / QUANTISED).chmod(0o644)  # like the original's, whatever safetensors left
+        (made / QUANTISED).chmod(0o644)  # as the original's, regardless of safetensors
         try:
             made.rename(out)
         except OSError as error:
@@ -74,11 +74,11 @@ def save(folder: Path, out: Path) -> None:
 
 
 def kept(folder: Path, home: Path) -> Path:
-    """A folder's 8-bit form below `home`, made now if nobody has made it yet.
+    """Return the 8-bit form of a folder in `home`, creating it if necessary.
 
-    Its name is a digest of the original and of the code that quantises, so that neither can change unnoticed. Rounding
-    leans on fp32 sums, whose last bits differ between machines and thread counts: what was made once is what is served
-    from then on, by every process that shares `home`.
+    Its name is a digest of the original and of the quantising code, so it is recreated if either changes. Rounding
+    depends on fp32 sums, whose last bits differ between machines and thread counts, so all processes that share `home`
+    serve the stored result.
 
     Raises:
         OSError: it cannot be written.
@@ -91,15 +91,15 @@ def kept(folder: Path, home: Path) -> Path:
         with contextlib.suppress(FolderError):  # another process was faster
             save(folder, out)
         if not out.exists():
-            raise OSError(f"{out} could not be made")
+            raise OSError(f"{out} could not be created")
     return out
 
 
 def read(folder: Path, shape: Architecture) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
-    """A folder's parts, embeddings first; tensors are views of the mapped file.
+    """Read a folder's parts, embeddings first; tensors are views of the mapped file.
 
     Raises:
-        DamagedFileError: the file is truncated, of another version, or does not fit the architecture.
+        DamagedFileError: the file is truncated, has another version, or does not fit the architecture.
     """
     reader = _Reader(folder, shape)
     hidden, wide = shape.hidden, shape.intermediate
@@ -122,7 +122,7 @@ def read(folder: Path, shape: Architecture) -> Iterator[QuantisedEmbeddings | Qu
 
 
 class _Reader:
-    """Tensors by name, each held to its type and shape: kernels trust them."""
+    """Reads tensors by name and checks their type and shape, since kernels do not."""
 
     def __init__(self, folder: Path, shape: Architecture) -> None:
         self._shape, self._where = shape, f"{folder.name}: {QUANTISED}"
@@ -133,13 +133,13 @@ class _Reader:
         self._file = file
         metadata = self._file.metadata()
         if metadata != _FORMAT:
-            raise DamagedFileError(f"{self._where} is not of version {_FORMAT['version']}: quantise the original again")
+            raise DamagedFileError(f"{self._where} is not version {_FORMAT['version']}: quantise the original again")
 
     def get(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         try:
             tensor: Tensor = self._file.get_tensor(name)
         except SafetensorError as error:
-            raise DamagedFileError(f"{self._where} holds no {name}") from error
+            raise DamagedFileError(f"{self._where} has no {name}") from error
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise DamagedFileError(
                 f"{self._where}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}"
@@ -156,7 +156,7 @@ class _Reader:
         columns = self.get(f"{name}.columns", torch.int32, (outliers,))
         steps = columns.diff()
         if columns[0] < 0 or columns[-1] >= inputs or bool((steps <= 0).any()):
-            raise DamagedFileError(f"{self._where}: {name}.columns are not ascending within 0 to {inputs - 1}")
+            raise DamagedFileError(f"{self._where}: {name}.columns are not ascending from 0 to {inputs - 1}")
         factor = self.get(f"{name}.factor", torch.float32, (inputs,))
         smooth = torch.ones(inputs, dtype=torch.bool)
         smooth[columns] = False

@@ -1,4 +1,4 @@
-"""Dataclasses of tensors, nested: all of them by name, moved, counted, digested."""
+"""Nested dataclasses of tensors: list by name, move, count bytes, digest."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ Part = TypeVar("Part")
 
 
 def named(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a part with its dotted name, in the order of the fields."""
+    """All tensors of a part with dotted names, in field order."""
     for field in fields(part):
         value, name = getattr(part, field.name), prefix + field.name
         if isinstance(value, Tensor):
@@ -22,7 +22,7 @@ def named(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def moved(part: Part, device: torch.device) -> Part:
-    """The same part with its tensors on a device."""
+    """A copy of the part with its tensors on a device."""
     changes: dict[str, Any] = {}
     for field in fields(part):  # type: ignore[arg-type]
         value = getattr(part, field.name)
@@ -34,12 +34,12 @@ def moved(part: Part, device: torch.device) -> Part:
 
 
 def held_bytes(part: Any) -> int:
-    """Bytes of all tensors of a part. What oneDNN packed counts as the numbers it holds."""
+    """Bytes of all tensors of a part. Tensors packed by oneDNN count by their number of elements."""
     return sum(tensor.numel() * tensor.element_size() for _, tensor in named(part))
 
 
 def chain(seed: str, parts: Iterable[Any]) -> tuple[str, ...]:
-    """A hex digest a part, each over the seed and all parts up to it: equal lower layers have equal digests."""
+    """One hex digest per part, over the seed and all parts up to it: equal lower layers have equal digests."""
     link = hashlib.blake2b(seed.encode(), digest_size=32).digest()
     links = []
     for part in parts:
@@ -53,5 +53,5 @@ def chain(seed: str, parts: Iterable[Any]) -> tuple[str, ...]:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's bits, row-major; a view where it lies so in the CPU's memory."""
+    """A tensor's bytes, row-major; a view if it is contiguous on the CPU."""
     return tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data

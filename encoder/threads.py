@@ -1,4 +1,4 @@
-"""How many cores this process may use, and holding torch to one of them."""
+"""Counts the cores that this process may use, and limits torch to one thread."""
 
 import math
 import os
@@ -10,17 +10,16 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Cores by affinity, or by the cgroup's quota where that is less; at least one.
+    """Cores by affinity, or by the cgroup's quota if that is less; at least one.
 
-    A quota is rounded down: 1.5 cores give one thread, for OpenMP knows nothing of quotas and two threads that spin
-    through one and a half cores' time are throttled together. A container sees its affinity, never its quota.
+    A quota is rounded down: OpenMP ignores quotas, and two spinning threads on 1.5 cores would both be throttled.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, _quota(cgroup, membership)) + 1e-6))
 
 
 def _quota(cgroup: Path, membership: Path) -> float:
-    """Cores that the tightest quota grants, from this process's group up to the root; infinite where there is none."""
+    """The tightest quota in cores, from this process's group up to the root; infinite if there is none."""
     quotas = [math.inf]
     for line in _read(membership).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -32,13 +31,13 @@ def _quota(cgroup: Path, membership: Path) -> float:
             continue
         group = root / path.lstrip("/")
         quotas += [_group_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
-        # Inside a container the path is the host's, and the root of what is mounted is the group itself.
+        # In a container the path is the host's, and the mounted root is the group itself.
         quotas.append(_group_quota(root))
     return min(quotas)
 
 
 def _group_quota(folder: Path) -> float:
-    """Cores that one group grants: `cpu.max` (v2) or `cpu.cfs_quota_us` over `cpu.cfs_period_us` (v1)."""
+    """One group's quota in cores: `cpu.max` (v2), or `cpu.cfs_quota_us` / `cpu.cfs_period_us` (v1)."""
     fields = _read(folder / "cpu.max").split() or [
         _read(folder / "cpu.cfs_quota_us").strip(),
         _read(folder / "cpu.cfs_period_us").strip(),
@@ -59,9 +58,9 @@ def _read(file: Path) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold torch to one thread in this thread of ours, then give back what it had.
+    """Limit torch to one thread in the calling thread, then restore the previous limit.
 
-    Set even where one is reported: a new thread that reports 1 may run on two cores until it was told.
+    It is set even if torch reports 1: a new thread that reports 1 may use two cores until it is set.
     """
     import torch  # noqa: PLC0415 (counting cores must not need torch)
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors by name: safetensors, memory-mapped, never a pickle."""
+"""Reads a checkpoint's tensors by name from memory-mapped safetensors files, never from pickles."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from encoder.folder import weight_files
 class Checkpoint:
     """The tensors of a model folder.
 
-    Tensors are views of the mapped files: pages are read when they are touched, and converting a tensor copies it.
+    Tensors are views of the mapped files; pages are read when touched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,24 +29,24 @@ class Checkpoint:
             self._holder.update(dict.fromkeys(holder.keys(), holder))
 
     def prefix(self, candidates: Sequence[str], name: str) -> str:
-        """The candidate under which a tensor is kept."""
+        """The candidate prefix under which a tensor is stored."""
         for candidate in candidates:
             if candidate + name in self._holder:
                 return candidate
-        raise DamagedFileError(f"{self._folder}: the weights hold no {name}")
+        raise DamagedFileError(f"{self._folder}: tensor {name} is missing")
 
     def get(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of the given shape, in its stored type. Raises DamagedFileError where it is absent or differs."""
-        # Checkpoints that began in TensorFlow call a norm's two vectors gamma and beta.
+        """A tensor of the given shape, in its stored type. Raises DamagedFileError if it is missing or differs."""
+        # Checkpoints converted from TensorFlow call a norm's vectors gamma and beta.
         old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
         stored = name if name in self._holder else old
         if stored not in self._holder:
-            raise DamagedFileError(f"{self._folder}: the weights hold no {name}")
+            raise DamagedFileError(f"{self._folder}: tensor {name} is missing")
         tensor: Tensor = self._holder[stored].get_tensor(stored)
         if tuple(tensor.shape) != shape:
             raise DamagedFileError(
-                f"{self._folder}: {name} has shape {tuple(tensor.shape)}, the configuration says {shape}"
+                f"{self._folder}: {name} has shape {tuple(tensor.shape)}, but the configuration requires {shape}"
             )
         if tensor.dtype not in {torch.float32, torch.float16, torch.bfloat16}:
-            raise DamagedFileError(f"{self._folder}: {name} is stored as {tensor.dtype}")
+            raise DamagedFileError(f"{self._folder}: {name} has unsupported type {tensor.dtype}")
         return tensor

@@ -1,12 +1,12 @@
-"""Tools of the published contract: `python proto/contract.py generate | check | lint | breaking`.
+"""Tools for the API definition: `python proto/contract.py generate | check | lint | breaking`.
 
 generate  writes the Python stubs beside the .proto files
-check     fails, naming the files, when the stubs are not what the .proto files generate
-lint      buf's STANDARD rules
-breaking  compares with the last released tag: what was published is never changed or taken back
+check     fails if stubs do not match the .proto files, and names them
+lint      applies buf's STANDARD rules
+breaking  fails if anything that the last released tag published was changed or removed
 
-Everything is pinned and lives in `.venv-proto`, which is made when it is missing or its pins have changed. Needs the
-standard library alone, a Python for which the old generator has a wheel, and, for lint and breaking, npm.
+All tools are pinned and installed in `.venv-proto`, which is created when it is missing or its pins change. Requires
+only the standard library, a Python that the old generator has a wheel for, and npm for lint and breaking.
 """
 
 import argparse
@@ -28,11 +28,11 @@ SOURCES = ("octavo/v1/inference.proto", "octavo/v1/models.proto")
 
 
 class ContractError(Exception):
-    """Something that the user can mend, in one line."""
+    """An error that the user can fix, in one line."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """The command's standard output; its output and exit code where it fails."""
+    """Run a command and return its standard output; on failure, raise with its output."""
     arguments = [str(part) for part in command]
     done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 def suitable_python() -> str:
-    """This Python, or the newest on PATH that the generator has a wheel for."""
+    """Return this Python, or the newest on PATH that the generator has a wheel for."""
     if sys.version_info[:2] <= NEWEST_PYTHON:
         return sys.executable
     for minor in range(NEWEST_PYTHON[1], 10, -1):
@@ -51,7 +51,7 @@ def suitable_python() -> str:
 
 
 def prepare() -> Path:
-    """Makes the environment where it is missing or old, and returns its Python."""
+    """Create the environment if it is missing or outdated, and return its Python."""
     python = TOOLS / "bin" / "python"
     stamp = TOOLS / "pins"
     pins = hashlib.sha256(PINS.read_bytes()).hexdigest()
@@ -69,20 +69,20 @@ def prepare() -> Path:
 
 
 def prepare_buf() -> Path:
-    """Installs buf where it is missing; its npm package carries the binary."""
+    """Install buf, whose npm package contains the binary, if it is missing."""
     prepare()
     folder = TOOLS / BUF.rpartition("@")[2]
     buf = folder / "node_modules" / ".bin" / "buf"
     if not buf.exists():
         if not shutil.which("npm"):
-            raise ContractError("buf comes from npm: install Node.js 18 or newer")
+            raise ContractError("buf is installed with npm: install Node.js 18 or newer")
         folder.mkdir(exist_ok=True)
         run("npm", "install", "--loglevel=error", "--no-progress", "--no-audit", "--no-fund", "--prefix", folder, BUF)
     return buf
 
 
 def generate(into: Path) -> list[Path]:
-    """Writes the stubs of all sources below `into`; returns their paths relative to it."""
+    """Write the stubs of all sources to `into`, and return their relative paths."""
     python = prepare()
     plugin = python.with_name("protoc-gen-mypy_grpc")
     outputs = [f"--{kind}_out={into}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
@@ -92,7 +92,7 @@ def generate(into: Path) -> list[Path]:
 
 
 def check() -> None:
-    """Compares the committed stubs with fresh ones, both ways."""
+    """Compare the committed stubs with newly generated ones, in both directions."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = {path: Path(folder, path).read_bytes() for path in generate(Path(folder))}
     held = {
@@ -106,12 +106,12 @@ def check() -> None:
 
 
 def lint() -> None:
-    """Applies buf's lint rules, as buf.yaml says."""
+    """Apply buf's lint rules as configured in buf.yaml."""
     run(prepare_buf(), "lint")
 
 
 def breaking() -> None:
-    """Nothing that the last released tag published has changed; without a release everything may."""
+    """Check that nothing published by the last released tag was changed. Without a release, everything may change."""
     tags = run("git", "tag", "--list", "v*", "--sort=-version:refname", "--merged").split()
     if not tags:
         print("nothing is released yet")
@@ -126,13 +126,13 @@ def breaking() -> None:
 
 
 def main() -> int:
-    """Runs one verb; faults are printed and exit with 1."""
+    """Run one verb; print errors and return 1 if it fails."""
     verbs = {"generate": lambda: generate(PROTO), "check": check, "lint": lint, "breaking": breaking}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=verbs)
     verb = verbs[parser.parse_args().verb]
     try:
-        with PINS.open() as lock:  # two at once would prepare the same folder
+        with PINS.open() as lock:  # two processes would prepare the same folder
             fcntl.flock(lock, fcntl.LOCK_EX)
             verb()
     except ContractError as fault:

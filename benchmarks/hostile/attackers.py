@@ -1,4 +1,4 @@
-"""Attackers: each in a process of its own, at the lowest priority that a process can have."""
+"""Runs each attacker in its own process, at the lowest priority."""
 
 import multiprocessing
 import os

@@ -1,6 +1,6 @@
-"""What hostile clients do, one function an attack, from the published protocol alone.
+"""Hostile clients, one function per attack, based only on the published protocol.
 
-Each has the same form (`attackers.Attack`), runs in a process of its own, and is bounded in time.
+Each has the same signature (`attackers.Attack`), runs in its own process, and has a time limit.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Calls of all methods with random fields, mutated messages, and streams that break off; the same ones by seed."""
+"""Calls to all methods with random fields, mutated messages and aborted streams; reproducible by seed."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""What documents cost that wait for their client's limit, in CPU and in another caller's latency."""
+"""The cost of documents that wait for their client's limit: CPU, and another client's latency."""
 
 import time
 from collections.abc import Iterable

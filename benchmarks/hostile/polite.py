@@ -1,4 +1,4 @@
-"""The polite caller: one small call after the other, and how long each took."""
+"""The polite client: sends one small call after another and times each."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Keys that are revoked while the server cannot read their file: are they refused once it can?"""
+"""Whether keys revoked while the server cannot read their file are refused once it can."""
 
 import json
 import random

@@ -1,33 +1,33 @@
-"""Hostile clients: memory, a polite caller's latency, places, and what dies or is forgotten.
+"""Hostile clients: memory, a polite client's latency, places, background loops and revocations.
 
-Each attack meets a fresh server in its default settings, beside one more client with a key: the polite caller, who
-sends one small call after the other, at least 300 before the attack and 300 beside it. Attackers have no key, a process
-each, and nice 19. Everything stays on this machine.
+Each attack runs against a fresh server with default settings. Beside it, a polite client with its own key sends one
+small call after another, at least 300 before the attack and 300 during it. Attackers have no key, a process each, and
+nice 19. Everything runs on this machine.
 
-hostile_memory_mb: peak resident memory, sampled ten times a second, over that of the warm server before; the worst of
-60,000 documents through a stream that is never read; 200 requests of 9 MiB of which the last bytes never come, without
-credentials, of a server that takes them and of one that does not; 200 unread replies of 3.9 MB; 8 MB of empty
-documents, five times; 2,000 watches of its health. `hostile_memory_mb.ATTACK` is each.
+hostile_memory_mb: peak resident memory, sampled ten times a second, above that of the warm server before; the worst of
+60,000 documents through a stream that is never read; 200 requests of 9 MiB without credentials whose last bytes never
+arrive, to a server that accepts them and to one that does not; 200 unread replies of 3.9 MB; 8 MB of empty documents,
+five times; 2,000 health watches. `hostile_memory_mb.ATTACK` is that of each attack.
 
-hostile_latency: p99 of the polite caller's calls beside an attack over that before; the worst of the attacks. A call
-that fails counts as its deadline of 10 s. `hostile_cores.ATTACK` is the server's CPU meanwhile, in cores.
+hostile_latency: p99 of the polite client's calls during an attack over that before; the worst of the attacks. A failed
+call counts as its deadline of 10 s. `hostile_cores.ATTACK` is the server's CPU use meanwhile, in cores.
 
-hostile_places: calls in flight, as /metrics counts them, 5 s after the default deadline of 64 calls of eight kinds that
-stalled without a deadline of their own. The default deadline is set to 5 s.
+hostile_places: calls in flight, according to /metrics, 5 s after the default deadline of 64 stalled calls of eight
+kinds that have no deadline of their own. The default deadline is set to 5 s.
 
-hostile_internal: 20,000 calls over all methods with random fields, mutated messages, and streams that break off: how
-many ended as INTERNAL or UNKNOWN.
+hostile_internal: of 20,000 calls to all methods with random fields, mutated messages and aborted streams, the number
+that ended as INTERNAL or UNKNOWN.
 
-parked_cpu, parked_p95: a client with 60,000 tokens a minute spends them evenly over a minute, then sends 3,000 small
+parked_cpu, parked_p95: a client with 60,000 tokens per minute spends them evenly over a minute, then sends 3,000 small
 documents at once. From the 75th second on: the server's CPU beyond that of as many tokens in the first minute, when
-nothing waited; and a polite caller's p95 over that before.
+nothing waited; and a polite client's p95 over that before.
 
-silent_deaths: faults in each background loop of a server after which it neither did its work nor failed /livez.
+silent_deaths: faults in a background loop after which it neither did its work nor made /livez fail.
 
-revocations_lost: of 100 keys that were revoked while their file was unreadable, half written, or could not be opened
-for want of descriptors, those that still let somebody in 5 s after the fault was over.
+revocations_lost: of 100 keys revoked while their file was unreadable, partly written, or could not be opened for lack
+of descriptors, those still accepted 5 s after the fault had ended.
 
-pythons_passed: share of Python 3.11.2, 3.11.7 and 3.13 whose test suite passes; with `--suite` for each alone.
+pythons_passed: share of Python 3.11.2, 3.11.7 and 3.13 whose test suite passes; only measured with `--suite` for each.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The test suite on each Python that is promised."""
+"""The test suite on each supported Python version."""
 
 import subprocess
 from collections.abc import Sequence

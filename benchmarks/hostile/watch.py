@@ -1,4 +1,4 @@
-"""The server's resident memory and CPU time, seen from outside."""
+"""Observes the server's resident memory and CPU time from outside."""
 
 import contextlib
 import time

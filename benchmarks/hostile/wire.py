@@ -1,6 +1,6 @@
-"""HTTP/2 below gRPC: a client that controls its windows, and sends as much of a message as it likes.
+"""HTTP/2 below gRPC: a client that controls its flow control windows, and can send parts of messages.
 
-A connection never acknowledges what it receives, so the windows that it opened with are all that the server gets.
+A connection never acknowledges what it receives, so the server gets only the initial windows.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 10.0
 
 
 def frame(message: bytes, length: int | None = None, *, compressed: bool = False) -> bytes:
-    """Put gRPC's five bytes before a message; ``length`` is what they claim, by default the truth."""
+    """Put gRPC's five bytes before a message; `length` is what they claim, by default the truth."""
     return struct.pack("!BI", compressed, len(message) if length is None else length) + message
 
 
@@ -46,7 +46,7 @@ class _Body:
 
 
 class Connection:
-    """One connection with any number of calls; ``window`` bytes of each reply may come, ``whole`` of all together."""
+    """One connection with any number of calls; `window` bytes of each reply may come, `whole` of all together."""
 
     def __init__(self, address: str, *, window: int = 0, whole: int | None = None) -> None:
         host, _, port = address.rpartition(":")
@@ -85,7 +85,7 @@ class Connection:
         return stream
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """Send bytes as the server's windows allow, after those before; ``end`` half-closes the call behind them."""
+        """Send bytes as the server's windows allow, after those before; `end` half-closes the call behind them."""
         before = self._bodies.get(stream)
         left = bytes(before.left) + data if before else data
         self._bodies[stream] = _Body(memoryview(left), end)

@@ -1,4 +1,4 @@
-"""Counts what a server computes for callers who have gone: cancelled, or past their deadline."""
+"""Counts what a server computes for calls that were cancelled or are past their deadline."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ class Abandoned:
 async def abandon(server: Served, groups: Sequence[Sequence[Document]], usual: float, draw: random.Random) -> Abandoned:
     """Send groups of requests, each at once, and leave before they are answered.
 
-    A group is cancelled at a moment that is drawn from the seconds that it would ``usually`` take, or has its deadline
+    A group is cancelled at a moment that is drawn from the seconds that it would `usually` take, or has its deadline
     there; its calls are unary, or streams. What is on the machine in that moment counts, for it is finished after it.
     """
     requests, segments = 0, 0.0

@@ -1,4 +1,4 @@
-"""Documents of 1 to 20 segments that never repeat: sentences of real speeches, in an order of their own."""
+"""Documents of 1 to 20 segments that never repeat: sentences of real speeches in random order."""
 
 import random
 import re
@@ -69,7 +69,7 @@ def draw_segments(count: int, draw: random.Random) -> list[int]:
 
 
 def segment_weights(most: int = MOST_SEGMENTS, mean: float = MEAN_SEGMENTS) -> list[float]:
-    """Weigh 1 to ``most`` by powers of a ratio, so that they have this ``mean``: many short documents, few long ones.
+    """Weigh 1 to `most` by powers of a ratio, so that they have this `mean`: many short documents, few long ones.
 
     Of all distributions with this range and mean it assumes least (Jaynes, 1957: the one of largest entropy).
     """

@@ -1,4 +1,4 @@
-"""Sends calls from a process of its own: requests are bytes before it begins, answers are not parsed."""
+"""Sends calls from a separate process: requests are serialised beforehand, and answers are not parsed."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ class Generator:
     def offer(
         self, callers: Sequence[Endpoint], calls: Sequence[Call], deadline: float, background: Sequence[Call] = ()
     ) -> "Future[Sent]":
-        """Send each call at its time, whatever became of those before; each has until ``deadline`` after it.
+        """Send each call at its time, whatever became of those before; each has until `deadline` after it.
 
         The background's streams go on beside the schedule, one after the other, and are cancelled when it is over;
         theirs begin one second before it.
@@ -60,7 +60,7 @@ class Generator:
     def saturate(
         self, callers: Sequence[Endpoint], calls: Sequence[Call], in_flight: int, seconds: float = float("inf")
     ) -> "Future[Sent]":
-        """Send the calls one after another, always so many of them under way; none is begun after ``seconds``."""
+        """Send the calls one after another, always so many of them under way; none is begun after `seconds`."""
         return self._process.submit(_run, _saturate, callers, calls, in_flight, seconds)
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a limit grants, by the counter that moves when a segment is released: one server, and three."""
+"""How many tokens a limit grants, by the counter of released segments, with one server and with three."""
 
 import random
 import tempfile

@@ -1,4 +1,4 @@
-"""Real clients for a server under load: each with a key, a tenant and a plan of the settings."""
+"""Configured clients for a server under load, each with a key, a tenant and a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from server.auth.keys import Key
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A client; ``key`` is what it sends, ``record`` what the server's settings hold."""
+    """A client; `key` is what it sends, `record` what the server's settings hold."""
 
     name: str
     key: str

@@ -1,4 +1,4 @@
-"""When calls are sent: fixed before the first one is, so that a slow server cannot slow its own load."""
+"""When calls are sent: fixed in advance, so that a slow server does not reduce its own load."""
 
 import random
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Call:
 
 
 def poisson(rate: float, seconds: float, draw: random.Random) -> list[float]:
-    """Draw arrivals that know nothing of each other, ``rate`` a second on average."""
+    """Draw arrivals that know nothing of each other, `rate` a second on average."""
     times: list[float] = []
     now = draw.expovariate(rate)
     while now < seconds:

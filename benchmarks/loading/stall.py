@@ -1,4 +1,4 @@
-"""A server double that stalls: what a harness that waits for slow servers would not tell."""
+"""A server double that stalls, which a harness that waits for slow servers would not notice."""
 
 import time
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""What became of the calls of a schedule, and what users would say of it.
+"""The outcomes of a schedule's calls, and figures computed from them.
 
-All times are seconds after the schedule's start. A latency begins when a call was planned, not when it was sent: a
-generator that waits for a slow server would otherwise leave out the very calls that suffer (coordinated omission).
+All times are seconds after the schedule's start. Latency starts when a call was planned, not when it was sent:
+otherwise a generator that waits for a slow server would omit the very calls that suffer (coordinated omission).
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ REFUSED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one call went; ``code`` is the name of gRPC's status."""
+    """How one call went; `code` is the name of gRPC's status."""
 
     caller: int
     tokens: int
@@ -32,7 +32,7 @@ class Answer:
         return self.ended - self.planned
 
     def in_time(self, deadline: float) -> bool:
-        """Whether it was answered within ``deadline`` seconds of its planned arrival."""
+        """Whether it was answered within `deadline` seconds of its planned arrival."""
         return self.ok and self.latency <= deadline
 
 
@@ -89,7 +89,7 @@ def latencies(answers: Sequence[Answer]) -> list[float]:
 def most_granted(looks: Sequence[Look], seconds: float) -> float:
     """The most that a counter grew in any time so long.
 
-    Bounded from above: windows begin and end with looks and are not shorter than ``seconds``.
+    Bounded from above: windows begin and end with looks and are not shorter than `seconds`.
 
     Raises:
         ValueError: it was not looked at for so long.

@@ -1,5 +1,4 @@
-"""Contenders of the scenarios `engine` and `peers`, each a process of its own: what they need, and how to drive them.
+"""Contenders of the scenarios `engine` and `peers`, each in its own process: their requirements and drivers.
 
-Nothing here is imported by a peer but ``protocol``, ``reading`` and its own worker, so a peer's environment needs none
-of ours.
+A peer imports only `protocol`, `reading` and its own worker, so its environment needs no package of Octavo's.
 """

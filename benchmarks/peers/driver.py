@@ -1,4 +1,4 @@
-"""The driving side: contenders' processes, alone or one a core."""
+"""Drives contenders' processes, one in total or one per core."""
 
 import contextlib
 import json

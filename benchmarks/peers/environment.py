@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once from its pinned requirements."""
+"""A virtual environment for each peer, created once from its pinned requirements."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""The race of the `engine` scenario: starts and loads everyone, compares what they compute, keeps the best ways."""
+"""The race of the `engine` scenario: starts all contenders, compares their results, keeps their best configurations."""
 
 import tempfile
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Who races in the `engine` scenario, on what, and in which ways each of them may be used."""
+"""The contenders of the `engine` scenario, their workloads and their configurations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ _BATCHES = (1, 4, 8, 16, 32)
 class Contender:
     """A way to run a model: a peer with options.
 
-    ``alone`` and ``a_core_each`` are the batch sizes to try with one process on all cores, and with one process a core;
-    ``on`` names the workloads.
+    `alone` and `a_core_each` are the batch sizes to try with one process on all cores, and with one process a core;
+    `on` names the workloads.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Segments for a model. ``batches`` stands for every contender's own batch sizes where it is given."""
+    """Segments for a model. `batches` stands for every contender's own batch sizes where it is given."""
 
     name: str
     folder: Path

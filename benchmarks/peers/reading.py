@@ -1,4 +1,4 @@
-"""How whoever has a model that reads 512 tokens reads a text of any length: all of it, cut after every 510."""
+"""Naive reading of a text of any length with a model that reads 512 tokens: all of it, cut after every 510."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,14 +1,14 @@
-"""The same long texts through everyone: libraries, and servers by their own protocols, each in its own environment.
+"""The same long texts through libraries, and through servers by their own protocols, each in its own environment.
 
-`transformers` (as it loads, fp32), `onnxruntime` (int8) and `openvino` (bf16) are libraries, and get every text cut
-after every 510 tokens: they read all of it. `sentence_transformers` and the servers `infinity` and `mlserver` (Hugging
-Face runtime, feature extraction) are used as they come, and stop reading somewhere. Where, is found by asking, not by
-believing: the shortest beginning of a text that gives the same vector. Only tokens that were read count as speed.
+`transformers` (default settings, fp32), `onnxruntime` (int8) and `openvino` (bf16) are libraries, and get all of every
+text, cut after every 510 tokens. `sentence_transformers` and the servers `infinity` and `mlserver` (Hugging Face
+runtime, feature extraction) run with default settings, and truncate. How much they read is measured: the shortest
+prefix of a text that gives the same vector. Only tokens that were read count for speed.
 
-Everyone is taken at the best of its batch sizes, or numbers of callers, in turns with the others. `octavo` is a server
-in its default configuration, asked through gRPC, without its cache. Latency is one text at a time. The cosine is that
-of the document's vector to the one of `transformers`, which has read all of it in fp32; texts that are cut elsewhere
-have other vectors, which is not an error.
+Each runs at its best batch size or number of callers, in turns with the others. `octavo` is a server in its default
+configuration, called through gRPC, without its cache. Latency is for one text at a time. The cosine compares the
+document's vector with that of `transformers`, which reads all of it in fp32; other cuts give other vectors, which is
+not an error.
 """
 
 import tempfile

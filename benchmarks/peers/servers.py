@@ -1,4 +1,4 @@
-"""Peers that are servers: started from an environment of their own, asked over HTTP by their own protocol."""
+"""Peers that are servers: started from their own environment, and called over HTTP by their own protocol."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""ONNX Runtime with dynamic int8 quantisation; its own graph optimiser's fusions where they help."""
+"""ONNX Runtime with dynamic int8 quantisation, and its graph optimiser's fusions where they help."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""sentence-transformers as it loads by default. It reads the beginning of a text, as far as its configuration says."""
+"""sentence-transformers with default settings, which truncate a text as its configuration says."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: as it loads by default, in bf16 with sdpa, and that compiled."""
+"""Hugging Face transformers: with default settings, in bf16 with sdpa, and that compiled."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, serve
 
 
 class Transformers:
-    """A model by AutoModel with mean pooling; ``compiled`` by torch.compile for any batch and length."""
+    """A model by AutoModel with mean pooling; `compiled` by torch.compile for any batch and length."""
 
     def __init__(self, folder: str, *, dtype: str | None = None, compiled: bool = False) -> None:
         options = {} if dtype is None else {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}

@@ -1,1 +1,1 @@
-"""Has it become slower? Ratios to fixed work that shares the machine, held against a committed baseline."""
+"""Detects slowdowns: ratios to fixed work on the same machine, compared with a committed baseline."""

@@ -1,13 +1,13 @@
-"""Fixed work that no change of ours touches, for an answer from memory: a small server, and whoever asks it.
+"""Fixed work for comparison with an answer from memory, independent of Octavo's code: a small server and its client.
 
-It does what ours does with a document that it knows, on the same libraries, with nothing of ours in it: a text comes
-through gRPC; a thread hashes it, looks at its letters with NumPy, cuts it and looks its pieces up; their vectors are
+It does what Octavo does with a cached document, with the same libraries but none of its code: a text arrives through
+gRPC; a thread hashes it, classifies its characters with NumPy, cuts it and looks up the pieces; their vectors are
 averaged; each piece is a message of the reply.
 
-One thread's Python was not enough. On a shared machine the time of an answer wandered by 15 % within minutes, and two
-servers side by side wandered together (correlation 0.91), while Python that hashes and parses kept its time to 2 %;
-look-ups all over memory, and handing over between threads or processes, told little more. Call by call in turns with
-this server, 20 quiet checks came to 0.96 to 1.03 of the baseline. Change nothing here without new baselines.
+Single-threaded Python was not enough. On a shared machine, the time of an answer drifted by 15 % within minutes, and
+two servers side by side drifted together (correlation 0.91), while hashing and parsing in Python stayed within 2 %;
+random memory look-ups, and hand-overs between threads or processes, explained little more. In turns with this server,
+call by call, 20 undisturbed checks gave 0.96 to 1.03 of the baseline. Do not change this code without new baselines.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
-"""The baselines: one record a kind of machine, measured several times over in fresh processes; and the check itself.
+"""The baselines, one record per kind of machine, measured several times in fresh processes; and the check itself.
 
-A ratio says nothing on another machine: fixed work and ours gain differently from an instruction or a larger cache.
+A ratio is meaningless on another kind of machine: fixed work and ours benefit differently from an instruction or a
+larger cache.
 """
 
 import re
@@ -34,7 +35,7 @@ class NoBaselineError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Each part's ratio over the baseline's, and those parts that are ``slower``.
+    """Each part's ratio over the baseline's, and those parts that are `slower`.
 
     One process tells whether anything is suspect; if so, the middle one of three decides.
     """

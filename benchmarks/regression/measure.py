@@ -1,4 +1,4 @@
-"""One check's measurements: ours and fixed work in turns, on the same cores, within seconds of each other."""
+"""The measurements of one check: ours and fixed work in turns, on the same cores, within seconds of each other."""
 
 import time
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measure(planted: Mapping[str, float], rounds: int = 9) -> Measured:
-    """Measure the ratios. ``planted`` slows a part down by a share of its time, to see whether that is noticed."""
+    """Measure the ratios. `planted` slows a part down by a share of its time, to see whether that is noticed."""
     folder = ModelSettings(path=workloads.DEFAULT_MODEL).folder
     (text,) = workloads.consecutive([_LONG])
     with ThreadPoolExecutor(1) as aside:

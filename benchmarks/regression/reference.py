@@ -1,7 +1,7 @@
-"""Fixed work that no change of ours touches: what the machine gives at this moment, told in seconds.
+"""Fixed work, independent of Octavo's code, that measures the machine's current speed in seconds.
 
-It does what the measured work does, with nothing of ours in it: products and attention of an encoder's shapes on a
-thread a core. Change nothing here without new baselines. For an answer from memory see `answering`.
+It is similar to the measured work but uses none of its code: products and attention of an encoder's shapes, with a
+thread per core. Do not change this code without new baselines. For an answer from memory see `answering`.
 """
 
 from concurrent.futures import ThreadPoolExecutor

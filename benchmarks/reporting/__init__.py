@@ -1,1 +1,1 @@
-"""Records of runs: written and read, as a table, as a page with charts, and held against each other."""
+"""Records of runs: written, read, printed as a table, drawn on a page, and compared."""

@@ -1,4 +1,4 @@
-"""Drawings → charts: one of each group, as SVG for the page and as PNG."""
+"""Draws charts: one per group of drawings, as SVG for the page and as PNG."""
 
 import io
 import re
@@ -28,7 +28,7 @@ Kind = TypeVar("Kind", Distribution, Curve, Bars)
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, drawn. ``name`` can be a file's; ``svg`` is an element for a page, its ids its own."""
+    """A chart, drawn. `name` can be a file's; `svg` is an element for a page, its ids its own."""
 
     name: str
     title: str

@@ -1,8 +1,8 @@
-"""Two records held against each other, figure by figure, with a verdict by confidence interval.
+"""Compares two records figure by figure, with a verdict by confidence interval.
 
-The interval of a ratio is recovered from the two figures' own intervals (MOVER, Zou and Donner 2008, on logarithms).
-Those are bootstraps of whatever statistic the figure is, a median, a 99th percentile or a mean, and may be skewed. So
-records need not keep their samples, nor say which statistic it was.
+The interval of a ratio is derived from the intervals of both figures (MOVER, Zou and Donner 2008, on logarithms), which
+are bootstraps of the figure's statistic (a median, a 99th percentile or a mean) and may be skewed. So records need
+neither samples nor the name of the statistic.
 """
 
 import math
@@ -34,7 +34,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A figure before and after; ``ratio`` is after over before, None where there is none."""
+    """A figure before and after; `ratio` is after over before, None where there is none."""
 
     figure: str
     before: Reading
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def compare(before: Record, after: Record, margin: float) -> list[Comparison]:
-    """Compare the figures of two records of one scenario; a change within ``margin`` (0.05 is 5 %) is none."""
+    """Compare the figures of two records of one scenario; a change within `margin` (0.05 is 5 %) is none."""
     targets, old, new = of_scenario(after.scenario), before.readings, after.readings
     absent = Missing("not in this record")
     return [

@@ -1,4 +1,4 @@
-"""Records → one page that needs nothing else: charts as inline SVG, then the figures with what they must hold."""
+"""Renders records as one self-contained page: charts as inline SVG, then figures with their required values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

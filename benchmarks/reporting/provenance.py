@@ -1,7 +1,7 @@
-"""Whether the records that README and docs/ quote can stand for the code beside them.
+"""Whether the records quoted in README and docs/ are valid for the current code.
 
-They have to be of one commit, from a clean tree, on processors that are named, in the texts too, and no code may have
-changed since. `python -m benchmarks texts --check` lists what is wrong.
+They must be from one commit and a clean tree, on processors that are named in the texts, and no code may have changed
+since. `python -m benchmarks texts --check` lists violations.
 """
 
 import subprocess

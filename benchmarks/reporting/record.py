@@ -1,4 +1,4 @@
-"""A run's record: everything that a later reader needs to believe a figure, or to doubt it. JSON on disk."""
+"""A run's record: everything needed to judge a figure later. Stored as JSON."""
 
 import json
 import math
@@ -49,7 +49,7 @@ class Record:
         return [name for name, verdict in verdicts.items() if verdict in {Verdict.MISS, Verdict.MISSING}]
 
     def as_json(self) -> dict[str, Any]:
-        """Give the documented form. A missing figure has ``value`` null and a ``missing`` that says why."""
+        """Give the documented form. A missing figure has `value` null and a `missing` that says why."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields |= {"figures": {name: _reading_json(each) for name, each in self.readings.items()}}
         if drawings := self.drawings:

@@ -1,4 +1,4 @@
-"""How charts look: one column wide, readable in black and white, nothing on top of anything."""
+"""The style of charts: one column wide, readable in black and white, without overlaps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

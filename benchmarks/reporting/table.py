@@ -1,4 +1,4 @@
-"""A record as a table for people, and how a number is written."""
+"""Formats a record as a table, and numbers."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Holds the figures in README and docs/ to the committed records.
+"""Compares the figures in README and docs/ with the committed records.
 
 A number in a text is followed, without a space, by a comment that names its figure; it does not show when rendered:
 

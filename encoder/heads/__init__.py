@@ -1,1 +1,1 @@
-"""Heads: hidden states to numbers."""
+"""Heads: from hidden states to results."""

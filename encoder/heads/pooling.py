@@ -1,4 +1,4 @@
-"""Token states to vectors: a segment's pooling, and sums over any range of tokens (late chunking)."""
+"""Token states to vectors: segment pooling, and sums over token ranges (late chunking)."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -14,7 +14,7 @@ Vectors = NDArray[np.float32]
 
 
 def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
-    """A vector a segment, as sentence-transformers pools it: special tokens included, not normalised.
+    """One vector per segment, pooled as in sentence-transformers: special tokens included, not normalised.
 
     Args:
         states: (tokens, hidden), segments laid end to end.
@@ -22,25 +22,25 @@ def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
         pooling: 'mean' of all tokens, or 'cls', the first token's state.
 
     Returns:
-        (segments, hidden) float32. A segment's vector depends on its own states alone, bit for bit.
+        (segments, hidden) float32. A segment's vector depends only on its own states, bit for bit.
     """
     bounds = [0, *accumulate(lengths)]
     if bounds[-1] != states.shape[0]:
-        raise BatchError(f"lengths sum to {bounds[-1]}, the states are {states.shape[0]} tokens")
+        raise BatchError(f"lengths sum to {bounds[-1]}, but there are {states.shape[0]} token states")
     if pooling == "cls":
         return _rows(states[:1] if len(lengths) == 1 else states[bounds[:-1]])
     rows = _rows(states)
-    # In float64, and one segment at a time: order and rounding are the same whatever lies beside it.
+    # In float64, one segment at a time: order and rounding do not depend on other segments.
     sums = np.stack([rows[first:last].sum(axis=0, dtype=np.float64) for first, last in pairwise(bounds)])
     means: Vectors = sums.astype(np.float32) / np.asarray(lengths, np.float32)[:, None]
     return means
 
 
 def range_sums(states: Tensor, ranges: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-    """The sum of token states over each range [first, last), (ranges, hidden) float64; zero where it is empty.
+    """Sum token states over each range [first, last): (ranges, hidden) float64; 0 for an empty range.
 
-    Differences of running sums, so that thousands of ranges cost little more than one. Sums, not means, so that a span
-    over several segments is the sum of its parts over the sum of their counts: late chunking (Günther et al., 2024).
+    Uses differences of running sums, so thousands of ranges cost little more than one. Returns sums, not means, so the
+    mean over several segments is the sum of the parts over the sum of their counts (late chunking; Günther et al.).
     """
     rows = _rows(states)
     running = np.zeros((len(rows) + 1, rows.shape[1]))

@@ -1,14 +1,14 @@
 // Softmax attention within segments, limited to a window, in 8 bits with exact sums; a segment's ends in float.
 //
-// Each head of each segment is a piece of work of its own: its queries, keys and values are brought to bytes once (see
-// head.h), then blocks of queries go over the keys that their window reaches, and over no others. The first and the
-// last token of a segment are global: they see all keys, and all queries see them. A query's result is computed in the
-// same order whatever lies beside its segment and however many threads there are.
+// Each head of each segment is a piece of work: its queries, keys and values are quantised once (see head.h), then
+// blocks of queries are multiplied only with keys in their window. A segment's first and last tokens are global: they
+// attend to, and are attended by, all. A query's result is computed in the same order whatever the other segments and
+// the number of threads.
 //
-// A query's weights are rounded to bytes relative to the largest that it gives to an inner token. What makes that
-// harmless: the ends' weights are not rounded, and weights are divided by the sum that they had before rounding, while
-// the values' mean is taken off before and added after. So what rounding drops counts as the mean, not as nothing.
-// encoder/ops/bytes.py has the same in a page of PyTorch, and what each of the two is worth.
+// A query's weights are rounded to bytes relative to its largest inner weight. Two measures keep the error small: the
+// ends' weights are not rounded; and weights are divided by their sum before rounding, while the values' mean is
+// subtracted before and added after, so that weight lost in rounding counts as the mean, not as zero.
+// encoder/ops/bytes.py is the same in plain PyTorch, with the effect of each measure.
 
 #include <atomic>
 #include <type_traits>
@@ -24,11 +24,11 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// Powers of two by which an end's weight may exceed the largest inner one: beyond, inner tokens count nothing beside it
-// in float, and it would leave float's range before long.
+// Powers of two by which an end's weight may exceed the largest inner one: beyond, inner weights are negligible in
+// float, and it would soon overflow.
 constexpr float kLargestLead = 60.0f;
-// 64ths of a power of two that one unit of a score is at most, so that no difference of scores leaves 32 bits. It takes
-// scores of tens of thousands; all scores of such a head, which softmax turns into a choice, are held down alike.
+// Maximum 64ths of a power of two per unit of a score, so that differences of scores fit 32 bits. Only scores of tens
+// of thousands reach it; all scores of such a head are scaled down equally, and softmax is then one-hot anyway.
 constexpr float kLargestStep = 32.0f;
 
 // Queries that share their keys: `count` of them, `step` tokens apart, over the inner keys [low, high).
@@ -44,17 +44,17 @@ struct Block {
   int64_t token(int64_t row) const { return first + row * step; }
 };
 
-// Where a block's numbers live while it is computed.
+// A block's scratch memory.
 struct Workspace {
   static constexpr int64_t kRows = Multiplier::kRows;
 
   int32_t* scores;            // (kRows, stride)
   Word* weights;              // (kRows, stride / 4)
-  float* end_scores;          // (kRows in whole vectors, 16): columns as those of Head::end_panel
+  float* end_scores;          // (kRows in whole vectors, 16): columns as in Head::end_panel
   float* end_weights[kEnds];  // (kRows, in whole vectors)
-  int32_t* largest;           // (kRows, in whole vectors): score
-  float* start;               // (kRows, in whole vectors): from where scores are counted down, in steps
-  float* sums;                // (kRows): of the inner weights
+  int32_t* largest;           // (kRows, in whole vectors): largest score
+  float* start;               // (kRows, in whole vectors): reference that scores are subtracted from, in steps
+  float* sums;                // (kRows): sums of the inner weights
   int32_t* values;            // (kRows, value_columns)
   int64_t stride;
 
@@ -72,7 +72,7 @@ struct Workspace {
 
 // --- Softmax --------------------------------------------------------------------------------------------------------
 
-// The inner keys that a query may see: [low, high).
+// The inner keys that a query attends to: [low, high).
 struct Reach {
   int64_t low;
   int64_t high;
@@ -84,7 +84,8 @@ struct Reach {
     }
   }
 
-  // Calls f(masked, which of the 64 keys from `key` on it sees, a bit each); masked is false where it sees all of them.
+  // Calls f(masked, mask) for the 64 keys starting at `key`, with a bit for each visible key; masked is false if all
+  // are.
   template <class F>
   OCTAVO_INLINE void visit(int64_t key, const F& f) const {
     if (key >= low && key + kGroup <= high) return f(std::false_type(), ~uint64_t{0});
@@ -94,7 +95,7 @@ struct Reach {
   }
 };
 
-// Computes a block's scores with inner keys and with the ends; returns how many.
+// Computes a block's scores with inner keys and with the ends; returns their number.
 int64_t score(Multiplier& multiplier, const Head& head, const Block& block, const Workspace& work) {
   const int64_t vectors = (block.keys() + kLanes - 1) / kLanes;
   const int64_t words = head.query_words();
@@ -108,7 +109,7 @@ int64_t score(Multiplier& multiplier, const Head& head, const Block& block, cons
   return block.count * (vectors * kLanes + kEnds);
 }
 
-// Finds the largest score of each row, among the inner keys that it may see.
+// Finds the largest score of each row among its visible inner keys.
 void find_largest(const Head& head, const Block& block, const Workspace& work) {
   for (int64_t r = 0; r < block.count; ++r) {
     const Reach reach(head, block, block.token(r));
@@ -126,8 +127,7 @@ void find_largest(const Head& head, const Block& block, const Workspace& work) {
   }
 }
 
-// Finds what each row's weights are relative to, sixteen rows at a time: from where its scores are counted down, and
-// the weights of the ends.
+// Computes each row's reference score and the weights of the ends, sixteen rows at a time.
 void relate(const Head& head, const Block& block, const Workspace& work) {
   const __m512 to_power = _mm512_set1_ps(head.exponent_scale), per_half = _mm512_set1_ps(kStepsPerHalf);
   const __m512 lead = _mm512_set1_ps(kLargestLead);
@@ -146,7 +146,7 @@ void relate(const Head& head, const Block& block, const Workspace& work) {
       top = _mm512_max_ps(top, _mm512_mul_ps(score, _mm512_set1_ps(head.score_step / kStepsPerHalf)));
     }
     _mm512_storeu_ps(work.start + r, _mm512_mul_ps(top, per_half));
-    // Held to the lead, which rounding exceeds where scores are huge; what is not a number stays so.
+    // Clamped to the lead, which rounding can exceed for huge scores; NaN is preserved.
     const auto weight = [&](__m512 score) {
       const __m512 above = _mm512_min_ps(lead, _mm512_sub_ps(score, top));
       return _mm512_mul_ps(power_of_two(above), _mm512_set1_ps(kLargestWeight));
@@ -156,7 +156,7 @@ void relate(const Head& head, const Block& block, const Workspace& work) {
   }
 }
 
-// Turns each row's scores into weights, and adds those up.
+// Converts each row's scores to weights, and sums them.
 void weigh(const Head& head, const Block& block, const Workspace& work) {
   const ByteWeights weights;
   const __m512i far = _mm512_set1_epi32(0xffff);
@@ -182,7 +182,7 @@ void weigh(const Head& head, const Block& block, const Workspace& work) {
   }
 }
 
-// Divides a block's sums of values by its sums of weights, both with the ends' share, and adds the values' mean.
+// Divides a block's sums of values by its sums of weights, both including the ends, and adds the values' mean.
 void finish(const Head& head, const Block& block, const Workspace& work) {
   for (int64_t r = 0; r < block.count; ++r) {
     const float first = work.end_weights[0][r], last = work.end_weights[1][r];
@@ -200,7 +200,7 @@ void finish(const Head& head, const Block& block, const Workspace& work) {
   }
 }
 
-// Tiles take sixteen steps at once: rather some with no weight than a rest without tiles.
+// Tiles take sixteen steps at once: padding with zero weights is faster than a remainder without tiles.
 int64_t value_steps(const Head& head, const Block& block) {
   if (!Multiplier::kTiles) return (block.keys() + 3) / 4;
   return smaller(round_up(block.keys(), kGroup), round_up(head.inner(), kGroup) - block.low) / 4;

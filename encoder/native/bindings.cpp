@@ -1,6 +1,6 @@
-// The native core as a Python module: tensors in, tensors out, checked here once so that kernels need not check.
+// The native core as a Python module. Tensors are checked here, so kernels need not check them.
 //
-// Names and meanings are those of encoder.ops; a Linear or a Layer here keeps the tensors that its kernels point into.
+// Names are those of encoder.ops; a Linear or Layer here keeps the tensors alive that kernels point into.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -38,7 +38,7 @@ const Workers kWorkers = {
     },
 };
 
-// Linux hands out tiles on request, to the whole process (arch_prctl, ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA).
+// Linux grants tiles to the whole process on request (arch_prctl, ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA).
 bool request_tiles() {
 #ifdef __linux__
   return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
@@ -52,7 +52,7 @@ const Kernels* kernels_of(const std::string& isa) {
   if (isa == "bf16") return &kernels_bf16();
   if (isa == "amx" && request_tiles()) return &kernels_amx();
   if (isa == "amx_emulated") return &kernels_amx_emulated();
-  throw std::invalid_argument("instruction set '" + isa + "' is not to be had");
+  throw std::invalid_argument("instruction set '" + isa + "' is unavailable");
 }
 
 // --- Checks ---------------------------------------------------------------------------------------------------------
@@ -84,11 +84,11 @@ void check_window(int64_t window) { TORCH_CHECK(window >= 0, "window must not be
 Activation activation_of(const std::string& name) {
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_tanh") return Activation::kGeluTanh;
-  TORCH_CHECK(name == "relu", "activation '", name, "' is not computed");
+  TORCH_CHECK(name == "relu", "activation '", name, "' is not supported");
   return Activation::kRelu;
 }
 
-// --- What keeps tensors ---------------------------------------------------------------------------------------------
+// --- Owners of tensors ----------------------------------------------------------------------------------------------
 
 struct QuantiserTensors {
   Tensor columns, factor;
@@ -121,7 +121,7 @@ struct LinearTensors {
             check(outlier_weight, "outlier_weight", at::kBFloat16, {this->input.plain.outliers, scale.numel()})) {
     const int64_t outputs = scale.numel();
     TORCH_CHECK(outputs % 32 == 0, "outputs must be a multiple of 32");
-    // The packed form is the same for every instruction set.
+    // All instruction sets use the same packed layout.
     check(packed, "packed", at::kChar, {kernels_vnni().packed_bytes(outputs, this->input.inputs())});
     plain = {this->input.inputs(),    outputs,
              pointer<int8_t>(packed), pointer<float>(scale),

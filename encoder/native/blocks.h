@@ -1,4 +1,4 @@
-// The operations of a layer over one block of rows: what linear.cpp offers one by one and layer.cpp runs in a row.
+// The operations of a layer over one block of rows, used separately by linear.cpp and in sequence by layer.cpp.
 #pragma once
 
 #include "activation.h"
@@ -6,9 +6,8 @@
 
 namespace octavo::OCTAVO_ISA {
 
-// Rows of a block. A layer's weights are read once a block, from the second or third level of the cache, and what lies
-// between two of its products (rows * intermediate floats) should stay in the second.
-// Measured on a Zen 5: from 24 rows to 120 nothing changes by more than its noise.
+// Rows per block. A layer's weights are read once per block, from the L2 or L3 cache, and the data between two products
+// (rows * intermediate floats) should fit in L2. Measured on a Zen 5: from 24 to 120 rows the differences are noise.
 constexpr int64_t kBlockRows = Multiplier::kTiles ? 64 : 48;
 
 inline Rows advance(const Rows& rows, int64_t row, int64_t inputs, int64_t outliers) {
@@ -43,7 +42,7 @@ void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, 
   float* wide = scratch.take<float>(count * linear.outputs);
   Range* ranges = scratch.take<Range>(count);
   for (int64_t r = 0; r < count; ++r) ranges[r] = Range();
-  int64_t outlier = 0, next = 0;  // those of the panel at hand: [outlier, next)
+  int64_t outlier = 0, next = 0;  // of the current panel: [outlier, next)
   apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
     const __m512 left = activate<A>(y), right = activate<A>(z);
     if (r == 0)

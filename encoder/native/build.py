@@ -1,7 +1,7 @@
 """Builds the native core: `python -m encoder.native.build`.
 
-Does nothing where the present sources are built already by the present compiler. A machine without a compiler is no
-error: the command says so, and the reference serves there.
+Does nothing if the current sources are already built by the current compiler. A missing compiler is not an error: the
+command reports it, and the reference implementation serves.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from torch.utils import cpp_extension
 
 from encoder.native import library
 
-# GCC 12 takes its own headers' undefined vectors for variables that are used before they are set.
+# GCC 12 warns about the undefined vectors in its own intrinsics headers.
 _QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 
 
 class BuildError(RuntimeError):
-    """A compiler is here and refused; the message holds what it said."""
+    """The build failed; the message includes the compiler's output."""
 
 
 def find_compiler() -> str | None:
@@ -37,19 +37,19 @@ def find_compiler() -> str | None:
 
 
 def describe(compiler: str) -> str:
-    """The compiler's name and version, a line.
+    """The compiler's name and version in one line.
 
     Raises:
-        BuildError: it does not tell.
+        BuildError: it does not report its version.
     """
     said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
     if said.returncode or not said.stdout:
-        raise BuildError(f"{compiler} does not tell its version")
+        raise BuildError(f"{compiler} does not report its version")
     return said.stdout.splitlines()[0]
 
 
 def writable_folder() -> Path:
-    """The first of the folders for builds that can be written."""
+    """The first writable build folder."""
     for folder in library.folders():
         try:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -58,11 +58,11 @@ def writable_folder() -> Path:
                 return folder
         except OSError:
             continue
-    raise BuildError(f"none of {', '.join(map(str, library.folders()))} can be written")
+    raise BuildError(f"none of {', '.join(map(str, library.folders()))} is writable")
 
 
 def _commands(compiler: str, work: Path) -> list[tuple[str, ...]]:
-    """One command an object: each kernel file for each instruction set, and the binding once."""
+    """One command per object: each kernel file for each instruction set, and the bindings once."""
     commands = []
     binding = library.FOLDER / "bindings.cpp"
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
@@ -87,10 +87,10 @@ def _run(command: tuple[str, ...]) -> None:
 
 
 def build(compiler: str, folder: Path) -> Path:
-    """Compile and link into `folder`, under the build's key; what is there appears whole or not at all.
+    """Compile and link into `folder` under the build's key, atomically.
 
     Raises:
-        BuildError: the compiler refused.
+        BuildError: the compiler failed.
     """
     target = library.build_of(folder)
     libraries = Path(torch.__file__).parent / "lib"
@@ -105,17 +105,17 @@ def build(compiler: str, folder: Path) -> Path:
         _run((compiler, "-shared", *objects, *links, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
         for path in (ready, library.library_of(ready)):
-            path.chmod(0o755)  # whatever the umask: a library that others can write is not loaded
+            path.chmod(0o755)  # regardless of umask: a library that others can write is not loaded
         shutil.rmtree(target, ignore_errors=True)
         ready.rename(target)
     return target
 
 
 def ensure(*, force: bool = False) -> str:
-    """Build if need be, and say in a line what was done.
+    """Build if necessary and return a one-line summary.
 
     Raises:
-        BuildError: the compiler refused, or no folder can be written.
+        BuildError: the compiler failed, or no folder is writable.
     """
     if platform.machine() not in {"x86_64", "AMD64"}:
         return f"native core: not for {platform.machine()}; the reference serves"
@@ -136,7 +136,7 @@ def ensure(*, force: bool = False) -> str:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m encoder.native.build", description=__doc__)
-    parser.add_argument("--force", action="store_true", help="build even where nothing changed")
+    parser.add_argument("--force", action="store_true", help="rebuild even if nothing changed")
     try:
         print(ensure(force=parser.parse_args().force))
     except BuildError as error:

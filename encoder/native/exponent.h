@@ -1,9 +1,9 @@
 // Powers of two: softmax's exponentials in bytes, sixty-four at a time, and in float for the few that need it.
 //
-// A weight is 255 · 2^-x, and x is held in 64ths: its lower six bits choose one of 64 powers between 1 and 1/2 from a
-// table that two registers hold, its upper bits say how far that is shifted down. So a weight is first made in 16 bits,
-// with seven more than a byte: 0.55 % off at most, which is half a 64th. Those are added up, and then rounded to bytes.
-// Twenty-three instructions for 64 weights and their sum.
+// A weight is 255 · 2^-x, with x in 64ths: its lower six bits select one of 64 powers between 1 and 1/2 from a table in
+// two registers, its upper bits are a right shift. A weight is first computed in 16 bits, seven more than a byte, with
+// an error of at most 0.55 % (half a 64th). These are summed, then rounded to bytes. Twenty-three instructions for 64
+// weights and their sum.
 #pragma once
 
 #include "simd.h"
@@ -12,7 +12,7 @@ namespace octavo::OCTAVO_ISA {
 
 constexpr float kStepsPerHalf = 64.0f;
 constexpr float kLargestWeight = 255.0f;
-constexpr float kFineWeight = 128.0f;  // a byte's unit, in units of the 16-bit weights
+constexpr float kFineWeight = 128.0f;  // units of the 16-bit weights per unit of a byte
 
 // 255 · 128 · 2^(-i / 64)
 alignas(64) constexpr uint16_t kPowers[64] = {
@@ -25,8 +25,8 @@ class ByteWeights {
  public:
   ByteWeights() : low_(_mm512_load_si512(kPowers)), high_(_mm512_load_si512(kPowers + 32)) {}
 
-  // Sixty-four weights, in their order, from how many 64ths of a power of two they lie below the largest; what is less
-  // than 0 counts as 0. Adds them, in 16 bits, to `sum`.
+  // Computes sixty-four weights, in order, from their distance below the largest in 64ths of a power of two; negative
+  // distances count as 0. Adds the weights, in 16 bits, to `sum`.
   OCTAVO_INLINE __m512i from(const __m512i (&x)[4], __m512i& sum) const {
     const __m512i left = fine(_mm512_packus_epi32(x[0], x[1])), right = fine(_mm512_packus_epi32(x[2], x[3]));
     const __m512i ones = _mm512_set1_epi16(1), round = _mm512_set1_epi16(256);
@@ -42,8 +42,8 @@ class ByteWeights {
   __m512i low_, high_;
 };
 
-// 2^x, off by 2e-7 at most; the Taylor series around whole numbers. Under -200, where it is 0, x is held there: its
-// whole number would not be exact.
+// 2^x with an error of at most 2e-7, by the Taylor series around whole numbers. x is clamped at -200, where the result
+// is 0, because its integer part would not be exact below.
 OCTAVO_INLINE __m512 power_of_two(__m512 x) {
   x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
   constexpr float kTerms[7] = {1.0f,           0.693147181f,   0.240226507f,  0.0555041087f,

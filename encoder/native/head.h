@@ -1,8 +1,8 @@
-// One head of one segment, and bringing its queries, keys and values to 8 bits, in the order that products read.
+// One head of one segment: quantises its queries, keys and values to 8 bits, in the order that products read.
 //
-// A segment's first and last token, its ends, are where these models park attention that they have no use for. So they
-// stay in float: their keys can be far larger than all others, and beside the weight that they draw other weights would
-// vanish in 8 bits. The tokens between them are `inner` ones, counted from the segment's second token.
+// A segment's first and last tokens, its ends, are the models' attention sinks. They stay in float: their keys can be
+// far larger than all others, and next to their weights other weights would vanish in 8 bits. The tokens between them
+// are `inner` tokens, counted from the segment's second token.
 #pragma once
 
 #include "exponent.h"
@@ -12,7 +12,7 @@
 namespace octavo::OCTAVO_ISA {
 
 constexpr float kLog2E = 1.44269504f;
-constexpr int64_t kGroup = 64;  // inner tokens whose weights are made at once
+constexpr int64_t kGroup = 64;  // inner tokens whose weights are computed at once
 constexpr int64_t kEnds = 2;
 constexpr int32_t kQueryZero = 128;
 
@@ -26,11 +26,11 @@ struct Head {
   int64_t tokens;
   int64_t size;
   int64_t window;
-  float exponent_scale;  // from a score to its power of two
+  float exponent_scale;  // converts a score to a power of two
 
   Word* queries;       // (tokens, query_words): bytes around kQueryZero
-  Word* key_panels;    // column j of panel p is inner key 32 p + j; a step is four numbers, and sums begin with a row
-  float score_step;    // from a whole-numbered score to 64ths of a power of two
+  Word* key_panels;    // column j of panel p is inner key 32 p + j; a step is four numbers; starts sums with a row
+  float score_step;    // converts an integer score to 64ths of a power of two
   Word* end_panel;     // bfloat16: the first token's key, the last one's, and the inner keys' mean in two parts
   Word* value_panels;  // columns are the head's numbers; a step is four inner tokens
   float* value_scale;  // (size)
@@ -38,7 +38,7 @@ struct Head {
   float* end_values[kEnds];  // (size): less the mean
 
   int64_t inner() const { return larger(tokens - kEnds, 0); }
-  // Tiles multiply sixteen words at once; what is beyond a head's size is zero.
+  // Tiles multiply sixteen words at once; words beyond a head's size are zero.
   int64_t query_words() const { return Multiplier::kTiles ? round_up(size / 4, kLanes) : size / 4; }
   int64_t key_panel_words() const { return (query_words() + 1) * kPanel; }
   int64_t value_panel_words() const { return round_up(inner(), kGroup) / 4 * kPanel; }
@@ -63,14 +63,14 @@ inline Head head_of(const AttentionCall& call, int64_t segment, int64_t index) {
   return head;
 }
 
-// The scale of numbers of this size. Under 1e-36, where a reciprocal would leave float's range, they count as zeros.
+// The scale for numbers of this size. Below 1e-36, where a reciprocal would overflow, they count as zeros.
 OCTAVO_INLINE float signed_scale(float largest) { return largest < 1e-36f ? 0.0f : largest / 127.0f; }
 OCTAVO_INLINE __m512 per_step(float scale) { return _mm512_set1_ps(scale == 0.0f ? 0.0f : 1.0f / scale); }
 
-// The mean of each column of the inner rows, and how far from it the column's numbers lie at most. One pass: rounding
-// keeps order, so the largest and the smallest number are those that lie farthest. What is not a number shows in both.
+// Computes the mean of each column of the inner rows, and the largest distance from it. One pass suffices: rounding
+// preserves order, so the largest or smallest number is the farthest. NaN propagates to both.
 inline void centre(const Head& head, const Bf16* rows, float* mean, float* farthest) {
-  constexpr int64_t kAtOnce = 4;  // sums that do not wait for each other
+  constexpr int64_t kAtOnce = 4;  // independent sums
   const int64_t count = head.inner();
   for (int64_t column = 0; column < head.size; column += kLanes) {
     __m512 sum[kAtOnce], most[kAtOnce], least[kAtOnce];
@@ -100,8 +100,8 @@ inline void centre(const Head& head, const Bf16* rows, float* mean, float* farth
   }
 }
 
-// Lays sixteen rows of words side by side as columns: word w of row r goes to out[w * kPanel + r], up to `padded` words
-// of each; what rows and words there are not is zero.
+// Transposes sixteen rows of words to columns: word w of row r goes to out[w * kPanel + r], for `padded` words per row;
+// missing rows and words are zero.
 inline void lay_columns(const Word* rows, int64_t count, int64_t words, int64_t padded, Word* out) {
   for (int64_t word = 0; word < padded; word += kLanes) {
     const auto present = static_cast<__mmask16>((1u << smaller(larger(words - word, 0), kLanes)) - 1);
@@ -114,8 +114,8 @@ inline void lay_columns(const Word* rows, int64_t count, int64_t words, int64_t 
   }
 }
 
-// Takes the mean off the keys, which changes all scores of a query by the same and so no weight, and scales all inner
-// keys alike: then softmax looks for its largest score among whole numbers. Returns their scale.
+// Subtracts the mean from the keys, which shifts all scores of a query equally and so changes no weight, and scales all
+// inner keys equally, so that softmax finds its largest score among integers. Returns their scale.
 inline float pack_keys(const Head& head, const float* mean, const float* farthest, int8_t* sixteen_rows) {
   __m512 largest = _mm512_setzero_ps();
   for (int64_t column = 0; column < head.size; column += kLanes)
@@ -142,7 +142,7 @@ inline float pack_keys(const Head& head, const float* mean, const float* farthes
   return scale;
 }
 
-// Scales all queries alike, too. Returns their scale.
+// Scales all queries equally. Returns their scale.
 inline float pack_queries(const Head& head) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest = _mm512_setzero_si512();
@@ -165,8 +165,8 @@ inline float pack_queries(const Head& head) {
   return scale;
 }
 
-// The ends' keys, and their values less the mean. A token alone stands at both ends. What the inner keys' mean adds to
-// a score, and so is missing there, is a product of its own, with the mean as the sum of two bfloat16.
+// The ends' keys, and their values minus the mean. A single token is both ends. The part of a score that comes from the
+// inner keys' mean is a separate product, with the mean as the sum of two bfloat16.
 inline void pack_ends(const Head& head, const float* key_mean, Bf16* four_rows) {
   Bf16* mean_rows = four_rows + kEnds * head.size;
   for (int64_t end = 0; end < kEnds; ++end) {
@@ -185,8 +185,8 @@ inline void pack_ends(const Head& head, const float* key_mean, Bf16* four_rows) 
   lay_columns(reinterpret_cast<const Word*>(four_rows), kEnds + 2, head.size / 2, head.size / 2, head.end_panel);
 }
 
-// Takes the mean off the values, and scales each column by its own largest number. A weighted mean of what is left,
-// plus that mean, is the weighted mean; and weights that rounding loses lose but their share of a difference.
+// Subtracts the mean from the values, and scales each column by its largest number. The weighted mean of the remainder
+// plus that mean is the weighted mean, so weight lost in rounding only loses its share of a difference.
 inline void pack_values(const Head& head, const float* farthest) {
   for (int64_t column = 0; column < head.size; column += kLanes) {
     const __m512 mean = _mm512_loadu_ps(head.value_mean + column);

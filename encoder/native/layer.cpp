@@ -1,5 +1,5 @@
-// Whole layers in one call: the same operations on the same rows as one by one, and so the same bits, but each block of
-// rows goes through all that lies between two attentions while it is warm, and Python is entered once.
+// Whole layers in one call: the same operations on the same rows, and so the same bits, but each block of rows passes
+// through all operations between two attentions while it is in the cache, and Python is called once.
 
 #include "blocks.h"
 #include "operations.h"
@@ -8,7 +8,7 @@
 namespace octavo::OCTAVO_ISA {
 namespace {
 
-// From a block of the state to its queries, keys and values.
+// Computes queries, keys and values from a block of the state.
 void enter(Multiplier& multiplier, const Layer& layer, const Bf16* state, int64_t count, Bf16* qkv) {
   Scratch scratch;
   const int64_t hidden = layer.qkv.inputs;
@@ -17,7 +17,7 @@ void enter(Multiplier& multiplier, const Layer& layer, const Bf16* state, int64_
   linear_block(multiplier, scratch, rows, count, layer.qkv, qkv);
 }
 
-// From a block's contexts to its state above the layer, in place, and on to the next layer's queries, keys and values.
+// Computes a block's state above the layer from its contexts, in place, and the next layer's queries, keys and values.
 void pass(Multiplier& multiplier, const Layer& layer, const Layer* next, const Bf16* context, int64_t count,
           Bf16* state, Bf16* qkv) {
   Scratch scratch;

@@ -1,4 +1,4 @@
-"""Finds the built library, and decides which of its instruction sets may serve here."""
+"""Finds the built library and decides which of its instruction sets can be used."""
 
 import hashlib
 import importlib.util
@@ -16,7 +16,7 @@ MODULE = "octavo_native"
 
 BASE_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 KERNEL_FLAGS = ("-march=x86-64-v4", "-mavx512vnni")
-# ATen's thread pool is a header over OpenMP; the runtime that it meets is the one that PyTorch has loaded.
+# ATen's thread pool is a header over OpenMP; at run time it uses the OpenMP that PyTorch has loaded.
 BINDING_FLAGS = ("-O1", "-fopenmp")
 SETS = {
     "vnni": (),
@@ -24,32 +24,32 @@ SETS = {
     "amx": ("-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
     "amx_emulated": ("-mavx512bf16", "-DOCTAVO_EMULATE_AMX"),
 }
-"""Instruction sets that the library holds, and what each is compiled with besides. The last is for tests alone."""
+"""The library's instruction sets and their additional compiler flags. The last is only for tests."""
 
 _NEEDS = (
     ("vnni", {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "bmi2", "fma"}),
     ("bf16", {"avx512_bf16"}),
     ("amx", {"amx_tile", "amx_int8", "amx_bf16"}),
 )
-"""From the least set to the best: the processor flags that each needs beyond the one before."""
+"""From slowest to fastest: the processor flags that each needs in addition to the previous one."""
 
-# ONEDNN_MAX_CPU_ISA, in oneDNN's own words; what is not listed here sets no limit that matters to us.
+# Values of ONEDNN_MAX_CPU_ISA as the number of sets of `_NEEDS` that they allow; values not listed allow all.
 _NONE_UNDER_ONEDNN = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE"}
 _LIMITS = dict.fromkeys(_NONE_UNDER_ONEDNN, 0) | {"AVX512_CORE_VNNI": 1, "AVX512_CORE_BF16": 2, "AVX512_CORE_FP16": 2}
 
 
 class NativeUnavailableError(RuntimeError):
-    """The native core cannot serve here; the message says why, in words for an operator."""
+    """The native core cannot be used; the message tells the operator why."""
 
 
 def sources() -> tuple[Path, ...]:
-    """Every file that decides what is built, in a fixed order."""
+    """All source files, in a fixed order."""
     return tuple(sorted(path for path in FOLDER.iterdir() if path.suffix in {".cpp", ".h"}))
 
 
 @cache
 def key() -> str:
-    """Names a build: sources, flags, PyTorch and Python. The compiler is recorded beside it, and not needed to load."""
+    """Identifies a build: sources, flags, PyTorch and Python. The compiler is recorded separately."""
     digest = hashlib.blake2b(digest_size=12)
     for part in (torch.__version__, sysconfig.get_config_var("SOABI"), BASE_FLAGS, BINDING_FLAGS, KERNEL_FLAGS, SETS):
         digest.update(repr(part).encode())
@@ -59,27 +59,27 @@ def key() -> str:
 
 
 def folders() -> tuple[Path, ...]:
-    """Where builds may lie: beside the sources, or in the user's cache where that folder cannot be written."""
+    """Build folders: beside the sources, or in the user's cache if that is not writable."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the XDG specification ignores relative paths
     cache_home = named if named.is_absolute() else Path.home() / ".cache"
     return FOLDER / "_build", cache_home / "octavo" / "native"
 
 
 def build_of(folder: Path) -> Path:
-    """The build of the present sources in one of `folders()`, whether or not it exists."""
+    """The build of the current sources in one of `folders()`, whether or not it exists."""
     return folder / key()
 
 
 def library_of(build: Path) -> Path:
-    """The library within a build."""
+    """The library file of a build."""
     return build / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def find() -> Path:
-    """What was built from the present sources.
+    """Find the build of the current sources.
 
     Raises:
-        NativeUnavailableError: nothing was, or others can write it.
+        NativeUnavailableError: it does not exist, or other users can write to it.
     """
     for build in map(build_of, folders()):
         if library_of(build).is_file():
@@ -90,37 +90,37 @@ def find() -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether only this user and root can write it: what is loaded is code."""
+    """Whether only this user and root can write to it, since loading it executes code."""
     status = path.stat()
     return status.st_uid in {0, os.geteuid()} and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @cache
 def load() -> ModuleType:
-    """The library as a module.
+    """Load the library as a module.
 
     Raises:
-        NativeUnavailableError: it is not built, or does not load.
+        NativeUnavailableError: it is not built or cannot be loaded.
     """
     path = library_of(find())
     spec = importlib.util.spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
-        raise NativeUnavailableError(f"{path.name} is no module that this Python can load")
+        raise NativeUnavailableError(f"this Python cannot load {path.name}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except ImportError as error:
-        raise NativeUnavailableError(f"the native core does not load: {error}") from error
+        raise NativeUnavailableError(f"the native core cannot be loaded: {error}") from error
     return module
 
 
 def compiler() -> str:
-    """What built the library: part of what decides its bits."""
+    """The compiler that built the library, which affects its results."""
     return (find() / "compiler.txt").read_text(encoding="utf-8").strip()
 
 
 def processor_flags() -> frozenset[str]:
-    """The processor's features as Linux names them; none where it does not tell."""
+    """The processor's features by Linux's names; empty if unavailable."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -130,10 +130,10 @@ def processor_flags() -> frozenset[str]:
 
 
 def permitted_sets() -> tuple[str, ...]:
-    """Instruction sets that may serve, best first: the processor's, within the limits set to PyTorch and oneDNN.
+    """Usable instruction sets, fastest first: the processor's, within limits set for PyTorch and oneDNN.
 
     Raises:
-        NativeUnavailableError: none.
+        NativeUnavailableError: there are none.
     """
     limit = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), len(_NEEDS))
     if limit == 0:

@@ -1,4 +1,4 @@
-// Packing weights, and the operations around a linear map, each over as many rows as are given.
+// Packs weights, and runs the operations around a linear map over any number of rows.
 
 #include "blocks.h"
 #include "operations.h"

@@ -1,7 +1,7 @@
-// The 8-bit linear map over a block of rows, a panel of 32 outputs at a time, with what follows it done on the panel.
+// The 8-bit linear map over a block of rows, a panel of 32 outputs at a time, fused with the operation that follows.
 //
-// A packed weight is its panels one after another: for each four inputs the words of 32 outputs, and after them what
-// sums begin with (see product.h): less the zero point times the sum of each output's weights.
+// A packed weight is a sequence of panels: for every four inputs the words of 32 outputs, then the initial values of
+// sums (see product.h): minus the zero point times the sum of each output's weights.
 #pragma once
 
 #include "product.h"
@@ -12,7 +12,7 @@ namespace octavo::OCTAVO_ISA {
 
 constexpr int64_t panel_words(int64_t inputs) { return (inputs / 4 + 1) * kPanel; }
 
-// Outlier columns of a panel, as pairs of bfloat16: an even number, the last one zero where there are an odd number.
+// Outlier columns of a panel, as pairs of bfloat16, padded with zero to an even number.
 inline void pack_outliers(const Linear& linear, int64_t output, Word* panel) {
   const auto load = [&](int64_t outlier, int64_t column) {
     if (outlier >= linear.input.outliers) return _mm512_setzero_si512();
@@ -26,7 +26,7 @@ inline void pack_outliers(const Linear& linear, int64_t output, Word* panel) {
     }
 }
 
-// The exact sums of one panel: (count, 32).
+// Computes the exact sums of one panel: (count, 32).
 OCTAVO_INLINE void multiply_panel(Multiplier& multiplier, const uint8_t* q, int64_t count, int64_t inputs,
                                   const int8_t* packed, int64_t output, int32_t* sums) {
   const int64_t steps = inputs / 4;
@@ -35,11 +35,11 @@ OCTAVO_INLINE void multiply_panel(Multiplier& multiplier, const uint8_t* q, int6
       {reinterpret_cast<const Word*>(q), steps, count, panel, 0, 2, steps, reinterpret_cast<Word*>(sums), kPanel});
 }
 
-// A block's memory besides its rows, for one panel at a time.
+// A block's scratch memory for one panel at a time.
 struct PanelScratch {
   int32_t* sums;        // (rows, 32)
-  Word* outlier_rows;   // (rows, outlier_words): the rows' outliers as pairs, a zero after an odd number
-  Word* outlier_panel;  // (outlier_words, 32): the panel's
+  Word* outlier_rows;   // (rows, outlier_words): the rows' outliers as pairs, zero-padded
+  Word* outlier_panel;  // (outlier_words, 32): the panel's outlier weights
   int64_t outlier_words;
 
   PanelScratch(Scratch& scratch, const Rows& rows, int64_t count, int64_t outliers)
@@ -55,8 +55,8 @@ struct PanelScratch {
   }
 };
 
-// Calls then(row, output, y, z) with each 32 outputs of the linear map for each row: y the first half, z the second.
-// Outliers are few, so they are added here and not by a product of their own, which would store its sums first.
+// Calls then(row, output, y, z) for every 32 outputs of each row: y is the first half, z the second. Outliers are few,
+// so they are added here instead of in a separate product, which would have to store its sums.
 template <class Then>
 OCTAVO_INLINE void apply_linear(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
                                 const Linear& linear, Then then) {

@@ -1,4 +1,4 @@
-// The kernels of the instruction set at hand, as its table (kernels.h) lists and describes them.
+// The kernels of the current instruction set; kernels.h describes them.
 #pragma once
 
 #include "simd.h"

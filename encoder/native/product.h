@@ -1,11 +1,11 @@
-// The one matrix product of the native core: C = A · B over 32-bit words, for scores, weighted values and 8-bit layers.
+// The native core's only matrix product: C = A · B over 32-bit words, for scores, weighted values and 8-bit layers.
 //
-// A is row-major. B is packed in panels of 32 columns: a panel holds, for each step along the inner dimension, the 32
-// words of its columns, one after another. C is row-major, 32-bit: float sums for DotBf16, exact integers for DotBytes.
-// A word is two bfloat16 or four bytes, so an inner dimension of K numbers is K / 2 or K / 4 steps. Where rows of A are
-// bytes around a zero point, a panel begins its sums with what that adds to them, below zero: 32 words after its steps.
+// A is row-major. B is packed in panels of 32 columns: for each step along the inner dimension, a panel has the words
+// of its 32 columns. C is row-major, 32-bit: float sums for DotBf16, exact integers for DotBytes. A word is two
+// bfloat16 or four bytes, so an inner dimension of K numbers is K / 2 or K / 4 steps. If rows of A are bytes around a
+// zero point, the 32 words after a panel's steps are the initial values of its sums, which cancel the zero point.
 //
-// A row of C depends on its row of A alone, and is summed in the order of the steps: never on the rows beside it.
+// A row of C depends only on its row of A, never on other rows, and is summed in the order of the steps.
 #pragma once
 
 #include <initializer_list>
@@ -19,10 +19,10 @@ constexpr int64_t kPanel = 32;  // columns
 using Word = uint32_t;
 
 // Rows of C computed at once. Twelve rows by two vectors keep 24 sums in registers, with two loads and twelve
-// broadcasts for 24 dots: 98 % of the peak of a Zen 5 core from L1 or L2 (1.04 to 1.1 TOPS in bytes).
+// broadcasts for 24 dots: 98 % of a Zen 5 core's peak from L1 or L2 (1.04 to 1.1 TOPS in bytes).
 constexpr int kRegisterRows = 12;
 
-// What sums begin with: nothing, the 32 words after a panel's steps, or what C holds.
+// Initial values of sums: zero, the 32 words after a panel's steps, or C.
 enum class Begin { kZero, kPanelRow, kC };
 
 struct Product {
@@ -31,7 +31,7 @@ struct Product {
   int64_t rows;
   const Word* panels;
   int64_t panel_stride;  // words from panel to panel
-  int64_t vectors;       // columns / 16; the second half of the last panel is left out where this is odd
+  int64_t vectors;       // columns / 16; if odd, the second half of the last panel is omitted
   int64_t steps;
   Word* c;
   int64_t c_stride;
@@ -65,7 +65,7 @@ OCTAVO_INLINE void register_tile(const Word* a, int64_t a_stride, const Word* pa
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_si512(c + r * c_stride + v * kLanes, sums[r][v]);
 }
 
-// All panels of at most twelve rows.
+// Multiplies at most twelve rows with all panels.
 template <class Dot, int Rows, Begin B>
 void register_rows(const Product& p) {
   for (int64_t v = 0; v < p.vectors; v += 2) {
@@ -78,7 +78,7 @@ void register_rows(const Product& p) {
   }
 }
 
-// Calls a template of Rows with the number that `rows` is, 1 to twelve: f.operator()<Rows>().
+// Dispatches to f.operator()<Rows>() for `rows` of 1 to 12.
 template <int Rows = kRegisterRows, class F>
 OCTAVO_INLINE void with_rows(int64_t rows, const F& f) {
   if (rows == Rows)
@@ -100,11 +100,11 @@ OCTAVO_INLINE void register_product(Product p) {
 
 #ifdef OCTAVO_HAS_TILES
 
-// Multiplies with tiles, four of 16 x 16 at once. Make one for each thread's work; while it lives, the thread's tile
-// state is its own.
+// Multiplies with tiles, four of 16 x 16 at once. Create one per thread's work; it owns the thread's tile state during
+// its lifetime.
 class Multiplier {
  public:
-  static constexpr int64_t kRows = 32;  // the number of rows at which it works best
+  static constexpr int64_t kRows = 32;  // the most efficient number of rows
   static constexpr bool kTiles = true;
 
   Multiplier() = default;
@@ -114,8 +114,8 @@ class Multiplier {
     if (height_) tile_close();
   }
 
-  // The last tile's rows may be those of the tile before: shapes are set anew only where there are fewer than 16 rows,
-  // because that takes longer than a product.
+  // The last tile may overlap the previous one: shapes are only changed for fewer than 16 rows, because that takes
+  // longer than a product.
   template <class Dot, Begin B = Begin::kZero>
   void multiply(Product p) {
     const int64_t tiled = p.steps / 16 * 16;
@@ -144,7 +144,7 @@ class Multiplier {
   }
 
  private:
-  // Tiles 0 to 3 are C, row by row; 4 and 5 are A, above and below; 6 and 7 are B, left and right.
+  // Tiles 0 to 3 are C, row-major; 4 and 5 are A, upper and lower; 6 and 7 are B, left and right.
   template <class Dot, Begin B, bool Below, bool Right>
   static OCTAVO_INLINE void tiles(const Product& p, int64_t above, int64_t below, int64_t vector, int64_t steps) {
     const Word* panel = p.panels + vector / 2 * p.panel_stride;
@@ -183,7 +183,7 @@ class Multiplier {
     if constexpr (B == Begin::kZero)
       tile_zero<T>();
     else
-      tile_load<T>(row, 0);  // the same row again and again
+      tile_load<T>(row, 0);  // the same row for all
   }
 
   void configure(int64_t height) {

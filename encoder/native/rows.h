@@ -1,11 +1,11 @@
-// What is done to one row at a time: quantising it, and normalising it.
+// Operations on one row at a time: quantising and normalising.
 #pragma once
 
 #include "simd.h"
 
 namespace octavo::OCTAVO_ISA {
 
-// Largest and smallest of v = x * factor, as they are seen so far; zero counts among them.
+// Running maximum and minimum of v = x * factor, starting from zero.
 struct Range {
   __m512 most = _mm512_setzero_ps();
   __m512 least = _mm512_setzero_ps();
@@ -16,7 +16,7 @@ struct Range {
   }
 };
 
-// A row's scale, from its range. Under 1e-36, where a reciprocal would leave float's range, a row counts as zeros.
+// A row's scale, from its range. Below 1e-36, where a reciprocal would overflow, a row counts as zeros.
 OCTAVO_INLINE float scale_of(const Range& range, int32_t zero) {
   const float above = _mm512_reduce_max_ps(range.most) / static_cast<float>(255 - zero);
   const float below = -_mm512_reduce_min_ps(range.least) / static_cast<float>(zero);
@@ -24,7 +24,7 @@ OCTAVO_INLINE float scale_of(const Range& range, int32_t zero) {
   return scale < 1e-36f ? 0.0f : scale;
 }
 
-// Quantises one row of v, a multiple of 32 of them, whose range the caller knows.
+// Quantises one row of v with a known range; its length is a multiple of 32.
 OCTAVO_INLINE void quantise_row(const float* v, int64_t size, const Range& range, int32_t zero, uint8_t* q,
                                 float* scale) {
   *scale = scale_of(range, zero);
@@ -39,7 +39,7 @@ OCTAVO_INLINE void quantise_row(const float* v, int64_t size, const Range& range
   for (; i < size; i += kLanes) _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtepi32_epi8(steps(i)));
 }
 
-// Number `index` of the 32 that two vectors hold, rounded.
+// Element `index` of the 32 in two vectors, rounded.
 inline Bf16 pick_bf16(__m512 left, __m512 right, int64_t index) {
   Bf16 both[2 * kLanes];
   store_bf16(both, left);
@@ -51,7 +51,7 @@ inline void keep_outliers(const Bf16* x, const Quantiser& to, Bf16* outliers) {
   for (int64_t o = 0; o < to.outliers; ++o) outliers[o] = x[to.columns[o]];
 }
 
-// Multiplies a row by its factors, and finds the range of what that makes.
+// Multiplies a row by its factors, and finds the range of the result.
 OCTAVO_INLINE Range scale_row(const Bf16* x, int64_t size, const Quantiser& to, float* v) {
   Range range;
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -62,11 +62,11 @@ OCTAVO_INLINE Range scale_row(const Bf16* x, int64_t size, const Quantiser& to, 
   return range;
 }
 
-// Normalises a row (Ba et al., 2016), rounds it to bfloat16 into `state`, and, where it is to be quantised, leaves the
-// rounded numbers times their factors in `x` and returns their range. Two passes over a row that lies in the first
-// level of the cache: exact where one pass would cancel.
+// Normalises a row (Ba et al., 2016) and rounds it to bfloat16 into `state`. If it is to be quantised, leaves the
+// rounded numbers times their factors in `x` and returns their range. Two passes over a row in L1 avoid the
+// cancellation of one pass.
 OCTAVO_INLINE Range normalise_row(float* x, int64_t size, const Norm& norm, const Quantiser* to, Bf16* state) {
-  // Two sums that do not wait for each other; sizes are multiples of 32.
+  // Two independent sums; sizes are multiples of 32.
   __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
   for (int64_t i = 0; i < size; i += 2 * kLanes) {
     even = _mm512_add_ps(even, _mm512_loadu_ps(x + i));

@@ -1,4 +1,4 @@
-// Memory that a thread keeps for its next call, because fresh pages cost more than what a kernel does with them.
+// Memory that a thread keeps for its next call, because fresh pages cost more than a kernel's work on them.
 #pragma once
 
 #include <cstddef>
@@ -7,14 +7,14 @@
 
 namespace octavo {
 
-// Hands out cache-line-aligned pieces; all of them are taken back at once by the thread's next Scratch of the same use.
+// Allocates cache-line-aligned pieces; the thread's next Scratch of the same use reclaims all of them.
 class Scratch {
  public:
-  enum Use { kPiece, kCall, kUses };  // by one piece of work, or by all pieces of a call that this thread makes
+  enum Use { kPiece, kCall, kUses };  // for one piece of work, or for all pieces of a call made by this thread
 
   explicit Scratch(Use use = kPiece) : block_(thread_block(use)) { block_.used = 0; }
 
-  // Pieces never move. Contents are whatever was there before.
+  // Pieces never move. Their contents are uninitialised.
   template <class T>
   T* take(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
@@ -29,7 +29,7 @@ class Scratch {
     char* base = nullptr;
     size_t size = 0;
     size_t used = 0;
-    Block* outgrown = nullptr;  // still pointed to by pieces handed out before it was replaced
+    Block* outgrown = nullptr;  // still used by pieces allocated before it was replaced
 
     ~Block() {
       std::free(base);

@@ -1,7 +1,7 @@
-// Vectors of sixteen 32-bit numbers: what the kernels share, in terms of the instruction set they are compiled for.
+// Vectors of sixteen 32-bit numbers, shared by the kernels, for the instruction set they are compiled for.
 //
-// OCTAVO_ISA names the set (vnni, bf16, amx, amx_emulated) and the namespace, so that one library holds all of them
-// and no inline function of one can be linked into another.
+// OCTAVO_ISA is the name of the set (vnni, bf16, amx, amx_emulated) and of the namespace, so that one library can
+// contain all sets without linking an inline function of one into another.
 #pragma once
 
 #include <immintrin.h>
@@ -34,7 +34,7 @@ OCTAVO_INLINE __m512 widen(__m256i bf16) {
 
 OCTAVO_INLINE __m512 load_bf16(const Bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
-// To the nearest, ties to even, as PyTorch rounds.
+// Rounds to nearest, ties to even, as PyTorch does.
 OCTAVO_INLINE __m256i round_bf16(__m512 x) {
 #ifdef __AVX512BF16__
   return (__m256i)_mm512_cvtneps_pbh(x);
@@ -49,8 +49,8 @@ OCTAVO_INLINE __m256i round_bf16(__m512 x) {
 OCTAVO_INLINE void store_bf16(Bf16* p, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_bf16(x)); }
 
 // --- Products of 32-bit words ---------------------------------------------------------------------------------------
-// A word holds two bfloat16 or four bytes. A dot adds the product of two words to a 32-bit sum, in each lane. The
-// instructions are written out because GCC 12 copies and spills the sums around their intrinsics (0.50 TOPS for 1.05).
+// A word has two bfloat16 or four bytes. A dot adds the product of two words to a 32-bit sum, in each lane. It is
+// inline assembly because GCC 12 copies and spills the sums around the intrinsics (0.50 instead of 1.05 TOPS).
 
 struct DotBf16 {
   static OCTAVO_INLINE __m512i add(__m512i sum, __m512i a, __m512i b) {
@@ -76,19 +76,19 @@ struct DotBytes {  // a unsigned, b signed; exact as long as the sum fits 32 bit
 
 // --- Bytes -----------------------------------------------------------------------------------------------------------
 
-// The words of a vector that packing twice, within lanes of four words, has left as its lanes' transpose.
+// Restores the order of words after packing twice within lanes of four words, which transposes lanes.
 OCTAVO_INLINE __m512i untangle(__m512i packed) {
   return _mm512_permutexvar_epi32(_mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0), packed);
 }
 
-// Sixty-four numbers within 0 to 255, in their order.
+// Packs sixty-four numbers from 0 to 255, in order.
 OCTAVO_INLINE __m512i to_bytes(__m512i a, __m512i b, __m512i c, __m512i d) {
   return untangle(_mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
 }
 
 // --- Transposing ----------------------------------------------------------------------------------------------------
 
-// Transposes a square of 16 x 16 words held in sixteen vectors: 64 shuffles, where gathering takes 256 loads.
+// Transposes 16 x 16 words in sixteen vectors with 64 shuffles, where gathering takes 256 loads.
 OCTAVO_INLINE void transpose(__m512i (&rows)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {

@@ -1,4 +1,4 @@
-// The table of this instruction set's kernels.
+// The kernel table of this instruction set.
 #include "operations.h"
 
 #define OCTAVO_JOIN_(a, b) a##b

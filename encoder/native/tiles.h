@@ -1,7 +1,7 @@
 // AMX tiles: eight registers of up to 16 rows of 16 words, and the product of two of them in one instruction.
 //
-// The amx set uses the instructions. The amx_emulated set does the same in plain loops, so that machines without tiles
-// can test the code that drives them; nothing serves with it.
+// The amx set uses the instructions. The amx_emulated set does the same in plain loops, so that the code that uses
+// tiles can be tested on machines without them; it is never used for serving.
 #pragma once
 
 #include "simd.h"
@@ -75,7 +75,7 @@ void tile_dot() {
 
 namespace octavo::OCTAVO_ISA {
 
-// Written out, because the intrinsics take a tile's number as a token, not as a template's argument.
+// Inline assembly, because the intrinsics take a tile's number as a token, not as a template argument.
 inline void tile_configure(const TileShapes& shapes) { asm volatile("ldtilecfg %0" ::"m"(shapes)); }
 inline void tile_close() { asm volatile("tilerelease"); }
 

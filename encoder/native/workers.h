@@ -1,4 +1,5 @@
-// Work in pieces that workers take as they become free: no result depends on who computed it, or when.
+// Splits work into pieces that workers take as they become free. No result depends on which worker computes it, or
+// when.
 #pragma once
 
 #include <atomic>
@@ -7,8 +8,7 @@
 
 namespace octavo {
 
-// Calls piece(begin, end, local) until [0, items) is covered in steps of at most `step`. Each worker makes a Local of
-// its own.
+// Calls piece(begin, end, local) until [0, items) is covered in steps of at most `step`. Each worker has its own Local.
 template <class Local, class Piece>
 void for_each_piece(const Workers& workers, int64_t items, int64_t step, const Piece& piece) {
   struct Shared {
@@ -30,7 +30,7 @@ void for_each_piece(const Workers& workers, int64_t items, int64_t step, const P
   if (pieces > 0) workers.run(static_cast<int>(pieces < count ? pieces : count), work, &shared);
 }
 
-// Rows a piece: `most` where there are many, and no fewer pieces than workers where there are few.
+// Rows per piece: `most` if there are many rows; if there are few, at least as many pieces as workers.
 inline int64_t rows_a_piece(const Workers& workers, int64_t rows, int64_t most) {
   const int64_t count = workers.count();
   const int64_t rounds = (rows + most * count - 1) / (most * count);

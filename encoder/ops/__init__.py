@@ -1,28 +1,27 @@
-"""The operations seam: the few functions that an 8-bit layer is made of.
+"""The operations interface: the functions that an 8-bit layer consists of.
 
-One layer, rows of tokens laid end to end (`encoder.stacks.eight` is the caller):
+One layer over rows of tokens laid end to end (called by `encoder.stacks.eight`):
 
-    rows    = quantise(state)                          unless the layer below has left them
+    rows    = quantise(state)                          unless the layer below returned them
     qkv     = linear(rows, layer.qkv)
     context = attention(qkv)
     state   = linear_norm_quantise(quantise(context), layer.mix, state)       and its rows
     wide    = linear_activate_quantise(rows, layer.up)
     state   = linear_norm_quantise(wide, layer.down, state)                   and the next layer's rows
 
-`encoder.ops.reference` has them in plain PyTorch, `encoder.ops.onednn` with oneDNN's integer products,
-`encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA. Two forms agree within rounding, not bit for bit; each alone
-keeps this promise:
+Implementations: `encoder.ops.reference` in plain PyTorch, `encoder.ops.onednn` with oneDNN's integer products,
+`encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA. They agree within rounding, not bit for bit. Each guarantees:
 
-**A row of any result depends, bit for bit, on that row of its inputs alone** (in attention: on its segment), whatever
-rows lie beside it and however many threads run. So integer products are exact, outlier columns are added in a fixed
-order, and no kernel changes its arithmetic with the number of rows.
+**Each row of a result depends, bit for bit, only on that row of its inputs** (in attention: on its segment), whatever
+the other rows and the number of threads. So integer products are exact, outlier columns are added in a fixed order, and
+no kernel changes its arithmetic with the number of rows.
 
-What a linear computes, t a token, n an output, k an input, o an outlier column:
+A linear map computes, for token t, output n, input k and outlier column o:
 
     y[t, n] = scale[t] · linear.scale[n] · Σₖ (q[t, k] − zero) · weight[n, k]
             + Σₒ outliers[t, o] · outlier_weight[o, n] + bias[n]
 
-The first sum is exact in int32. All else is float32, or rounded to bfloat16 where an implementation must keep it.
+The first sum is exact in int32. Everything else is float32, or rounded to bfloat16 where it must be stored.
 """
 
 from collections.abc import Sequence
@@ -37,47 +36,55 @@ from encoder.layers import Norm
 
 @dataclass(frozen=True, slots=True)
 class Quantiser:
-    """How rows are brought to 8 bits before a linear: its own, chosen when the model is quantised."""
+    """How the inputs of one linear map are quantised; chosen when the model is quantised.
+
+    Attributes:
+        columns: (outliers,) int32, ascending, possibly empty: columns that are also kept in bfloat16 (LLM.int8(),
+            Dettmers et al., 2022). They are static so that a row does not depend on others in its batch.
+        factor: (inputs,) float32 that each row is first multiplied by; 0 at outlier columns.
+        zero: the zero point, 1 to 254: 128, or less for mostly positive rows (after an activation).
+    """
 
     columns: Tensor
-    """(outliers,) int32, ascending, possibly none: columns that are kept in bfloat16 beside (LLM.int8(), Dettmers et
-    al., 2022), static so that a row does not depend on its batch-mates."""
     factor: Tensor
-    """(inputs,) float32 that each row is multiplied by first: 0 at outlier columns."""
     zero: int
-    """The byte that stands for 0, in 1 to 254: 128, or less for rows that are mostly positive (an activation's)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows in 8 bits.
+    """Quantised rows.
 
-    For a row x: v = x · factor, scale = max(max(v) / (255 − zero), −min(v) / zero), q = rint(v / scale) + zero, held
-    within 0 to 255. A row of zeros has scale 0 and q = zero throughout.
+    For a row x: v = x · factor, scale = max(max(v) / (255 − zero), −min(v) / zero), q = rint(v / scale) + zero, clamped
+    to 0 to 255. A row of zeros has scale 0 and q = zero.
+
+    Attributes:
+        q: (tokens, inputs) uint8; `zero` at outlier columns.
+        scale: (tokens,) float32.
+        outliers: (tokens, outliers) bfloat16: x at the quantiser's columns, unscaled.
     """
 
     q: Tensor
-    """(tokens, inputs) uint8. At outlier columns it is `zero`."""
     scale: Tensor
-    """(tokens,) float32."""
     outliers: Tensor
-    """(tokens, outliers) bfloat16: x at the quantiser's columns, not multiplied by anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear8:
-    """A linear map in 8 bits."""
+    """An 8-bit linear map.
+
+    Attributes:
+        packed: (outputs, inputs) int8 in the layout of `Operations.pack`; 0 at outlier columns.
+        scale: (outputs,) float32: each row's absolute maximum divided by 127.
+        bias: (outputs,) float32.
+        outlier_weight: (outliers, outputs) bfloat16.
+        input: how its input rows are quantised.
+    """
 
     packed: Tensor
-    """(outputs, inputs) int8 as `Operations.pack` arranged it; 0 at outlier columns."""
     scale: Tensor
-    """(outputs,) float32, row-wise absolute maximum over 127."""
     bias: Tensor
-    """(outputs,) float32."""
     outlier_weight: Tensor
-    """(outliers, outputs) bfloat16."""
     input: Quantiser
-    """How the rows it reads were quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,64 +100,64 @@ class Layer8:
 
 
 class Layers(Protocol):
-    """A model's layers, ready to run in one call."""
+    """A model's layers, run in one call."""
 
     def __call__(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
-        """The state at layer `start` to that at layer `stop`, (tokens, hidden) bfloat16."""
+        """Compute the state at layer `stop` from that at layer `start`; both (tokens, hidden) bfloat16."""
         ...
 
 
 class Operations(Protocol):
-    """One form of the operations. Stateless after `__init__`, and safe to call from many threads.
+    """An implementation of the operations. Stateless after `__init__` and thread-safe.
 
-    Tensors are contiguous. States, `qkv` and contexts are bfloat16; rounding to bfloat16 is to nearest even.
+    Tensors are contiguous. States, `qkv` and contexts are bfloat16, rounded to nearest even.
     """
 
     @property
     def name(self) -> str:
-        """For people and for fingerprints: which kernels, for which instruction set."""
+        """Which kernels, for which instruction set; shown to people and part of fingerprints."""
         ...
 
     @property
     def build(self) -> str:
-        """For fingerprints alone: a digest of the kernels' source and the compiler, where they are ours."""
+        """For fingerprints: a digest of our kernels' source and the compiler; empty for kernels of others."""
         ...
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
-        """Arrange (outputs, inputs) int8 for products with rows whose zero point is `zero`."""
+        """Pack (outputs, inputs) int8 for products with rows whose zero point is `zero`."""
         ...
 
     def quantise(self, x: Tensor, to: Quantiser) -> Rows:
-        """(tokens, inputs) bfloat16 to 8 bits."""
+        """Quantise (tokens, inputs) bfloat16."""
         ...
 
     def linear(self, rows: Rows, linear: Linear8) -> Tensor:
-        """The linear map, (tokens, outputs) bfloat16."""
+        """Apply the linear map: (tokens, outputs) bfloat16."""
         ...
 
     def attention(self, qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> Tensor:
         """Softmax attention within each segment: (tokens, 3 * hidden) to (tokens, hidden), both bfloat16.
 
-        Queries, keys and values lie side by side, heads within each; scores are scaled by the square root of the head
-        size. `window` is the half width in tokens, 0 for none; a segment's two end tokens see and are seen by all of
-        it. Which blocks are computed: `encoder.ops.blocks`.
+        A row holds queries, keys and values in that order, each split into heads; scores are divided by the square root
+        of the head size. `window` is the half width in tokens, or 0 for full attention; a segment's first and last
+        tokens attend to, and are attended by, all of it. `encoder.ops.blocks` plans which blocks are computed.
         """
         ...
 
     def linear_activate_quantise(self, rows: Rows, linear: Linear8, activation: Activation, to: Quantiser) -> Rows:
-        """Quantise the activation of the linear map; neither is rounded before."""
+        """Apply the linear map and the activation, then quantise, without rounding in between."""
         ...
 
     def linear_norm_quantise(
         self, rows: Rows, linear: Linear8, residual: Tensor, norm: Norm, to: Quantiser | None
     ) -> tuple[Tensor, Rows | None]:
-        """The norm of residual + linear map, (tokens, outputs) bfloat16, and its rows under `to`.
+        """Normalise residual + linear map: (tokens, outputs) bfloat16, and that quantised under `to`.
 
-        Rows are those of the rounded state: a state that was kept and comes back later quantises to the same bits.
-        `norm` has float32 vectors.
+        The rounded state is what is quantised, so a state read from the cache quantises to the same bits. `norm` has
+        float32 vectors.
         """
         ...
 
     def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> Layers | None:
-        """Layers that run in one call, with the bits of the operations one by one; None where there is no such form."""
+        """Layers that run in one call, with the same bits as the separate operations; None if not supported."""
         ...

@@ -1,37 +1,40 @@
-"""Which keys each query reads under a window: the plan that every form of windowed attention follows.
+"""Plans which keys each query reads under windowed attention, for all implementations.
 
-Attention is limited to `window` tokens to either side (Beltagy et al., 2020), and a segment's first and last tokens are
-global: they see all and are seen by all, because the models park attention on them.
+Attention is limited to `window` tokens on either side (Beltagy et al., 2020). A segment's first and last tokens are
+global, attending to and attended by all, because the models use them as attention sinks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 ROWS = 64
-"""Queries of a block. Fewer waste less at the window's edges, more keep products large."""
+"""Queries per block. Fewer waste less at the window's edges; more keep products large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Queries [first, last) read keys [low, high), and the segment's two ends where those lie outside."""
+    """Queries [first, last) read keys [low, high), and the segment's ends if those lie outside.
+
+    Attributes:
+        head: key 0 is read in addition to [low, high).
+        tail: the last key is read in addition to [low, high).
+    """
 
     first: int
     last: int
     low: int
     high: int
     head: bool
-    """Key 0 is read besides [low, high)."""
     tail: bool
-    """The last key is read besides [low, high)."""
 
     @property
     def pairs(self) -> int:
-        """Products of a query and a key that the block computes, a head."""
+        """Query-key products in the block, per head."""
         return (self.last - self.first) * (self.high - self.low + self.head + self.tail)
 
 
 def plan(length: int, window: int, rows: int = ROWS) -> tuple[Block, ...]:
-    """Blocks that cover a segment's queries once, in order. One block where the window hides nothing."""
+    """Blocks that cover a segment's queries once, in order; one block if the window hides nothing."""
     if window == 0 or window >= length - 2 or length <= rows:
         return (Block(0, length, 0, length, head=False, tail=False),)
     inner = []
@@ -44,5 +47,5 @@ def plan(length: int, window: int, rows: int = ROWS) -> tuple[Block, ...]:
 
 
 def pairs(lengths: Sequence[int], window: int) -> int:
-    """Work of a batch: products of a query and a key, a head, under the plan."""
+    """Query-key products in a batch, per head."""
     return sum(block.pairs for length in lengths for block in plan(length, window))

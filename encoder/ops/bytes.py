@@ -1,17 +1,16 @@
-"""Attention in bytes as `encoder.native` computes it, in plain PyTorch: what its tests and the table of errors go by.
+"""Byte attention as `encoder.native` computes it, in plain PyTorch, for tests and the table of errors.
 
-A segment's first and last token, where these models park attention that they have no use for, stay in float. Of the
-inner tokens between them queries, keys and values are bytes, and so are the weights. What makes that harmless (in
-brackets, from when it was chosen: millionths of one less the cosine of all-MiniLM-L6-v2's vectors, by weights alone):
+A segment's first and last tokens, the models' attention sinks, stay in float. Queries, keys, values and weights of the
+inner tokens are bytes. Three measures keep the error small (in brackets: 1 − cosine of all-MiniLM-L6-v2's vectors, in
+millionths, from rounding the weights alone, as measured when this was chosen):
 
-- The largest weight of a row is the largest inner one. With the ends among them the others, which carry what the token
-  says, would be rounded away (62 for 695).
-- Weights are divided by their sum before rounding, and values are bytes around their mean, which comes back at the
-  end. So what rounding drops of the weights counts as the mean, not as nothing (4 for 62).
-- Keys are bytes around their mean, too. It changes all scores of a query alike, and so no weight.
+- A row's weights are scaled to the largest inner weight. Scaled to the ends' weights, the inner ones, which carry the
+  content, would be rounded away (62 instead of 695).
+- Weights are divided by their sum before rounding, and values are bytes around their mean, which is added back at the
+  end. So the weight lost in rounding counts as the mean, not as zero (4 instead of 62).
+- Keys are bytes around their mean, which shifts all scores of a query equally and so changes no weight.
 
-SageAttention (Zhang et al., 2025) takes the keys' mean off as well.
-`python -m benchmarks numerics` tells what all of it costs.
+SageAttention (Zhang et al., 2025) also subtracts the keys' mean. `python -m benchmarks numerics` measures the error.
 """
 
 import math
@@ -21,16 +20,16 @@ import torch
 from torch import Tensor
 
 _STEPS = 64
-"""Steps to a power of two: how finely a weight's logarithm is held."""
+"""Steps per power of two in the logarithm of a weight."""
 _LARGEST = 255
 _FINE = 128
-"""A weight's unit before it is rounded to a byte."""
+"""Units of a weight per unit of its byte, before it is rounded."""
 _LEAD = 60.0
-"""Powers of two that an end's weight may exceed the largest inner one by before inner ones count as nothing."""
+"""Powers of two by which an end's weight may exceed the largest inner one before inner ones become zero."""
 
 
 def attention(qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> Tensor:
-    """See `encoder.ops.Operations.attention`; (tokens, 3 * hidden) to (tokens, hidden), in float64 all through."""
+    """See `encoder.ops.Operations.attention`; (tokens, 3 * hidden) to (tokens, hidden), in float64 throughout."""
     return torch.cat([_segment(segment.double(), heads, window) for segment in torch.split(qkv, list(lengths))])
 
 
@@ -63,18 +62,18 @@ def _segment(segment: Tensor, heads: int, window: int) -> Tensor:
 
 
 def _mean(x: Tensor) -> Tensor:
-    """(heads, tokens, size) to (heads, 1, size); 0 over no tokens."""
+    """(heads, tokens, size) to (heads, 1, size); 0 if there are no tokens."""
     return x.sum(1, keepdim=True) / max(x.shape[1], 1)
 
 
 def _bytes(x: Tensor, alike: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Whole numbers of at most 127, and the scale of those that lie along the dimensions `alike`."""
+    """Whole numbers of at most 127, and their scale, shared along the dimensions `alike`."""
     scale = x.abs().amax(alike, keepdim=True) / 127
     return (x / torch.where(scale > 0, scale, 1)).round(), scale
 
 
 def _seen(tokens: int, window: int) -> Tensor:
-    """(tokens, tokens): which keys each query sees."""
+    """(tokens, tokens) mask: which keys each query attends to."""
     at = torch.arange(tokens)
     ends = (at == 0) | (at == tokens - 1)
     near = (at[:, None] - at).abs() <= (window or tokens)

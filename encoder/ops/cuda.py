@@ -1,7 +1,7 @@
-"""The operations on CUDA: bitsandbytes' 8-bit products, PyTorch's varlen and flex attention, the reference else.
+"""The operations on CUDA: bitsandbytes' 8-bit products, PyTorch's varlen and flex attention, otherwise the reference.
 
-Here the promise of the seam is weaker: products are exact, but attention may change with the batch within rounding, and
-what is served is what was stored.
+The guarantee of `encoder.ops` is weaker here: products are exact, but attention may vary with the batch, within
+rounding. A stored result is still served unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ class Cuda(Reference):
     build = ""
 
     def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
-        """See `Reference.product`; exact in int32, threshold 0: outlier columns are ours, and static."""
-        # Bitsandbytes takes signed bytes: shifted by 128, what the zero point lacks of it goes through the weights'
-        # sums.
+        """See `Reference.product`; exact in int32. Our outlier columns replace bitsandbytes' threshold."""
+        # Bitsandbytes takes signed bytes, so q is shifted by 128; the sums of the weights correct for the difference to
+        # the zero point.
         signed = (q.to(torch.int16) - 128).to(torch.int8)
         exact: Tensor = int8_linear_matmul(signed, packed)
         return (exact + (128 - zero) * packed.sum(1, dtype=torch.int32)).float()
@@ -41,7 +41,7 @@ class Cuda(Reference):
 
 
 def _whole(split: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Attention over whole segments: (tokens, 3, heads, head size) to (tokens, heads, head size)."""
+    """Full attention: (tokens, 3, heads, head size) to (tokens, heads, head size)."""
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=split.device)
     longest = max(lengths)
     queries, keys, values = split.unbind(1)
@@ -50,7 +50,7 @@ def _whole(split: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def windowed(split: Tensor, lengths: Sequence[int], window: int, flex: Callable[..., Any]) -> Tensor:
-    """Attention under a window, by blocks of a mask: those that hide all are skipped. Shapes as `_whole`."""
+    """Windowed attention with a block mask: fully masked blocks are skipped. Shapes as in `_whole`."""
     device = split.device
     sizes = torch.tensor(lengths, device=device)
     segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), sizes)
@@ -71,6 +71,6 @@ def windowed(split: Tensor, lengths: Sequence[int], window: int, flex: Callable[
 
 @cache
 def _compiled_flex() -> Callable[..., Any]:
-    """Flex attention is a kernel only when compiled; dynamic, so that a new length does not compile again."""
+    """Flex attention is a fused kernel only when compiled; dynamic shapes avoid recompiling for each length."""
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
     return compiled

@@ -1,7 +1,7 @@
-"""The operations in C++ (`encoder/native`): attention, the 8-bit linear maps with what follows them, and whole layers.
+"""The operations in C++ (`encoder/native`): attention, fused 8-bit linear maps, and whole layers.
 
-Heads whose size is not a multiple of 16, and rows and weights whose sizes are not multiples of 32, fall to oneDNN and
-PyTorch, operation by operation.
+If a head's size is not a multiple of 16, or a row's or weight's size not a multiple of 32, the operation falls back to
+oneDNN and PyTorch.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ _ROW_UNIT = 32
 
 
 def best() -> "Native":
-    """The native operations on the best instruction set that processor and settings allow.
+    """The native operations on the fastest instruction set that the processor and settings allow.
 
     Raises:
-        NativeUnavailableError: none is allowed, or the library is not built or does not load.
+        NativeUnavailableError: none is allowed, or the library is not built or cannot be loaded.
     """
     refusals = []
     for name in library.permitted_sets():
         try:
             return Native(name)
-        except ValueError as error:  # the kernel hands out no tiles
+        except ValueError as error:  # Linux refuses access to the tile registers
             refusals.append(str(error))
     raise NativeUnavailableError("; ".join(refusals))
 
@@ -43,8 +43,8 @@ class Native(OneDnn):
     """See `encoder.ops.Operations`.
 
     Raises:
-        NativeUnavailableError: the library is not built or does not load.
-        ValueError: it holds no such instruction set, or the machine does not hand it out.
+        NativeUnavailableError: the library is not built or cannot be loaded.
+        ValueError: the library or the machine does not offer this instruction set.
     """
 
     def __init__(self, instruction_set: str) -> None:
@@ -98,7 +98,7 @@ class Native(OneDnn):
     def attention_and_work(
         self, qkv: Tensor, lengths: Sequence[int], heads: int, window: int
     ) -> tuple[Tensor, int | None]:
-        """Attention, and the number of scores it computed: all heads', padding included. None where PyTorch did it."""
+        """Attention and the number of scores computed, over all heads and including padding; None if PyTorch ran it."""
         if qkv.shape[1] % (3 * heads * _HEAD_UNIT):
             return super().attention(qkv, lengths, heads, window), None
         context, work = self._core.attention(qkv.contiguous(), list(lengths), heads, window)
@@ -124,14 +124,14 @@ class Native(OneDnn):
         return state, None if made is None else Rows(*made)
 
     def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> "NativeLayers | None":
-        """Layers that run in one call, with the bits of the operations one by one; None where a size forbids it."""
+        """See `Operations.stack`; None if a size is not supported."""
         linears = [linear for layer in layers for linear in (layer.qkv, layer.mix, layer.up, layer.down)]
         hidden = layers[0].qkv.input.factor.shape[0] if layers else 0
         if hidden % (heads * _HEAD_UNIT) or not all(_is_ours(linear.packed) for linear in linears):
             return None
         return NativeLayers(self._core, [self._layer(layer, heads, activation) for layer in layers])
 
-    # --- What C++ calls them ---
+    # --- Conversions to C++ types ---
 
     def _quantiser(self, to: Quantiser) -> Any:
         return self._module.Quantiser(to.columns, to.factor, to.zero)
@@ -150,19 +150,19 @@ class Native(OneDnn):
 
 
 class NativeLayers:
-    """A model's layers, handed over once. Python is entered once a run, not seven times a layer."""
+    """A model's layers, converted once. A run is one call into C++ instead of seven per layer."""
 
     def __init__(self, core: Any, layers: list[Any]) -> None:
         self._core, self._layers = core, layers
 
     def __call__(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
-        """The state at layer `start` to that at layer `stop`: (tokens, hidden) bfloat16."""
+        """See `encoder.ops.Layers`."""
         out: Tensor = self._core.layers(self._layers[start:stop], state.contiguous(), list(lengths), window)
         return out
 
 
 def _is_ours(packed: Tensor) -> bool:
-    """Whether `Native.pack` arranged it itself: its form is flat, oneDNN's is not."""
+    """Whether `Native.pack` packed it: our layout is flat, oneDNN's is not."""
     return packed.dtype == torch.int8 and packed.layout == torch.strided and packed.dim() == 1
 
 

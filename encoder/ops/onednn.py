@@ -1,7 +1,6 @@
-"""The reference with oneDNN's 8-bit products: exact where the processor has VNNI, silently wrong where it has not.
+"""The reference with oneDNN's 8-bit products: exact on processors with VNNI, silently wrong on others.
 
-Activations are unsigned: signed ones fall to oneDNN's own reference kernel on machines without AMX (63 ms to 7 s a
-product).
+Activations are unsigned: without AMX, oneDNN runs signed ones on its reference kernel (7 s, not 63 ms, per product).
 """
 
 import torch
@@ -16,7 +15,7 @@ class OneDnn(Reference):
     name = "PyTorch with oneDNN products"
     build = ""
 
-    def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (oneDNN is told the zero point at each product)
+    def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (oneDNN takes the zero point with each product)
         """See `Operations.pack`."""
         packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         return packed

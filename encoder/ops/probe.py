@@ -1,7 +1,6 @@
-"""Are a form's 8-bit products exact here? Asked at start, on extreme values, against 64-bit integers.
+"""Checks at start whether 8-bit products are exact on this machine, against 64-bit integers on extreme values.
 
-Without VNNI, and with instruction sets held down by settings, 8-bit products saturate in 16 bits and are silently
-wrong.
+Without VNNI, or if settings limit the instruction set, 8-bit products saturate at 16 bits and are silently wrong.
 """
 
 import torch
@@ -15,10 +14,10 @@ _ZEROS = (128, 28)
 
 
 def exact(operations: Reference, device: str = "cpu") -> bool:
-    """Whether products equal those of 64-bit integers, to the bit after one rounding to float32."""
+    """Whether products equal those of 64-bit integers, rounded once to float32."""
     draw = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (_OUTPUTS, _INPUTS), generator=draw).to(torch.int8)
-    weight[0], weight[1] = 127, -127  # the sums of pairs that overflow 16 bits
+    weight[0], weight[1] = 127, -127  # sums of pairs overflow 16 bits
     for zero in _ZEROS:
         packed = operations.pack(weight.to(device), zero)
         for tokens in _TOKENS:

@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch: right on any machine, and what every other form is held to."""
+"""The operations in plain PyTorch: correct on any machine, and the reference for all other implementations."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,21 @@ from encoder.threads import one_thread
 class Reference:
     """See `encoder.ops.Operations`.
 
-    Vector and scalar code of one PyTorch kernel may round differently, and where threads divide the work decides which
-    numbers fall to which. So all that is not exact runs on one thread, a row after a row; the integer products, which
-    cost most, need not.
+    A PyTorch kernel's vector and scalar code may round differently, and how threads split the work decides which code a
+    number goes through. So everything inexact runs on one thread; the integer products, which cost most, need not.
     """
 
     name = "PyTorch reference"
     build = ""
 
-    def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (the seam's; nothing to prepare here)
+    def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (part of the interface)
         """See `Operations.pack`."""
         return weight.contiguous()
 
     def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
-        """(tokens, inputs) uint8 times packed weights: (tokens, outputs) float32 of exact integers, rounded once.
+        """(tokens, inputs) uint8 times packed weights: exact integers rounded once to (tokens, outputs) float32.
 
-        In float64, which holds them all: 255 · 127 · inputs stays far below 2 ** 53.
+        Computed in float64, which is exact: 255 · 127 · inputs is far below 2 ** 53.
         """
         return ((q.double() - zero) @ packed.double().t()).float()
 
@@ -51,7 +50,7 @@ class Reference:
     def linear_activate_quantise(self, rows: Rows, linear: Linear8, activation: Activation, to: Quantiser) -> Rows:
         """See `Operations.linear_activate_quantise`."""
         y = self._affine(rows, linear)
-        # Whole vectors of 64 a row, so that a number's place in its row alone decides which code it falls to.
+        # Pad rows to multiples of 64, so that only a number's position in its row decides which code it goes through.
         padded = functional.pad(y, (0, -y.shape[1] % 64))
         with one_thread():
             wide = activate(padded, activation)[:, : y.shape[1]]
@@ -90,13 +89,13 @@ def attention(qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> T
     """Softmax attention within each segment, limited to a window; see `encoder.ops.blocks`.
 
     Args:
-        qkv: (tokens, 3 * hidden), queries, keys and values side by side, heads within each.
+        qkv: (tokens, 3 * hidden): queries, keys and values, each split into heads.
         lengths: tokens of each segment.
-        heads: attention heads; head size is hidden / heads, and scores are scaled by its square root.
-        window: half width in tokens, 0 for none.
+        heads: attention heads; scores are divided by the square root of the head size, hidden / heads.
+        window: half width in tokens, 0 for full attention.
 
     Returns:
-        (tokens, hidden), of the type of `qkv`.
+        (tokens, hidden), of the same type as `qkv`.
     """
     contexts = []
     for segment in torch.split(qkv, list(lengths)):
@@ -108,7 +107,7 @@ def attention(qkv: Tensor, lengths: Sequence[int], heads: int, window: int) -> T
 
 
 def _block(queries: Tensor, keys: Tensor, values: Tensor, block: Block, window: int) -> Tensor:
-    """One block's queries over the keys that it may read: (heads, queries, head size)."""
+    """Attention of one block: (heads, queries, head size)."""
     length = queries.shape[1]
     reads = torch.arange(block.low, block.high, device=queries.device)
     if block.head:

@@ -1,4 +1,4 @@
-"""Which number scheme and which kernels serve: instruction set and settings choose, never timing."""
+"""Selects the number scheme and kernels by instruction set and settings, never by timing."""
 
 import os
 from collections.abc import Iterator
@@ -19,38 +19,35 @@ SCHEMES = ("auto", "int8", "bf16", "fp32")
 KERNELS = ("auto", "native", "onednn", "reference")
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-"""Settings that hold the instruction set down."""
+"""Environment variables that limit the instruction set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, and why nothing faster."""
+    """The selection, and why nothing faster was selected.
+
+    Attributes:
+        operations: the operations that an 8-bit model runs on; None for other schemes.
+    """
 
     scheme: Scheme
     device: torch.device
     operations: Operations | None
-    """The form that an 8-bit model runs on; None for the other schemes."""
     kernels: str
     reason: str
 
 
 def choose(scheme: str, device: str, kernels: str = "auto") -> Choice:
-    """Choose for this machine.
-
-    Args:
-        scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 where a fast form of it is exact, else fp32 (bf16 on CUDA).
-        device: 'cpu', 'cuda:N', or 'auto': the first CUDA device where there is one, else the CPU.
-        kernels: the best form of the 8-bit operations to consider on a CPU: 'native', 'onednn' or 'reference'; 'auto'
-            considers all.
+    """Select for this machine; see `encoder.load` for the arguments.
 
     Raises:
-        SchemeError: an unknown scheme or form.
+        SchemeError: an unknown scheme or implementation.
         DeviceError: an unknown device.
     """
     if scheme not in SCHEMES:
-        raise SchemeError(f"scheme {scheme!r} is none of {', '.join(SCHEMES)}")
+        raise SchemeError(f"scheme {scheme!r} is not one of {', '.join(SCHEMES)}")
     if kernels not in KERNELS:
-        raise SchemeError(f"kernels {kernels!r} are none of {', '.join(KERNELS)}")
+        raise SchemeError(f"kernels {kernels!r} is not one of {', '.join(KERNELS)}")
     where = _device(device)
     refusals: list[str] = []
     if scheme in {"auto", "int8"}:
@@ -64,13 +61,13 @@ def choose(scheme: str, device: str, kernels: str = "auto") -> Choice:
             plain = Reference()
             return Choice("int8", where, plain, f"{plain.name} on {_hardware(where)}", "; ".join(refusals))
     else:
-        refusals = [f"scheme {scheme} was asked for"]
+        refusals = [f"scheme {scheme} was requested"]
     chosen: Scheme = "bf16" if scheme == "bf16" or (scheme == "auto" and where.type == "cuda") else "fp32"
     return Choice(chosen, where, None, f"PyTorch {chosen} on {_hardware(where)}", "; ".join(refusals + _limits(where)))
 
 
 def _cpu_forms(kernels: str, refusals: list[str]) -> Iterator[Operations]:
-    """Forms of the 8-bit operations that are exact here, fastest first; what is passed over says why."""
+    """Operations that are exact here, fastest first; appends the reasons against others to `refusals`."""
     if kernels in {"auto", "native"}:
         try:
             native = best()
@@ -81,16 +78,16 @@ def _cpu_forms(kernels: str, refusals: list[str]) -> Iterator[Operations]:
                 yield native
             refusals.append(f"products of {native.name} are not exact here")
     else:
-        refusals.append(f"kernels {kernels} were asked for")
+        refusals.append(f"kernels {kernels} were requested")
     if kernels != "reference":
         onednn = OneDnn()
         if exact(onednn):
             yield onednn
-        refusals.append("oneDNN's 8-bit products are not exact here, which takes VNNI")
+        refusals.append("oneDNN's 8-bit products are not exact here: they need VNNI")
 
 
 def _cuda_forms(device: torch.device, refusals: list[str]) -> Iterator[Operations]:
-    from encoder.ops.cuda import Cuda  # noqa: PLC0415 (seconds; no CPU needs it)
+    from encoder.ops.cuda import Cuda  # noqa: PLC0415 (takes seconds to import; not needed on a CPU)
 
     cuda = Cuda()
     if exact(cuda, str(device)):
@@ -104,26 +101,26 @@ def _device(device: str) -> torch.device:
     try:
         where = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"device {device!r} is none of auto, cpu, cuda:N") from error
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N") from error
     if where.type not in {"cpu", "cuda"}:
-        raise DeviceError(f"device {device!r} is none of auto, cpu, cuda:N")
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {device!r} does not exist; CUDA devices here: {torch.cuda.device_count()}")
     return where
 
 
 def _hardware(device: torch.device) -> str:
-    """The processor's instruction set, as PyTorch's own kernels use it, or the GPU's name."""
+    """The instruction set that PyTorch's kernels use, or the GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def _limits(device: torch.device) -> list[str]:
     if device.type == "cuda":
         return []
-    return [f"{name}={os.environ[name]} holds the instruction set down" for name in _LIMITS if os.environ.get(name)]
+    return [f"{name}={os.environ[name]} limits the instruction set" for name in _LIMITS if os.environ.get(name)]
 
 
 def machine(device: torch.device) -> str:
-    """Library versions and the instruction set in force, settings included."""
+    """Library versions, the instruction set and settings that limit it."""
     limits = ",".join(f"{name}={os.environ.get(name, '')}" for name in _LIMITS)
     return f"torch={torch.__version__}·cuda={torch.version.cuda}·hardware={_hardware(device)}·limits={limits}"

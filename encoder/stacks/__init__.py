@@ -1,4 +1,4 @@
-"""The layers of a model under one number scheme: `floating` (fp32, bf16) and `eight` (int8)."""
+"""A model's layers in one number scheme: `floating` (fp32, bf16) or `eight` (int8)."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,19 +7,22 @@ from torch import Tensor
 
 
 class Stack(Protocol):
-    """Embeddings and layers, over segments laid end to end."""
+    """Embeddings and layers, over segments laid end to end.
+
+    Attributes:
+        digests: a digest at each layer boundary (layers + 1) of the tensors as executed below it.
+        layer_bytes: bytes of the layers' weights.
+        embedding_bytes: bytes of the embeddings' weights.
+    """
 
     digests: tuple[str, ...]
-    """At each layer boundary, of the tensors as executed below it: layers + 1 of them."""
     layer_bytes: int
-    """Bytes held for the layers' weights."""
     embedding_bytes: int
-    """Bytes held for the embeddings' weights."""
 
     def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """(tokens,) ids to (tokens, hidden), the state at layer 0."""
+        """The state at layer 0, (tokens, hidden), of (tokens,) ids."""
         ...
 
     def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
-        """The state at layer `start` to that at layer `stop`; `start` < `stop`."""
+        """Compute the state at layer `stop` from that at layer `start`; `start` < `stop`."""
         ...

@@ -1,4 +1,4 @@
-"""8 bits: segments laid end to end through the operations seam, on all threads, with each segment's bits its own."""
+"""The int8 stack: runs segments laid end to end through `encoder.ops`; no segment affects another's bits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -14,11 +14,11 @@ from encoder.tensors import chain, held_bytes, moved
 from encoder.threads import one_thread
 
 _GROUP_TOKENS = 512
-"""Rows that PyTorch takes at once: with more, temporaries leave the caches (measured: 80 to 230 ms a segment)."""
+"""Rows per PyTorch operation. With more, temporaries exceed the CPU caches (measured: 230, not 80 ms per segment)."""
 
 
 class EightStack:
-    """A model's layers in 8 bits; see `encoder.stacks.Stack`."""
+    """A model's 8-bit layers; see `encoder.stacks.Stack`."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class EightStack:
         operations: Operations,
         device: torch.device,
     ) -> None:
-        """Take a model's parts, embeddings first; each is let go once it is packed."""
+        """Take a model's parts, embeddings first; each is released once packed."""
         self._shape, self._operations, self._device = shape, operations, device
         self._layers: list[Layer8] = []
         self.digests = chain(f"{shape.canonical()}·int8", self._take(parts))
@@ -48,7 +48,7 @@ class EightStack:
     def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `Stack.embed`."""
         tables, ids = self._embeddings, ids.to(self._device)
-        # Rows are copied whole: 0.14 ms for 340 tokens, and 0.32 when an index takes them number by number.
+        # Copying slices takes 0.14 ms for 340 tokens; indexing takes 0.32 ms.
         positions = torch.cat([tables.positions[:length] for length in lengths])
         summed = functional.embedding(ids, tables.words) * tables.scale[ids, None] + positions.float()
         return tables.norm(summed).bfloat16()
@@ -59,8 +59,8 @@ class EightStack:
             return self._at_once(state, lengths, window, start, stop)
         groups = _groups(lengths)
         parts = torch.split(state, [sum(group) for group in groups])
-        # On one thread: operations this small lose more to waking a second one than it brings, several times over when
-        # the cores are busy (measured at load: 90 ms of CPU a segment on one thread, 370 to 790 on two).
+        # One thread: these operations are so small that waking a second thread costs more than it saves, above all when
+        # the cores are busy (measured under load: 90 ms of CPU per segment on one thread, 370 to 790 on two).
         with one_thread():
             run = [
                 self._one_by_one(part, group, window, start, stop) for part, group in zip(parts, groups, strict=True)
@@ -68,7 +68,7 @@ class EightStack:
         return torch.cat(run)
 
     def _one_by_one(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
-        """Each operation over all rows: the layer as `encoder.ops` draws it."""
+        """Run each operation over all rows, as described in `encoder.ops`."""
         do, heads, activation = self._operations, self._shape.heads, self._shape.activation
         rows: Rows | None = None
         for index in range(start, stop):
@@ -84,7 +84,7 @@ class EightStack:
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Neighbouring segments together, up to `_GROUP_TOKENS` where one alone is not more."""
+    """Group adjacent segments up to `_GROUP_TOKENS`; a longer segment is its own group."""
     groups: list[list[int]] = [[]]
     for length in lengths:
         if groups[-1] and sum(groups[-1]) + length > _GROUP_TOKENS:

@@ -1,3 +1,3 @@
-"""Octavo: the contract's stubs (`octavo.v1`), the client (`octavo.client`) and the command line (`octavo.cli`)."""
+"""Octavo: API stubs (`octavo.v1`), client (`octavo.client`) and command line (`octavo.cli`)."""
 
 __version__ = "0.1.0.dev0"

@@ -1,4 +1,4 @@
-"""Files that commands write: replaced as a whole, never damaged."""
+"""Atomic replacement of files that commands write."""
 
 import contextlib
 import errno
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-NEW_FILE = 0o666  # less the umask
+NEW_FILE = 0o666  # before the umask
 PRIVATE = 0o600
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, new: int = NEW_FILE, sync: bool = False) -> Iterator[BinaryIO]:
-    """A file for the new content of `path`, which changes once the content is complete and stays as it was on errors.
+    """Open a draft that replaces `path` once complete; on errors `path` does not change.
 
-    Links are followed, and an existing file keeps its mode, its owner and its hard links. Devices, FIFOs and whatever
-    else is not a regular file are written to directly.
+    Links are followed, and an existing file keeps its mode, owner and hard links. Anything but a regular file, such as
+    a device or FIFO, is written to directly.
 
     Args:
-        path: what to write to.
-        new: the mode of a file that does not exist yet.
-        sync: wait until the disk has the content before it replaces the file.
+        path: the file to write.
+        new: mode of a new file.
+        sync: flush the content to disk before replacing the file.
     """
     target = path.resolve()
     before = _status(path)
@@ -56,7 +56,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _replace(target: Path, draft: Path, before: os.stat_result | None) -> None:
-    """Renames the draft, or copies its content where a rename would lose the owner or the hard links."""
+    """Rename the draft, or copy its content if a rename would lose the owner or hard links."""
     if before is None or (before.st_nlink == 1 and _resembles(draft, before)):
         draft.replace(target)
         return
@@ -66,12 +66,12 @@ def _replace(target: Path, draft: Path, before: os.stat_result | None) -> None:
 
 
 def _resembles(draft: Path, before: os.stat_result) -> bool:
-    """Gives the draft the mode and owner of the file that it replaces; False where that is not allowed."""
+    """Give the draft the mode and owner of the file it replaces; False if not permitted."""
     now = draft.stat()
     try:
         if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
             os.chown(draft, before.st_uid, before.st_gid)
     except PermissionError:
         return False
-    draft.chmod(stat.S_IMODE(before.st_mode))  # after the owner, whose change clears set-user-ID
+    draft.chmod(stat.S_IMODE(before.st_mode))  # after chown, which clears set-user-ID
     return True

@@ -1,1 +1,1 @@
-"""What the server's room adds to the command `octavo`. Importing it imports neither torch nor gRPC."""
+"""The server's subcommands of `octavo`. Importing this package imports neither torch nor gRPC."""

@@ -1,4 +1,4 @@
-"""Who can call, and how: what `octavo doctor` finds of certificates, keys and Redis."""
+"""The checks of `octavo doctor` for certificates, keys and Redis."""
 
 import ssl
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from server.commands.finding import Finding
 from server.config.schema import LimitSettings, Settings, is_local
 from server.errors import StartError
 
-SOON_DAYS = 21  # a certificate that ends sooner should have been replaced by what replaces it
-REDIS_SECONDS = 2.0  # for its answer, four times what serving would wait
+SOON_DAYS = 21  # automatic renewal should have replaced a certificate that expires sooner
+REDIS_SECONDS = 2.0  # timeout, four times that of the server
 
 
 def certificate(chain: Path | None, key: Path | None) -> Iterator[Finding]:
-    """Shake hands over the certificate in memory, as a client would that trusts it."""
+    """Test the certificate with a TLS handshake in memory, with a client that trusts it."""
     from server.rpc.listener import credentials_of  # noqa: PLC0415 - loads the whole server
 
     if chain is None or key is None:
@@ -41,22 +41,22 @@ def certificate(chain: Path | None, key: Path | None) -> Iterator[Finding]:
     if not names:
         yield Finding("warn", "tls", f"{chain}: clients will refuse it: it has no subject alternative name")
     days = (ends - datetime.now(UTC)).days
-    says = f"{chain} for {names or 'nobody'} is valid until {ends:%Y-%m-%d}"
-    yield Finding("ok", "tls", says) if days >= SOON_DAYS else Finding("warn", "tls", f"{says}, for {days} days more")
+    says = f"{chain} for {names or 'no name'} is valid until {ends:%Y-%m-%d}"
+    yield Finding("ok", "tls", says) if days >= SOON_DAYS else Finding("warn", "tls", f"{says}, for {days} more days")
 
 
 def shake_hands(chain: Path, key: Path) -> dict[str, Any]:
-    """The certificate as a client sees it that trusts it whoever issued it.
+    """The certificate as seen by a client that trusts it regardless of its issuer.
 
     Raises:
-        ssl.SSLError: the client refuses it: it is too old, too new, or not for servers.
+        ssl.SSLError: the client refuses it: it is expired, not yet valid, or not for servers.
     """
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     serving, calling = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     serving.load_cert_chain(chain, key)
     calling.load_verify_locations(chain)
     calling.check_hostname = False
-    calling.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be in the file
+    calling.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the issuer need not be in the file
     server = serving.wrap_bio(there, back, server_side=True)
     client = calling.wrap_bio(back, there)
     for side in (client, server, client):  # hello; certificate; answer
@@ -66,7 +66,7 @@ def shake_hands(chain: Path, key: Path) -> dict[str, Any]:
 
 
 def keys(settings: Settings) -> Iterator[Finding]:
-    """Count the keys that would be taken, and name those that would not."""
+    """Count valid keys and report those that are refused."""
     path = settings.server.keys_file or default_keys_path()
     try:
         kept = [(each.key, each.client) for each in read_keys(path)]
@@ -82,31 +82,33 @@ def keys(settings: Settings) -> Iterator[Finding]:
     if expired := sum(key.expired(now) for key, _ in found):
         yield Finding("note", "keys", f"{expired} expired")
     if strange:
-        yield Finding("warn", "keys", f"refused, for no such client is enabled: {', '.join(strange)}")
+        yield Finding(
+            "warn", "keys", f"refused, because these clients do not exist or are disabled: {', '.join(strange)}"
+        )
     yield from strangers(settings, has_keys=bool(good))
 
 
 def strangers(settings: Settings, *, has_keys: bool) -> Iterator[Finding]:
-    """Tell whom the settings shut out, or let in, perhaps by oversight."""
+    """Report who is shut out or let in by the settings, perhaps unintentionally."""
     server = settings.server
     remote = [address for address in server.listen if not is_local(address)]
     anonymous = ANONYMOUS.name in clients_of(settings)
     if not has_keys and not anonymous:
-        yield Finding("warn", "clients", "nobody can call: there is no valid key, and anonymous is disabled")
+        yield Finding("warn", "clients", "no client can call: there is no valid key, and anonymous is disabled")
     elif remote and not has_keys and not server.allow_anonymous_remote:
         yield Finding("warn", "clients", f"no other machine can call {remote[0]}: there is no valid key")
     if remote and anonymous and server.allow_anonymous_remote:
-        yield Finding("note", "clients", f"whoever reaches {remote[0]} may call without a key")
+        yield Finding("note", "clients", f"anyone who can reach {remote[0]} may call without a key")
     if remote and not server.tls_certificate and server.allow_plaintext_credentials:
-        yield Finding("warn", "clients", f"keys that come to {remote[0]} can be read on their way: there is no TLS")
+        yield Finding("warn", "clients", f"keys sent to {remote[0]} can be read by others: there is no TLS")
 
 
 def redis(settings: LimitSettings) -> Iterator[Finding]:
-    """Ask Redis whether it is there."""
+    """Check that Redis answers."""
     url, shown = settings.storage.get_secret_value(), str(settings.storage)
     if url == "memory":
         return
-    from redis import Redis, RedisError  # noqa: PLC0415 - for those who use it
+    from redis import Redis, RedisError  # noqa: PLC0415 - only if Redis is used
     from redis.backoff import NoBackoff  # noqa: PLC0415
     from redis.retry import Retry  # noqa: PLC0415
 

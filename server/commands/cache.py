@@ -1,4 +1,4 @@
-"""`octavo cache`: inspect, check, fill and empty the layer cache, also while the server runs."""
+"""`octavo cache`: inspect, verify, warm and purge the layer cache, also while the server runs."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -25,9 +25,9 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 @click.group()
 def cache() -> None:
-    """Inspect, check, fill and empty the layer cache.
+    """Inspect, verify, warm and purge the layer cache.
 
-    Give the server's --config or --cache-dir, so that the command finds the same folder and secret.
+    Use the server's --config or --cache-dir, so that the command finds the same folder and secret.
     """
 
 
@@ -43,7 +43,7 @@ def _with_store(command: Callable[[Settings, Store], None], options: dict[str, A
 @cache.command()
 @cache_options
 def stats(**options: Any) -> None:
-    """Print what the cache holds, by kind."""
+    """Print the cache's entries and size by kind."""
 
     def show(settings: Settings, store: Store) -> None:
         held = store.stats()
@@ -53,7 +53,7 @@ def stats(**options: Any) -> None:
             entries, size = (usage.entries, usage.bytes) if usage else (0, 0)
             click.echo(f"{kind.label:>8}  {entries:>10,} entries  {_size(size):>10}")
         if not held.disk_usable:
-            fail(FAILURE, "the cache's disk is out of use")
+            fail(FAILURE, "the cache's disk is disabled")
 
     _with_store(show, options)
 
@@ -62,11 +62,10 @@ def stats(**options: Any) -> None:
 @click.option("--fix", is_flag=True, help="Remove invalid entries.")
 @cache_options
 def verify(fix: bool, **options: Any) -> None:
-    """Read and check every entry; exits with 1 if anything is wrong.
+    """Read and check every entry. Exits with 1 if anything is wrong.
 
-    Entries written under another secret are invalid.
-
-    To have answers computed again and compared, set cache.verify for the server.
+    Entries written with another secret are invalid. To recompute and compare cached answers, set cache.verify on the
+    server.
     """
 
     def check(_: Settings, store: Store) -> None:
@@ -78,7 +77,7 @@ def verify(fix: bool, **options: Any) -> None:
         if not fix and (report.invalid or report.orphans or not report.index_sound):
             fail(
                 FAILURE,
-                "the cache is damaged; answers are not affected, as damaged entries are misses; --fix removes them",
+                "the cache is damaged; answers are not affected, as damaged entries are misses; remove them with --fix",
             )
 
     _with_store(check, options)
@@ -91,7 +90,7 @@ def verify(fix: bool, **options: Any) -> None:
 @vector_options
 @in_flight_option
 @call_options
-@click.option("--config", metavar="FILE", help="With --local: the server's settings; else those of OCTAVO_CONFIG.")
+@click.option("--config", metavar="FILE", help="With --local: the server's settings file. [default: OCTAVO_CONFIG]")
 @click.option("--cache-dir", metavar="DIR", help="With --local: the cache's folder.")
 @click.pass_context
 def warm(
@@ -103,10 +102,10 @@ def warm(
     cache_dir: str | None,
     **options: Any,
 ) -> None:
-    r"""Compute documents, so that their next reader finds them in the server's cache.
+    r"""Compute documents, so that later calls find them in the server's cache.
 
-    Does what "octavo embed" does and writes no vectors: the same options, messages and exit codes. A folder stands for
-    all files below it.
+    Works like "octavo embed", with the same options, messages and exit codes, but writes no vectors. A folder stands
+    for all files below it.
 
     \b
     octavo cache warm --server unix:/run/octavo/socket corpus/
@@ -115,12 +114,12 @@ def warm(
     files = [str(file) for path in paths for file in _files(path)]
     check_call_options(ctx)
     if not files:
-        raise click.UsageError("there are no files in " + ", ".join(map(str, paths)))
+        raise click.UsageError("no files in " + ", ".join(map(str, paths)))
     refuse_stdin_twice(files)
     server = {"--config": config, "--cache-dir": cache_dir}
     arguments = [each for option, value in server.items() if value is not None for each in (option, value)]
     if arguments and not options["local"]:
-        raise click.UsageError(f"{arguments[0]} needs --local: another server has its own settings")
+        raise click.UsageError(f"{arguments[0]} requires --local: other servers have their own settings")
     read = reader(files, options["encoding"])
     failed: list[str] = []
     with connected(options, arguments) as client:
@@ -128,7 +127,7 @@ def warm(
         usage = [result.usage for _, result in succeeded(results, failed)]
     computed, cached = sum(each.computed_tokens for each in usage), sum(each.cached_tokens for each in usage)
     count = f"{len(usage):,} {'document' if len(usage) == 1 else 'documents'}"
-    click.echo(f"{count}, {computed:,} tokens computed, {cached:,} in the cache already")
+    click.echo(f"{count}, {computed:,} tokens computed, {cached:,} already cached")
     if failed:
         ctx.exit(FAILED)
 
@@ -142,13 +141,17 @@ def _files(path: Path) -> Iterable[Path]:
     "--document",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Entries that this text wrote.",
+    help="Entries written for this text.",
 )
 @click.option("--model", "model", metavar="NAME", help="Entries of this model.")
-@click.option("--tenant", metavar="NAME", help="Entries of this tenant; with --document, the text's owner (anonymous).")
+@click.option(
+    "--tenant",
+    metavar="NAME",
+    help="Entries of this tenant; with --document, the tenant that sent the text (anonymous).",
+)
 @click.option("--older-than", metavar="AGE", help="Entries older than 90s, 30m, 12h, 7d.")
 @click.option("--all", "everything", is_flag=True, help="All entries.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML).")
 @click.option("--cache-dir", metavar="DIR", help="The cache's folder.")
 def purge(
     document: Path | None,
@@ -159,12 +162,12 @@ def purge(
     config: Path | None,
     cache_dir: str | None,
 ) -> None:
-    """Remove entries from disk, and from the memory of every process that uses the folder.
+    """Remove entries from disk and from the memory of every process that uses the folder.
 
-    Removes the entries that match all options given. An entry that two documents share belongs to its last writer.
+    Removes entries that match all given options. An entry shared by documents belongs to the one that wrote it last.
     """
     if not everything and not (document or model or tenant or older_than):
-        raise click.UsageError("say what to remove: --document, --model, --tenant, --older-than, or --all")
+        raise click.UsageError("choose what to remove: --document, --model, --tenant, --older-than or --all")
 
     def take(settings: Settings, store: Store) -> None:
         digest = None
@@ -186,7 +189,7 @@ def purge(
 def _age(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not match:
-        raise click.BadParameter("write 90s, 30m, 12h or 7d", param_hint="--older-than")
+        raise click.BadParameter("must be like 90s, 30m, 12h or 7d", param_hint="--older-than")
     return float(match[1]) * UNITS[match[2]]
 
 

@@ -14,15 +14,15 @@ from server.config.load import Configuration, Leaf, dotted
 
 @click.group()
 def config() -> None:
-    """Check and show what the server would be configured with."""
+    """Check and show the server's settings."""
 
 
 @config.command()
 @settings_options
 def check(**options: Any) -> None:
-    """Tell everything that is wrong with the settings, one fault a line; exits with 2 if anything is.
+    """Check the settings. Prints one line per error, and exits with 2 if there are any.
 
-    Models and ports are not touched: "octavo doctor" does that.
+    Models and ports are not checked: use "octavo doctor".
     """
     found = configuration(**options)
     given = sum(leaf.origin.kind != "default" for leaf in found.values())
@@ -33,16 +33,16 @@ def check(**options: Any) -> None:
 @settings_options
 @click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", show_default=True)
 def show(form: str, **options: Any) -> None:
-    """Print every setting with its value and where that came from; secrets are masked.
+    """Print every setting with its value and origin. Secrets are masked.
 
-    The TOML can be saved and used as a file of settings. Unset values are comments in it.
+    The output in TOML can be used as a settings file. Unset values are comments.
     """
     found = configuration(**options)
     click.echo(as_json(found) if form == "json" else as_toml(found))
 
 
 def as_json(found: Configuration) -> str:
-    """Write settings as a list of {setting, value, origin}."""
+    """Format settings as a JSON list of {setting, value, origin}."""
     rows = [
         {"setting": dotted(leaf.path), "value": _plain(leaf.value), "origin": str(leaf.origin)}
         for leaf in found.values()
@@ -51,7 +51,7 @@ def as_json(found: Configuration) -> str:
 
 
 def as_toml(found: Configuration) -> str:
-    """Write settings as TOML, each value's origin as a comment beside it."""
+    """Format settings as TOML, with each value's origin as a comment."""
     return "\n".join(_lines(found)).strip()
 
 
@@ -67,7 +67,7 @@ def _lines(found: Configuration) -> Iterator[str]:
 
 def _line(leaf: Leaf) -> str:
     value = _plain(leaf.value)
-    # A JSON scalar or list of strings is TOML as well, apart from null, which TOML does not have.
+    # JSON scalars and lists of strings are valid TOML, except null, which TOML lacks.
     if value is None:
         return f"# {leaf.path[-1]} is unset"
     text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -76,5 +76,5 @@ def _line(leaf: Leaf) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr | Path):
-        return str(value)  # of a secret, asterisks
+        return str(value)  # a secret becomes asterisks
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""`octavo doctor`: what would serve, what would not, and why nothing faster."""
+"""`octavo doctor`: checks everything that serving needs, and explains which kernels are used."""
 
 import errno
 import os
@@ -31,16 +31,17 @@ ISA_FLAGS = {
     "amx_int8": "AMX INT8",
     "amx_bf16": "AMX BF16",
 }
-"""Instruction sets that decide which kernels can serve, by their flag in /proc/cpuinfo."""
+"""Instruction sets that kernels depend on, by flag in /proc/cpuinfo."""
 
 
 @click.command()
 @settings_options
 def doctor(**options: Any) -> None:
-    """Tell which kernels, threads, cache and models would serve here, and why not faster ones; and to whom.
+    """Check what the server needs, and explain its kernels.
 
-    Takes the options of "octavo serve" and loads the models as it would. Exits with 1 when something would stop the
-    server, with 2 when the settings are wrong.
+    Checks settings, hardware, ports, access, cache and models. Takes the options of "octavo serve" and loads the models
+    as it does. Exits with 1 if something would prevent the
+    server from starting, with 2 if the settings are wrong.
     """
     settings = configuration(**options).settings
     logs.configure("error")
@@ -52,7 +53,7 @@ def doctor(**options: Any) -> None:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that serving would need, the slow last."""
+    """Run all checks, slow ones last."""
     yield from software()
     yield from processor(Path("/proc/cpuinfo"))
     yield from cores(settings.compute.threads)
@@ -69,7 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def software() -> Iterator[Finding]:
-    """Check that the packages are here, and name their versions."""
+    """Report the packages' versions, and missing packages."""
     found, missing = [f"python {sys.version.split()[0]}"], []
     for package in PACKAGES:
         try:
@@ -82,11 +83,11 @@ def software() -> Iterator[Finding]:
 
 
 def processor(cpuinfo: Path) -> Iterator[Finding]:
-    """Name the processor and its instruction sets, and what the lack of one costs."""
+    """Report the processor, its instruction sets and missing ones."""
     try:
         fields = dict(_field(line) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if ":" in line)
     except OSError:
-        yield Finding("note", "processor", "unknown: there is no /proc/cpuinfo")
+        yield Finding("note", "processor", "unknown: no /proc/cpuinfo")
         return
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     names = [name for flag, name in ISA_FLAGS.items() if flag in flags]
@@ -94,10 +95,12 @@ def processor(cpuinfo: Path) -> Iterator[Finding]:
         "ok", "processor", f"{fields.get('model name', 'unnamed')}: {', '.join(names) or 'none of AVX2, VNNI, AMX'}"
     )
     if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
-        yield Finding("warn", "processor", "without VNNI or AMX 8-bit products are neither exact nor fast")
+        yield Finding("warn", "processor", "without VNNI or AMX, 8-bit products are neither exact nor fast")
     for variable in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         if os.environ.get(variable):
-            yield Finding("warn", "processor", f"{variable}={os.environ[variable]} keeps kernels from using all of it")
+            yield Finding(
+                "warn", "processor", f"{variable}={os.environ[variable]} limits the instruction sets that kernels use"
+            )
 
 
 def _field(line: str) -> tuple[str, str]:
@@ -106,21 +109,21 @@ def _field(line: str) -> tuple[str, str]:
 
 
 def cores(wanted: int) -> Iterator[Finding]:
-    """Compare the threads that are configured with the cores that affinity and cgroup grant."""
+    """Compare the configured threads with the cores available by affinity and cgroup."""
     from encoder.threads import usable_cores  # noqa: PLC0415
 
     usable, present = usable_cores(), os.cpu_count() or 1
     yield Finding("ok", "cores", f"{wanted or usable} of {present} would compute")
     if usable < present:
-        yield Finding("note", "cores", f"CPU affinity or the cgroup's quota grants {usable} of {present}")
+        yield Finding("note", "cores", f"CPU affinity or the cgroup's quota allows {usable} of {present}")
     if wanted > usable:
         yield Finding(
-            "warn", "cores", f"compute.threads = {wanted} is more than the {usable} granted: slower, not faster"
+            "warn", "cores", f"compute.threads = {wanted} is more than the {usable} available, which is slower"
         )
 
 
 def listener(subject: str, address: str) -> Finding:
-    """Bind and let go."""
+    """Check that an address can be bound."""
     try:
         if address.startswith(UNIX):
             _bind_unix(Path(address.removeprefix(UNIX)))
@@ -145,25 +148,25 @@ def _bind_unix(path: Path) -> None:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
-                return  # left by a server that is gone; gRPC takes its place
+                return  # left over from a stopped server; gRPC replaces it
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         probe.bind(str(path))
     path.unlink()
 
 
 def cache_folder(folder: Path) -> Finding:
-    """Write a file where the cache would, or where its folder would be made."""
+    """Check that the cache's folder, or the folder it would be created in, is writable."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         return Finding("fail", "cache", f"{folder}: {(error.strerror or str(error)).lower()}")
-    return Finding("ok", "cache", f"{folder} can be written")
+    return Finding("ok", "cache", f"{folder} is writable")
 
 
 def served(model: ModelSettings, batch_tokens: int) -> Iterator[Finding]:
-    """Load and warm a model exactly as the server would."""
+    """Load and warm up a model as the server does."""
     from server import app  # noqa: PLC0415 - loads torch
 
     subject = "model"
@@ -173,19 +176,19 @@ def served(model: ModelSettings, batch_tokens: int) -> Iterator[Finding]:
         yield Finding("fail", subject, str(error).removeprefix("model ") + _known_models(model))
         return
     encoder, name = found.runner.encoder, found.name
-    licence = found.folder.licence or "no licence named"
+    licence = found.folder.licence or "no licence declared"
     yield Finding("ok", subject, f"{name}@{found.version}: {encoder.layers} layers of {encoder.hidden}, {licence}")
     yield Finding("ok", "kernels", f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}")
     if encoder.kernels_reason:
-        yield Finding("note", "kernels", f"{name}: why no faster ones: {encoder.kernels_reason}")
+        yield Finding("note", "kernels", f"{name}: faster kernels are not used: {encoder.kernels_reason}")
     yield Finding("ok", "digest", f"{name}: {found.digest}")
 
 
 def _known_models(model: ModelSettings) -> str:
-    """Name what there is in place of a model that is not there."""
+    """List available models if the requested one does not exist."""
     if "/" in model.path or model.folder.exists() or not model.folder.parent.is_dir():
         return ""
-    return "; there are: " + (", ".join(sorted(folder.name for folder in _folders(model.folder.parent))) or "none")
+    return "; available: " + (", ".join(sorted(folder.name for folder in _folders(model.folder.parent))) or "none")
 
 
 def _folders(parent: Path) -> Iterable[Path]:

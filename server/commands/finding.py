@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `fail` would stop the server, `warn` makes it slower or stranger than it need be."""
+    """One line of the report. `fail` prevents the server from starting; `warn` is a likely mistake or a slowdown."""
 
     level: Literal["ok", "note", "warn", "fail"]
     subject: str

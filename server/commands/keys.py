@@ -1,4 +1,4 @@
-"""`octavo keys`: add, list and revoke what clients authenticate with."""
+"""`octavo keys`: add, list and revoke clients' keys."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from server.auth.keys import KeptKey, Key, KeysError, changing_keys, default_key
 from server.commands.options import FAILURE, configuration, fail, file_options
 from server.config.schema import Settings
 
-LONGEST_ID = 24  # characters; what is longer may be a whole key, which is not repeated
+LONGEST_ID = 24  # characters; a longer argument may be a whole key, which must not be printed
 _PERIOD = re.compile(r"(\d{1,5})([hdwy])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
@@ -24,8 +24,8 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 def keys() -> None:
     """Add, list and revoke the keys that clients authenticate with.
 
-    Keys live in one file ("server.keys_file"), as digests from which no key can be made. A running server takes up
-    changes within a second. Commands read the settings as "octavo serve" does, to find the file and the clients.
+    Keys are stored in one file ("server.keys_file"), only as digests. A running server applies changes within a second.
+    The commands read the same settings as "octavo serve", to find the file and the clients.
     """
 
 
@@ -34,33 +34,31 @@ def _period(_: click.Context, __: click.Parameter, text: str | None) -> timedelt
         return None
     match = _PERIOD.fullmatch(text)
     if match is None or not int(match[1]):
-        raise click.BadParameter("write a number and one of h, d, w, y: 90d")
+        raise click.BadParameter("must be a number and one of h, d, w, y, like 90d")
     return int(match[1]) * _UNITS[match[2]]
 
 
 @keys.command()
 @click.argument("client")
-@click.option(
-    "--expires", metavar="90d", callback=_period, help="Time that it is valid for, in h, d, w or y; else for good."
-)
-@click.option("--inline", is_flag=True, help="Keep it nowhere; print the record for the settings instead.")
+@click.option("--expires", metavar="90d", callback=_period, help="Validity in h, d, w or y. [default: unlimited]")
+@click.option("--inline", is_flag=True, help="Do not store the key; print its record for the settings instead.")
 @file_options
 def add(client: str, expires: timedelta | None, inline: bool, **options: Any) -> None:
-    """Make a key for CLIENT, one of "[clients]", and show it, once.
+    """Create a key for CLIENT, one of "[clients]", and print it once.
 
-    A client may have several keys at a time: add the new one, change the client over, revoke the old one. The key alone
-    goes to standard output, so that it can be piped to where it belongs.
+    A client can have several keys: to rotate, add a new one, switch the client to it, and revoke the old one. Only the
+    key is written to standard output, so that it can be piped.
     """
     settings = configuration(**options).settings
     _check_client(client, settings)
     now = datetime.now(UTC).replace(microsecond=0)
     key, shown = Key.make(now + expires if expires else None)
     if inline:
-        click.echo(f'to be put under [clients.{client}]: keys = ["{key}"]', err=True)
+        click.echo(f'add under [clients.{client}]: keys = ["{key}"]', err=True)
     else:
         with _told(), changing_keys(_file(settings)) as kept:
             kept.append(KeptKey(key, client, now))
-        click.echo(f"key {key.id} of {client}, {_validity(key)}; it is shown this once:", err=True)
+        click.echo(f"key {key.id} of {client}, {_validity(key)}; it is shown only once:", err=True)
     click.echo(shown)
 
 
@@ -68,7 +66,7 @@ def add(client: str, expires: timedelta | None, inline: bool, **options: Any) ->
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @file_options
 def list_(form: str, **options: Any) -> None:
-    """List the keys, those of the settings too; no secret can be shown any more."""
+    """List all keys, including those in the settings. Secrets cannot be shown."""
     settings = configuration(**options).settings
     with _told():
         rows = list(_rows(settings))
@@ -88,21 +86,21 @@ def revoke(id_: str, **options: Any) -> None:
     """Revoke the key with this ID, the part between "oct_" and the second "_"."""
     settings = configuration(**options).settings
     if any(Key.parse(text).id == id_ for client in settings.clients.values() for text in client.keys):
-        fail(FAILURE, f"the key {id_} is one of the settings: take it out there")
+        fail(FAILURE, f"the key {id_} is in the settings: remove it there")
     with _told(), changing_keys(_file(settings)) as kept:
         gone = [each for each in kept if each.key.id == id_]
         if not gone:
-            raise KeysError(f"there is no key {id_}" if len(id_) <= LONGEST_ID else "that is no id of a key")
+            raise KeysError(f"there is no key {id_}" if len(id_) <= LONGEST_ID else "this is not the id of a key")
         kept[:] = [each for each in kept if each.key.id != id_]
     click.echo(f"revoked {id_} of {gone[0].client}")
 
 
 def _check_client(client: str, settings: Settings) -> None:
     if client == ANONYMOUS.name:
-        fail(FAILURE, "whoever shows a key is not anonymous")
+        fail(FAILURE, "anonymous cannot have keys")
     if client not in settings.clients:
         known = ", ".join(sorted(settings.clients)) or "none"
-        fail(FAILURE, f"no client is called {client!r}: add a table [clients.{client}]; there are: {known}")
+        fail(FAILURE, f"unknown client {client!r}: add a table [clients.{client}]; known clients: {known}")
 
 
 def _rows(settings: Settings) -> Iterator[dict[str, Any]]:

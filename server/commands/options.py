@@ -1,4 +1,4 @@
-"""The options that say what the settings are, shared by all commands of this room."""
+"""Options for settings, shared by these commands."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,14 +24,17 @@ def _assignments(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) 
 
 _SERVER = (
     click.option(
-        "--listen", multiple=True, metavar="ADDR", help="Serve here: host:port, [::1]:0 or unix:/path. Repeatable."
+        "--listen",
+        multiple=True,
+        metavar="ADDR",
+        help="Address to serve on: host:port, [::1]:0 or unix:/path. Repeatable.",
     ),
     click.option(
         "--model",
         "models",
         multiple=True,
         metavar="NAME|FOLDER",
-        help="Serve this model, in place of the configured ones. Repeatable; the first is the default.",
+        help="Serve this model instead of the configured ones. Repeatable; the first is the default.",
     ),
 )
 _CACHE = (click.option("--cache-dir", metavar="DIR", help="The cache's folder."),)
@@ -42,29 +45,29 @@ _ANY = (
         multiple=True,
         metavar="SECTION.KEY=VALUE",
         callback=_assignments,
-        help="Set anything that the file could. Repeatable.",
+        help="Set any setting of the file. Repeatable.",
     ),
     click.option(
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Settings in TOML; else that of OCTAVO_CONFIG.",
+        help="Settings file (TOML). [default: OCTAVO_CONFIG]",
     ),
 )
 
 
 def settings_options(command: Command) -> Command:
-    """Give a command all options of "octavo serve", from which `configuration` reads."""
+    """Add all options of "octavo serve" to a command, for `configuration`."""
     return _given(command, *_SERVER, *_CACHE, *_ANY)
 
 
 def cache_options(command: Command) -> Command:
-    """Give a command those that say where the cache is."""
+    """Add the options for the cache's settings to a command."""
     return _given(command, *_CACHE, *_ANY)
 
 
 def file_options(command: Command) -> Command:
-    """Give a command those that any settings can be given by."""
+    """Add the generic options for settings to a command."""
     return _given(command, *_ANY)
 
 
@@ -81,7 +84,7 @@ def configuration(
     models: tuple[str, ...] = (),
     cache_dir: str | None = None,
 ) -> Configuration:
-    """Read file, environment and the flags of `settings_options`; tell every fault, one a line, and exit with 2."""
+    """Read file, environment and the options of `settings_options`; on errors, print one per line and exit with 2."""
     named = (
         ("server.listen", list(listen), "--listen"),
         ("models", list(models), "--model"),
@@ -95,7 +98,7 @@ def configuration(
 
 
 def fail(code: int, *lines: str) -> NoReturn:
-    """Say on standard error what is wrong, one line each, and exit."""
+    """Print errors on standard error, one per line, and exit."""
     for line in lines:
         click.echo(f"octavo: {line}", err=True)
     raise SystemExit(code)

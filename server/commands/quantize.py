@@ -13,17 +13,17 @@ from server.config.schema import ModelSettings
 @click.argument("model", metavar="NAME|FOLDER")
 @click.argument("out", metavar="FOLDER", type=click.Path(path_type=Path))
 def quantize(model: str, out: Path) -> None:
-    r"""Write a model in 8 bits, a quarter of the size, to a folder of its own.
+    r"""Quantise a model to 8 bits, a quarter of its size, and write it to a new folder.
 
-    The server quantises a model the first time that it serves it in 8 bits, and keeps the result beside its cache.
-    From a folder made by this command it starts at once on any machine, and all machines serve the same weights. The
-    folder can be served in 8 bits only. NAME is that of a fetched model; a FOLDER has a slash in it.
+    The server quantises a model when it first serves it in 8 bits, and keeps the result beside its cache. With a folder
+    made by this command it starts without that delay, and all machines serve the same weights. The folder can only be
+    served in 8 bits. NAME is a fetched model; a FOLDER contains a slash.
 
     \b
     octavo models quantize all-MiniLM-L6-v2 ./minilm-int8
     octavo serve --model ./minilm-int8
 
-    Exits with 1 where the model cannot be read or the folder exists.
+    Exits with 1 if the model cannot be read or the folder exists.
     """
     from encoder import quantised  # noqa: PLC0415 - loads torch
 
@@ -33,4 +33,4 @@ def quantize(model: str, out: Path) -> None:
     except (EncoderError, OSError) as error:
         fail(FAILURE, str(error))
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    click.echo(f"{out}: {size / 1e6:,.0f} MB of weights in 8 bits")
+    click.echo(f"{out}: {size / 1e6:,.0f} MB of 8-bit weights")

@@ -15,19 +15,19 @@ from server.telemetry import logs
 def serve(**options: Any) -> None:
     r"""Serve models over gRPC until SIGTERM or Ctrl-C.
 
-    Prints one line "ready ADDRESS..." on standard output once it answers; logs go to standard error. Settings come
-    from flags, OCTAVO_... variables, a TOML file and defaults, in this order: see "octavo config show".
+    Prints one line "ready ADDRESS..." on standard output once it is ready; logs go to standard error. Settings come
+    from options, OCTAVO_... variables, a TOML file and defaults, in this order: see "octavo config show".
 
     \b
     octavo serve                                     all-MiniLM-L6-v2 on 127.0.0.1:50051
     octavo serve --listen unix:/run/octavo/socket --model ./my-model
     octavo serve --listen 127.0.0.1:0 --set log.level=debug
 
-    Exits with 0 after a clean stop, 2 when the settings are wrong, 1 when it could not start.
+    Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong.
     """
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past every logger, and we say what went wrong
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core bypasses logging, and we report its errors ourselves
     from server import app  # noqa: PLC0415 - loads torch
 
     try:

@@ -1,6 +1,6 @@
-"""What can be set: one frozen tree, from which the documentation's table and `octavo config show` are generated.
+"""The settings, as one frozen tree. The tables of docs/configuration.md and `octavo config show` are generated from it.
 
-`Settings()` is the defaults and reads nothing; `server.config.load.load` reads a file, the environment and flags.
+`Settings()` has only defaults; `server.config.load.load` reads a file, the environment and command line options.
 """
 
 import os
@@ -25,7 +25,7 @@ from server.config.folders import xdg_folder
 
 UNIX = "unix:"
 MAX_PORT = 65535
-MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its NUL
+MAX_SOCKET_PATH_BYTES = 107  # Linux's sun_path without its NUL
 
 
 def cache_home() -> Path:
@@ -42,21 +42,21 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_local(address: str) -> bool:
-    """Tell whether only this machine can reach the address: a unix socket, a loopback IP address or `localhost`."""
+    """Tell whether only this machine can reach the address: a Unix socket, a loopback IP address or `localhost`."""
     if address.startswith(UNIX):
         return True
     host, _ = split_address(address)
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"  # what another name resolves to can change after the check
+        return host == "localhost"  # another name may resolve differently after the check
 
 
 def _check_address(address: str) -> str:
     if not address.startswith(UNIX):
         split_address(address)
     elif not 1 <= len(os.fsencode(address.removeprefix(UNIX))) <= MAX_SOCKET_PATH_BYTES:
-        raise ValueError(f"the path of a unix socket has 1 to {MAX_SOCKET_PATH_BYTES} bytes")
+        raise ValueError(f"the path of a Unix socket must have 1 to {MAX_SOCKET_PATH_BYTES} bytes")
     return address
 
 
@@ -74,7 +74,7 @@ def _check_key(text: str) -> str:
 
 
 class StorageUrl(SecretStr):
-    """Where something is stored: shown without the password that its URL may hold."""
+    """A URL, shown without its password."""
 
     def _display(self) -> str:
         return re.sub(r"//[^@/]*@", "//***@", self.get_secret_value())
@@ -82,90 +82,91 @@ class StorageUrl(SecretStr):
 
 def _check_storage(storage: StorageUrl) -> StorageUrl:
     if not re.fullmatch(r"memory|rediss?://\S+|redis\+unix:///\S+", storage.get_secret_value()):
-        raise ValueError("write memory, redis://host:port/db, rediss://host:port/db or redis+unix:///path?db=0")
+        raise ValueError("must be memory, redis://host:port/db, rediss://host:port/db or redis+unix:///path?db=0")
     return storage
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
-MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]  # gRPC counts in int32; 1 MiB for the rest
+MessageBytes = Annotated[
+    int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))
+]  # gRPC's int32 limit less 1 MiB for the rest of the message
 Count = Annotated[int, Field(ge=1)]
 CountOrAuto = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # of what a table is called: lower case, no dots
-# Half width in tokens. "none" reads better in a file than 0 does.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # of a table: lower case, no dots
+# Half width in tokens; "none" is a more readable alternative to 0.
 Window = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value == "none" else value)]
 
 
 class Section(BaseModel):
-    """A table of settings: immutable, every key known, defaults held to the same rules as values."""
+    """A table of settings: immutable, without unknown keys. Defaults are validated like values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class ServerSettings(Section):
-    """The gRPC listener, whom it lets in, and the bounds of a call."""
+    """The gRPC listener, access to it, and the limits of a call."""
 
     tls_certificate: Folder | None = Field(
         default=None,
-        description="File with the server's certificate chain in PEM. With it and `tls_key` all addresses but unix "
-        "sockets speak TLS, and `listen` may name any.",
+        description="PEM file with the server's certificate chain. With it and `tls_key`, all addresses except Unix "
+        "sockets use TLS, and `listen` may contain any address.",
     )
-    tls_key: Folder | None = Field(default=None, description="File with the certificate's private key in PEM.")
+    tls_key: Folder | None = Field(default=None, description="PEM file with the certificate's private key.")
     allow_plaintext_remote: bool = Field(
-        default=False, description="Let `server.listen` name addresses that other machines reach, without encryption."
+        default=False, description="Allow `server.listen` addresses that other machines can reach without encryption."
     )
     allow_plaintext_credentials: bool = Field(
-        default=False, description="Take credentials that came from another machine without encryption."
+        default=False, description="Accept credentials sent unencrypted from another machine."
     )
     allow_anonymous_remote: bool = Field(
         default=False,
-        description="Let other machines call without credentials, as loopback and unix sockets always may unless "
-        "`clients.anonymous.disabled` is set.",
+        description="Allow calls without credentials from other machines. From this machine they are always allowed, "
+        "unless `clients.anonymous.disabled` is set.",
     )
     keys_file: Folder | None = Field(
         default=None,
-        description="Clients' keys, as `octavo keys` keeps them; changes apply within a second. "
+        description="File with the clients' keys, managed by `octavo keys`; changes apply within a second. "
         "Unset: `$XDG_STATE_HOME/octavo/keys.json`.",
     )
     listen: tuple[Address, ...] = Field(
         default=("127.0.0.1:50051",),
-        description="Addresses to serve on: `host:port`, `[::1]:port` or `unix:/path`. Port 0 takes a free one.",
+        description="Addresses to serve on: `host:port`, `[::1]:port` or `unix:/path`. Port 0 selects a free port.",
     )
     max_document_bytes: MessageBytes = Field(
-        default=16_000_000, description="Most bytes of UTF-8 in a document, or in all documents of an Embed together."
+        default=16_000_000, description="Maximum UTF-8 bytes of a document, or of all documents of an Embed together."
     )
     max_reply_bytes: MessageBytes = Field(
         default=4_000_000,
-        description="Most bytes of a unary reply; StreamSegments has no such bound. Clients refuse 4 MiB.",
+        description="Maximum bytes of a unary reply; StreamSegments has no such limit. By default, gRPC clients refuse "
+        "more than 4 MiB.",
     )
-    max_documents: Count = Field(default=256, description="Most documents of an Embed.")
-    max_tasks: Count = Field(default=16, description="Most tasks of an Analyze or a StreamSegments.")
-    default_deadline_seconds: Seconds = Field(
-        default=300.0, description="Time a call has when its client set no deadline."
-    )
+    max_documents: Count = Field(default=256, description="Maximum documents of an Embed.")
+    max_tasks: Count = Field(default=16, description="Maximum tasks of an Analyze or StreamSegments.")
+    default_deadline_seconds: Seconds = Field(default=300.0, description="Deadline of calls whose client sets none.")
     drain_delay_seconds: float = Field(
         default=2.0,
         ge=0,
         allow_inf_nan=False,
-        description="Once told to stop, the server refuses new calls for so long, for balancers to notice, "
-        "before it closes its ports.",
+        description="When stopping, how long the server refuses new calls, so that load balancers notice, before it "
+        "closes its ports.",
     )
     max_connection_age_seconds: Seconds = Field(
-        default=3600.0, description="Age at which a connection is closed for its client to make a new one."
+        default=3600.0, description="Age at which a connection is closed, so that its client reconnects."
     )
     stop_grace_seconds: float = Field(
         default=30.0,
         ge=0,
         allow_inf_nan=False,
-        description="Time that calls have to finish once the server is told to stop.",
+        description="When stopping, how long calls may take to finish.",
     )
 
     @field_validator("listen")
     @classmethod
     def _listen_is_local(cls, listen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not listen:
-            raise ValueError("name at least one address")
+            raise ValueError("at least one address is required")
         for address in listen:
             if not info.data.get("tls_certificate"):
                 _check_local(address, "allow_plaintext_remote", info)
@@ -174,66 +175,64 @@ class ServerSettings(Section):
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("tls_certificate and tls_key must be set together")
         return self
 
 
 class SegmentationSettings(Section):
-    """Where a model's documents are cut, unless a call says otherwise."""
+    """How a model's documents are cut, unless a call overrides it."""
 
     policy: Literal["content", "sentence", "fixed"] = Field(
         default="content",
-        description="`content` cuts where an edit moves fewest cuts, `sentence` at ends, `fixed` by count.",
+        description="`content` cuts so that an edit moves the fewest cuts, `sentence` at sentence ends, `fixed` by "
+        "count.",
     )
     max_tokens: Count | None = Field(
         default=None,
-        description="Most tokens that a segment owns; unset: as many as the model reads beside its own tokens.",
+        description="Maximum tokens that a segment owns; unset: as many as the model reads besides special tokens and "
+        "prefix.",
     )
     min_tokens: Count | None = Field(
         default=None,
-        description="Fewest tokens that a segment owns, but for the last; unset: 160 of 510, in proportion.",
+        description="Minimum tokens that a segment owns, except the last; unset: in proportion, 160 for 510.",
     )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max_tokens and self.min_tokens and 2 * self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens ({self.min_tokens}) is over half of max_tokens ({self.max_tokens})")
+            raise ValueError(f"min_tokens ({self.min_tokens}) is more than half of max_tokens ({self.max_tokens})")
         return self
 
 
 class ModelSettings(Section):
-    """A model that is served; the first of them is the default one."""
+    """A model to serve; the first one is the default."""
 
     path: str = Field(
         min_length=1,
-        description="A folder (with a slash in it), or a name to be looked up in `$XDG_CACHE_HOME/octavo/models`.",
+        description="A folder (containing a slash), or the name of a folder in `$XDG_CACHE_HOME/octavo/models`.",
     )
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="What clients call it; unset: the folder's name.",
+        description="The model's name for clients; unset: the folder's name.",
     )
     scheme: Literal["auto", "int8", "bf16", "fp32"] = Field(
-        default="auto", description="The number scheme; `auto` takes the fastest that is exact on this machine."
+        default="auto", description="The number scheme; `auto` selects the fastest that is exact on this machine."
     )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda:\d+)$",
-        description="Where it runs; `auto`: a CUDA device if there is one.",
+        description="Device to run on; `auto`: a CUDA device if there is one.",
     )
     window: Window = Field(
         default=0,
-        description="Half width of the attention in tokens; 0 or `none`: each token attends to its whole segment.",
+        description="Half width of the attention window in tokens; 0 or `none`: full attention within a segment.",
     )
     pooling: Literal["mean", "cls"] | None = Field(
-        default=None, description="How a segment's states become its vector; unset: as the model's folder says."
+        default=None, description="How token states become a vector; unset: as in the model's folder."
     )
-    query_prefix: str | None = Field(
-        default=None, description="Put before each query; unset: as the model's folder says."
-    )
-    passage_prefix: str | None = Field(
-        default=None, description="Put before each passage; unset: as the model's folder says."
-    )
+    query_prefix: str | None = Field(default=None, description="Prefix of queries; unset: as in the model's folder.")
+    passage_prefix: str | None = Field(default=None, description="Prefix of passages; unset: as in the model's folder.")
     segmentation: SegmentationSettings = SegmentationSettings()
 
     @model_validator(mode="before")
@@ -243,67 +242,64 @@ class ModelSettings(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the model lies; it need not exist."""
+        """The model's folder, which may not exist."""
         if "/" in self.path:
             return Path(self.path).expanduser()
         return cache_home() / "models" / self.path
 
     @property
     def served_name(self) -> str:
-        """What clients call the model."""
+        """The model's name for clients."""
         return self.name or self.folder.resolve().name
 
 
 class ComputeSettings(Section):
-    """How the machine is used."""
+    """Use of the machine."""
 
     threads: CountOrAuto = Field(
-        default=0, description="Cores that compute; 0: what the process' CPU affinity and its cgroup's quota grant."
+        default=0, description="Cores to compute on; 0: as many as CPU affinity and the cgroup's quota allow."
     )
-    streams: CountOrAuto = Field(default=0, description="Batches that are computed at the same time; 0: one a thread.")
+    streams: CountOrAuto = Field(default=0, description="Batches computed at the same time; 0: one per thread.")
     batch_tokens: CountOrAuto = Field(
         default=0,
-        description="Most tokens, with specials, that one run of the encoder reads; a segment is never parted. "
-        "0: 512 on a CPU, where more is no faster and makes others wait, 16,384 on CUDA.",
+        description="Maximum tokens, including special tokens, per run of the encoder; a segment is never split. "
+        "0: 512 on a CPU, where more is no faster but makes others wait; 16,384 on CUDA.",
     )
-    tokenizer_threads: Count = Field(default=2, description="Documents that are tokenised at the same time.")
-    in_flight_segments: Count = Field(
-        default=32, description="Segments that a call may have between cutting and reply."
-    )
+    tokenizer_threads: Count = Field(default=2, description="Documents tokenised at the same time.")
+    in_flight_segments: Count = Field(default=32, description="Maximum segments of a call in progress.")
 
 
 class CacheSettings(Section):
-    """The layer cache on disk. Processes that share its folder must agree on its first three bounds."""
+    """The layer cache on disk. Processes that share its folder must use the same values for its first three limits."""
 
-    enabled: bool = Field(default=True, description="Keep what was computed, and look there first.")
+    enabled: bool = Field(default=True, description="Use the layer cache.")
     dir: Folder = Field(
         default_factory=lambda: cache_home() / "cache",
         description="The cache's folder.",
         json_schema_extra={"default": "$XDG_CACHE_HOME/octavo/cache"},
     )
     size_limit_bytes: int = Field(
-        default=4 << 30, ge=1 << 20, description="Most bytes on disk; the oldest entries leave first."
+        default=4 << 30, ge=1 << 20, description="Maximum bytes on disk; the oldest entries are evicted first."
     )
     min_free_bytes: int = Field(
-        default=1 << 30, ge=0, description="What the cache leaves free of its file system, by dropping entries."
+        default=1 << 30, ge=0, description="Bytes to keep free on the file system, by evicting entries."
     )
     time_to_live_seconds: Seconds = Field(default=30 * 86_400.0, description="Age at which an entry expires.")
     memory_bytes: int = Field(
-        default=64 << 20, ge=0, description="Most bytes of entries in this process' memory, most recently used first."
+        default=64 << 20, ge=0, description="Maximum bytes of entries in this process' memory; evicted by LRU."
     )
     results: bool = Field(
-        default=True, description="Keep what heads made of segments: small, and all that a repeat needs."
+        default=True, description="Also store results of heads, which are small and all that a repeated call needs."
     )
     cuts: tuple[Count, ...] = Field(
         default=(),
-        description="Layers after which states are kept, besides the last one and those where loaded models part.",
+        description="Layers after which states are stored, in addition to the last one and those where loaded models "
+        "diverge.",
     )
-    verify: float = Field(
-        default=0.0, ge=0, le=1, description="Share of cached answers that is computed again and compared."
-    )
+    verify: float = Field(default=0.0, ge=0, le=1, description="Share of cached answers to recompute and compare.")
     secret_file: Folder | None = Field(
         default=None,
-        description="The deployment's secret, which keys every digest of a text; made on the first start. "
+        description="File with the deployment's secret, the key of all digests of texts; created on the first start. "
         "Unset: `$XDG_STATE_HOME/octavo/secret`.",
     )
 
@@ -312,10 +308,10 @@ class MetricsSettings(Section):
     """The HTTP listener of `/metrics`, `/livez` and `/readyz`."""
 
     allow_remote: bool = Field(
-        default=False, description="Let `metrics.listen` name an address that other machines reach."
+        default=False, description="Allow a `metrics.listen` address that other machines can reach."
     )
     listen: str = Field(
-        default="127.0.0.1:9464", description='`host:port`; port 0 takes a free one; "" listens nowhere.'
+        default="127.0.0.1:9464", description='`host:port`; port 0 selects a free port; "" disables the listener.'
     )
 
     @field_validator("listen")
@@ -328,84 +324,84 @@ class MetricsSettings(Section):
 
 
 class LogSettings(Section):
-    """What the server tells on standard error. Never a document's text."""
+    """The log on standard error. It never contains a document's text."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least that is told.")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The minimum level.")
     format: Literal["auto", "json", "console"] = Field(
         default="auto",
-        description="`json`: one object a line; `console`: for people; `auto`: console when a terminal looks on.",
+        description="`json`: one object per line; `console`: human-readable; `auto`: console on a terminal, else json.",
     )
 
 
 class PlanSettings(Section):
-    """What each client of a plan may have; two plans exist without being named: `default` and `anonymous`."""
+    """Limits for each client of a plan. Two plans always exist: `default` and `anonymous`."""
 
     weight: float = Field(
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="Share of a busy machine that a client gets, relative to others' weights.",
+        description="A client's share of a busy machine, relative to others' weights.",
     )
     tokens_per_minute: Annotated[int, Field(ge=1000)] | None = Field(
         default=None,
-        description="Most processed tokens in any 60 seconds, cached ones at `limits.cached_token_price`; unset: all.",
+        description="Maximum processed tokens in any 60 seconds, cached ones at `limits.cached_token_price`; unset: "
+        "unlimited.",
     )
     requests_per_second: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
-        default=None, description="Most calls begun a second; 0.1: one in ten seconds; unset: all."
+        default=None, description="Maximum rate of new calls; 0.1: one in ten seconds; unset: unlimited."
     )
     max_concurrent: Count | None = Field(
-        default=None, description="Most calls of a client that are being answered; unset: all."
+        default=None, description="Maximum calls of a client in progress; unset: unlimited."
     )
     max_bytes_in_flight: Count | None = Field(
-        default=None, description="Most bytes of a client's requests and replies that are being answered; unset: all."
+        default=None, description="Maximum bytes of a client's requests and replies in progress; unset: unlimited."
     )
     priority: Literal["interactive", "bulk"] = Field(
-        default="interactive", description="The best class that its clients may ask for."
+        default="interactive", description="The highest priority class that its clients may request."
     )
     models: tuple[str, ...] = Field(default=(), description="Models that its clients may use; empty: all.")
 
 
 class ClientSettings(Section):
-    """Who may call. `anonymous` is whoever shows no credentials; it exists without being named."""
+    """A client that may call. `anonymous`, for calls without credentials, always exists."""
 
     tenant: Name | None = Field(
         default=None,
-        description="Whose cached entries and digests the client shares; unset: nobody's, a tenant of its own name.",
+        description="Clients of one tenant share cached entries and digests; unset: a tenant of the client's own name.",
     )
-    plan: Name | None = Field(
-        default=None, description="What it may have; unset: the plan `default`, of `anonymous` the plan `anonymous`."
-    )
+    plan: Name | None = Field(default=None, description="Its plan; unset: `default`, and `anonymous` for `anonymous`.")
     keys: tuple[Annotated[str, AfterValidator(_check_key)], ...] = Field(
-        default=(), description="Digests of keys, as `octavo keys add --inline` prints them, beside those of the file."
+        default=(), description="Records of keys, as printed by `octavo keys add --inline`, besides those in the file."
     )
-    disabled: bool = Field(default=False, description="Refuse it as if its keys did not exist.")
+    disabled: bool = Field(default=False, description="Refuse the client as if its keys did not exist.")
 
 
 class LimitSettings(Section):
-    """How limits are counted, and the bounds that all clients share."""
+    """How limits are counted, and the limits of all clients together."""
 
     storage: Annotated[StorageUrl, AfterValidator(_check_storage)] = Field(
         default=StorageUrl("memory"),
         description="Where tokens and requests are counted: `memory`, or `redis://…` (`rediss://…`, "
-        "`redis+unix:///path`) when several servers share their clients' limits.",
+        "`redis+unix:///path`) if several servers share limits.",
         json_schema_extra={"default": "memory"},
     )
     when_storage_fails: Literal["open", "closed"] = Field(
         default="open",
-        description="`open`: this server counts alone until Redis is back; `closed`: limited clients are refused.",
+        description="While Redis is unavailable: `open`: this server counts alone; `closed`: it refuses limited "
+        "clients.",
     )
     cached_token_price: float = Field(
-        default=0.02, gt=0, le=1, description="What a token costs for which no layer ran, in tokens."
+        default=0.02, gt=0, le=1, description="Price of a token for which no layer ran, in tokens."
     )
-    max_concurrent: Count = Field(default=1024, description="Most calls of all clients that are being answered.")
+    max_concurrent: Count = Field(default=1024, description="Maximum calls of all clients in progress.")
     max_bulk_streams: Count = Field(
         default=16,
-        description="Most ProcessDocuments streams of all clients; gRPC may hold a message of each in memory.",
+        description="Maximum ProcessDocuments streams of all clients; gRPC may hold a message of each in memory.",
     )
     max_bytes_in_flight: Count = Field(
         default=48 << 20,
-        description="Most bytes of all clients' requests and replies that are being answered; memory holds each two "
-        "or three times. What is below 16 KiB always has room.",
+        description="Maximum bytes of all clients' requests and replies in progress; memory holds each two or three "
+        "times. Messages below 16 KiB always have room.",
     )
 
 
@@ -426,10 +422,10 @@ class Settings(Section):
     @classmethod
     def _names_differ(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
         if not models:
-            raise ValueError("name at least one model")
+            raise ValueError("at least one model is required")
         names = [model.served_name for model in models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two models are called {twice[0]!r}; give one of them another name")
+            raise ValueError(f"two models are named {twice[0]!r}; rename one of them")
         return models
 
     @field_validator("limits")
@@ -446,7 +442,7 @@ class Settings(Section):
         served = {model.served_name for model in info.data.get("models", ())}
         for name, plan in plans.items():
             if served and (unknown := sorted({*plan.models} - served)):
-                raise ValueError(f"{name}.models: no model is called {unknown[0]!r}; there are {', '.join(served)}")
+                raise ValueError(f"{name}.models: unknown model {unknown[0]!r}; known models: {', '.join(served)}")
         return plans
 
     @field_validator("clients")
@@ -455,9 +451,7 @@ class Settings(Section):
         plans = {"default", "anonymous", *info.data.get("plans", ())}
         for name, client in clients.items():
             if "plans" in info.data and client.plan and client.plan not in plans:
-                raise ValueError(
-                    f"{name}.plan: no plan is called {client.plan!r}; there are {', '.join(sorted(plans))}"
-                )
+                raise ValueError(f"{name}.plan: unknown plan {client.plan!r}; known plans: {', '.join(sorted(plans))}")
             if name == "anonymous" and client.keys:
-                raise ValueError("anonymous.keys: whoever shows a key is not anonymous")
+                raise ValueError("anonymous.keys: anonymous cannot have keys")
         return clients

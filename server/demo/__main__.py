@@ -1,4 +1,4 @@
-"""Serves the packaged model on a free loopback port, sends it a long document, and shows what comes back."""
+"""Serves the packaged model on a free loopback port, sends it a long document, and shows the results."""
 
 import sys
 import tempfile
@@ -15,12 +15,12 @@ from octavo.client.arguments import CacheModeName
 ADDRESS = Path(__file__).with_name("address.txt")
 QUESTION = "How could slavery be ended, and who would pay for it?"
 EDIT = " This sentence was not in the address when it was delivered."
-READ_BY_OTHERS = 256  # tokens that sentence-transformers reads of a text with this model
+READ_BY_OTHERS = 256  # tokens that sentence-transformers reads with this model
 WIDTH = 72
 
 
 def main() -> int:
-    """Run the demo; 0 when every answer was as promised."""
+    """Run the demo; return 0 if all answers are bit-identical as promised."""
     text = ADDRESS.read_text("utf-8")
     with tempfile.TemporaryDirectory(prefix="octavo-demo-") as folder:
         arguments = ("--cache-dir", f"{folder}/cache", "--set", f"cache.secret_file={folder}/secret")
@@ -35,14 +35,14 @@ def main() -> int:
 
 
 def embed(client: Client, text: str, cache_mode: CacheModeName | None = None) -> tuple[EmbedResult, float]:
-    """A document's vectors, and the seconds that the client waited for them."""
+    """Embed a document, and measure the seconds that the client waited."""
     began = time.perf_counter()
     result = client.embed(text, segment_vectors=True, cache_mode=cache_mode)
     return result, time.perf_counter() - began
 
 
 def show_segments(segments: Sequence[Segment]) -> None:
-    """List where the document was cut."""
+    """List the document's segments."""
     print(f"{'segment':>7}  {'characters':>17}  {'tokens':>6}")
     for segment in segments:
         span = f"{segment.char_start:,}-{segment.char_end:,}"
@@ -50,7 +50,7 @@ def show_segments(segments: Sequence[Segment]) -> None:
 
 
 def show_coverage(result: EmbedResult, seconds: float) -> None:
-    """Say how much of the document was read, and how fast."""
+    """Show how much of the document was read, and how fast."""
     owned = sum(segment.token_count for segment in result.segments)
     print(
         f"\n{owned:,} of {result.usage.tokens:,} tokens in {len(result.segments)} segments; "
@@ -60,7 +60,7 @@ def show_coverage(result: EmbedResult, seconds: float) -> None:
 
 
 def show_most_like(client: Client, question: str, text: str, segments: Sequence[Segment], count: int = 3) -> None:
-    """List the segments whose vectors are nearest to a question's."""
+    """List the segments most similar to a question."""
     asked = client.embed(question, input_type="query").vector
     scores = np.stack([segment.vector for segment in segments if segment.vector is not None]) @ asked
     print(f"\nmost like “{question}”")
@@ -71,7 +71,7 @@ def show_most_like(client: Client, question: str, text: str, segments: Sequence[
 
 
 def show_cache(client: Client, text: str, cold: EmbedResult, cold_seconds: float) -> bool:
-    """Send the document again, then with a new sentence in its middle; whether all answers are the same bits."""
+    """Send the document again, then with a sentence inserted; return whether all answers are bit-identical."""
     again, again_seconds = embed(client, text)
     middle = text.index(". ", len(text) // 2) + 1
     edited_text = text[:middle] + EDIT + text[middle:]
@@ -91,7 +91,7 @@ def show_cache(client: Client, text: str, cold: EmbedResult, cold_seconds: float
 
 
 def same_bits(one: EmbedResult, other: EmbedResult) -> bool:
-    """Whether two answers have the same document and segment vectors, bit for bit."""
+    """Whether the document and segment vectors of two answers are equal, bit for bit."""
     ours, theirs = ([result.vector, *(s.vector for s in result.segments)] for result in (one, other))
     return len(ours) == len(theirs) and all(
         a is not None and b is not None and np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)

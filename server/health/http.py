@@ -1,6 +1,6 @@
-"""The listener for those who operate the server: `/metrics`, `/livez` and `/readyz`, over plain HTTP.
+"""The HTTP listener for operators: `/metrics`, `/livez` and `/readyz`.
 
-It runs in threads of its own, so that a scrape never delays a call and `/livez` answers when the event loop does not.
+It runs in separate threads, so that a scrape never delays a call and `/livez` answers even if the event loop hangs.
 """
 
 import socket
@@ -19,17 +19,17 @@ from server.config.schema import split_address
 from server.errors import StartError
 
 Check = Callable[[], str]
-"""Says why not; "" is yes."""
+"""Returns the reason for a failed check, or "" if it passed."""
 
 
 class HttpListener:
-    """Listens from construction to `close`, and answers from `start` on.
+    """Binds at construction and answers after `start`.
 
     Args:
-        listen: `host:port`; port 0 takes a free one.
-        registry: what `/metrics` shows.
-        not_live: why the process should be restarted, "" while it should not.
-        not_ready: why calls should go elsewhere, "" while they should not.
+        listen: `host:port`; port 0 selects a free port.
+        registry: the metrics to export.
+        not_live: returns why the process should be restarted, or "".
+        not_ready: returns why calls should go elsewhere, or "".
 
     Raises:
         StartError: the address cannot be bound.
@@ -52,17 +52,17 @@ class HttpListener:
 
     @property
     def address(self) -> str:
-        """Where it listens, as `host:port`, with the port that was taken."""
+        """The bound address as `host:port`."""
         host, port = self._server.server_address[:2]
         return f"[{host!s}]:{port}" if self._server.address_family == socket.AF_INET6 else f"{host!s}:{port}"
 
     def start(self) -> Self:
-        """Begin to answer."""
+        """Start answering."""
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Give the port back."""
+        """Stop answering and release the port."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -77,25 +77,25 @@ class HttpListener:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_port = False  # two servers on one port would share its scrapes silently
-    block_on_close = False  # an idle keep-alive connection must not delay a stop
+    allow_reuse_port = False  # two servers on one port would silently share its scrapes
+    block_on_close = False  # an idle keep-alive connection must not delay shutdown
 
     def __init__(self, address: tuple[str, int], handler: type["_Handler"], family: socket.AddressFamily) -> None:
         self.address_family = family
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # HTTPServer's own asks the resolver for the host's full name
+        TCPServer.server_bind(self)  # HTTPServer's method would look up the host's full name
 
 
 class _Handler(MetricsHandler):
     checks: dict[str, Check]
-    timeout = 10  # seconds that a silent client keeps its thread
+    timeout = 10  # seconds until an idle client is disconnected
     server_version = "octavo"
     sys_version = ""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
-        """Answer one of the three paths."""
+    def do_GET(self) -> None:  # noqa: N802 - named by http.server
+        """Answer a request."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
             super().do_GET()
@@ -103,7 +103,7 @@ class _Handler(MetricsHandler):
             reason = self.checks[path]()
             self._say(HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, reason or "ok")
         else:
-            self._say(HTTPStatus.NOT_FOUND, "there are /metrics, /livez and /readyz")
+            self._say(HTTPStatus.NOT_FOUND, "not found; available: /metrics, /livez, /readyz")
 
     def _say(self, status: HTTPStatus, line: str) -> None:
         body = f"{line}\n".encode()

@@ -1,22 +1,22 @@
-"""Whether the process should be restarted: something that must go on has ended."""
+"""Liveness: the process should be restarted if something essential has ended."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Liveness:
-    """What must go on while the server runs, be it a task, a thread or the event loop; `/livez` asks it."""
+    """Watches tasks, threads and loops that must run as long as the server does; checked by `/livez`."""
 
     def __init__(self) -> None:
-        self._watched: dict[str, Callable[[], bool]] = {}  # by what is said when it has ended
+        self._watched: dict[str, Callable[[], bool]] = {}  # by message
 
     @contextmanager
     def watching(self, fault: str, is_alive: Callable[[], bool]) -> Iterator[None]:
-        """Demand that something is alive until the end of the block.
+        """Require that something is alive until the end of the block.
 
         Args:
-            fault: what `/livez` says when it is not.
-            is_alive: called from the listener's threads; must not wait.
+            fault: the message of `/livez` if it is not.
+            is_alive: called from the listener's threads; must not block.
         """
         self._watched[fault] = is_alive
         try:
@@ -26,5 +26,5 @@ class Liveness:
 
     @property
     def fault(self) -> str:
-        """What has ended, "" if nothing has; may be asked from any thread."""
+        """The message for what has ended, or "". Thread-safe."""
         return next((fault for fault, is_alive in list(self._watched.items()) if not is_alive()), "")

@@ -1,13 +1,13 @@
-"""A document's journey, from its text to its answer.
+"""The pipeline from a document's text to its results.
 
     text → regions → tokens → segments → look-up → queue → layers → store → head → merge → reply
 
-It is a stream of segments with a bounded number in flight, never a list of a document's states: a million tokens are
-the same code as ten. What needs a thread (tokenising, the disk) goes there a region's segments at a time, for a hop to
-a thread and back costs as much as answering ten segments from the cache.
+It streams segments, with a bounded number in flight, and never holds a whole document's states, so any length works.
+Blocking work (tokenising, disk) runs in a thread for all segments of a region at once, because a thread hop costs as
+much as answering ten segments from the cache.
 
-A caller that must know the reply's size first collects `read`, whose items are small, and feeds them to `results`; one
-that streams feeds the one to the other.
+A caller that must know the reply's size first collects `read`, whose items are small, then passes them to `results`; a
+streaming caller pipes `read` into `results`.
 """
 
 import asyncio
@@ -39,20 +39,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DIGEST_BYTES = 16
-STEP_SECONDS = 0.004  # of tokenising and cutting, after which others get their turn; a hop to a thread takes 0.1 ms
-LOOP_STEP_SECONDS = 0.001  # of one call's work on the event loop: each of the others waits that long, at every step
+STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
+LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A segment that was cut and looked up.
+    """A segment that was cut and looked up in the cache.
 
     Attributes:
-        key: names its state after the last layer.
-        heads: what the call's tasks need.
-        parts: what is known of those, from earlier.
-        layer: the layer from which it can be resumed.
-        state: the state there, unless it is the embeddings'.
+        key: cache key of its state after the last layer.
+        heads: the heads that the call's tasks need.
+        parts: cached results of heads.
+        layer: the layer to resume from.
+        state: the state at that layer; None if nothing is cached.
     """
 
     segment: Segment
@@ -69,13 +69,13 @@ class Prepared:
 
     @property
     def digest(self) -> bytes:
-        """The segment's digest on the wire: that of all that decides its state."""
+        """The segment's digest in replies, over everything that determines its state."""
         return self.key.digest[:DIGEST_BYTES]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What became of a segment: its heads' numbers, and how many layers did not run for this call."""
+    """A segment's results: the output of its heads, and how many layers were not run for this call."""
 
     prepared: Prepared
     parts: Parts
@@ -84,7 +84,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """A text on its journey for a call, with what the cache holds for it."""
+    """A text being processed for a call."""
 
     call: Call
     text: str
@@ -94,7 +94,7 @@ class Document:
 
 
 class Pipeline:
-    """The verbs of the journey; what they mean in detail is each room's own concern."""
+    """Runs documents through reading, cache look-up, scheduling and computing."""
 
     def __init__(
         self,
@@ -119,29 +119,29 @@ class Pipeline:
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
     async def close(self) -> None:
-        """End the threads; what was computed is handed to the store first."""
+        """Stop the threads, after handing computed results to the store."""
         await self._verifier.close()
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._keeper.shutdown(wait=True)
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
-        """What a call takes of the machine's time, for as long as it lasts."""
+        """Reserve machine time for a call while it lasts."""
         return self._scheduler.forecast.reserve(call.client, call.priority)
 
     def open(self, call: Call, text: str, timings: Timings, reservation: Reservation) -> Document:
-        """Begin a document's journey."""
+        """Start a document."""
         self._metrics.documents.labels(call.model.name).inc()
         return Document(call, text, timings, self._layer_cache.view(call, text), reservation)
 
     async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
-        """Tokenise, cut and look up, region by region; between two regions other calls get their turn."""
+        """Tokenise, cut and look up region by region, yielding to other calls in between."""
         steps, more = self._steps(document), True
         while more:
             group, more = await self.aside(document.call, next, steps)
             yield group
 
     async def results(self, document: Document, groups: AsyncIterable[list[Prepared]]) -> AsyncGenerator[Result, None]:
-        """Compute what is not known, several segments at a time; results come in the document's order."""
+        """Compute what is not cached, several segments at a time; results are in document order."""
         window: deque[Result | asyncio.Task[Result]] = deque()
         computing = False
         turn = time.monotonic()
@@ -154,7 +154,7 @@ class Pipeline:
                     window.append(self._begin(document, prepared))
                     while window and (len(window) >= self._in_flight or _is_here(window[0])):
                         yield await _arrival(window.popleft())
-                    if time.monotonic() - turn > LOOP_STEP_SECONDS:  # known segments never wait: let others have a turn
+                    if time.monotonic() - turn > LOOP_STEP_SECONDS:  # cached segments never await: yield to other calls
                         await asyncio.sleep(0)
                         turn = time.monotonic()
             while window:
@@ -167,35 +167,36 @@ class Pipeline:
                     item.cancel()
 
     async def admit(self, call: Call, reservation: Reservation, uncached: int, cached: int) -> None:
-        """Test a call whose tokens are known against its client's budget and the queue, before anything is computed.
+        """Check a call with known token counts against its client's budget and the queue, before computing anything.
 
         Raises:
-            RateLimited, QueueFull: it could not be done by its deadline.
+            RateLimited: the client's limit would not allow it before its deadline.
+            QueueFull: the queue would not finish it before its deadline.
         """
         await self._limiter.budget(call.client).check(self.price(uncached + reservation.waiting, cached), call.deadline)
         reservation.promise(uncached, call.deadline)
 
     def price(self, uncached: int, cached: int) -> float:
-        """What tokens are charged at."""
+        """The price of tokens."""
         return self._limiter.price(uncached, cached)
 
     async def known(self, document: Document, group: Sequence[Prepared]) -> list[bool]:
-        """Whether each segment would be answered without running a layer."""
+        """Whether each segment could be answered without running a layer."""
         states = await self.aside(document.call, document.view.holds, [prepared.key for prepared in group])
         return [prepared.complete or held for prepared, held in zip(group, states, strict=True)]
 
     async def aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what takes long in a thread of the readers, when it is the client's turn.
+        """Run a function that takes long in a reader thread, fairly between clients.
 
-        They are few, because each thread that runs Python makes the event loop wait for the interpreter's lock.
+        There are few of these: each thread that runs Python makes the event loop wait for the interpreter's lock.
         """
         async with self._gate.entered(call.client, call.priority):
             return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
 
     def _steps(self, document: Document) -> Iterator[tuple[list[Prepared], bool]]:
-        """The part of `read` that blocks; a step is a region, or as many as a moment is enough for.
+        """The blocking part of `read`. A step reads regions for `STEP_SECONDS`, at least one.
 
-        Each tells whether more follow: a hop to a thread to learn that none do would cost as much as five segments.
+        Each step says whether more follow: another thread hop to find out would cost as much as five segments.
         """
         call, view = document.call, document.view
         regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.prefix, view)
@@ -219,7 +220,7 @@ class Pipeline:
             yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)], more
 
     async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
-        """Find states of the segments whose results are not all known."""
+        """Look up states of the segments whose results are not all cached."""
         if all(prepared.complete for prepared in group):
             return group
         return await self.aside(document.call, self._with_states, document, group)
@@ -244,7 +245,7 @@ class Pipeline:
         return replace(prepared, parts={**prepared.parts, **made})
 
     async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
-        """Charge what needs no computing; the rest is charged when the queue releases it."""
+        """Charge cached segments; the others are charged when the scheduler releases them."""
         if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
             price = self.price(0, cached)
             await self._scheduler.pay(price, call.client, call.priority, call.deadline)
@@ -264,7 +265,7 @@ class Pipeline:
             document.reservation.settle(tokens)
         if started:
             document.timings.computed(computed)
-            # Not awaited: the answer does not wait for the cache.
+            # Not awaited: replies do not wait for the cache.
             keeping = self._keeper.submit(
                 document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
             )
@@ -275,22 +276,22 @@ class Pipeline:
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
     def _report(self, keeping: Future[None]) -> None:
-        """Report a segment that could not be kept; nobody awaits it."""
+        """Report a segment that could not be stored, since nothing awaits the future."""
         if not keeping.cancelled() and (error := keeping.exception()):
             loops.report("keeper", error, self._metrics)
 
     async def _settle(self) -> None:
-        """Return once what was computed so far can be looked up: whoever asks again at once is to find it.
+        """Wait until everything computed so far can be looked up, so that an immediate repeat hits the cache.
 
-        The keeper is one thread, first in, first out; it copies and queues, and waits for no disk.
+        The keeper is a single FIFO thread, which copies and queues but never waits for the disk.
         """
         await asyncio.wrap_future(self._keeper.submit(int))
 
     async def _fly(self, call: Call, prepared: Prepared, reservation: Reservation) -> tuple[Computed, bool]:
-        """The segment's states, computed for this call or awaited from another's computing."""
+        """Get the segment's states, computed by this call or awaited from another call that is computing them."""
         model = call.model
-        # Computing is one client's, in one class: nobody waits in another's queue, or for another's tokens. And who
-        # wants nothing from the cache waits for nobody who may have taken something from it.
+        # Flights are shared only within a client and a class, so that no call waits for another client's queue or
+        # tokens. A call that bypasses the cache does not join one that may have read from it.
         mode = "any" if call.cache_mode.reads else "fresh"
         key = bytes(prepared.key) + f"{call.priority.value} {mode} {call.client.name}".encode()
         cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
@@ -302,7 +303,7 @@ class Pipeline:
                     key,
                     lambda: self._scheduler.submit(work, call.client, call.priority, call.deadline, reservation),
                 )
-            except (DeadlineExceeded, QueueFull):  # perhaps of whoever started it, while this caller has time left
+            except (DeadlineExceeded, QueueFull):  # perhaps of the call that started it, while this one has time left
                 reservation.reconsider()
                 if time.monotonic() >= call.deadline:
                     raise

@@ -1,4 +1,4 @@
-"""Single flight: what is being computed is awaited, not computed twice."""
+"""Single flight: callers await work that is already in progress instead of starting it again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,20 +15,20 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Work in progress by key. A waiter's cancellation is its own; the last to leave cancels the work."""
+    """Work in progress by key. Cancelling a waiter does not affect others; the last one to leave cancels the work."""
 
     def __init__(self) -> None:
         self._single_flight: dict[bytes, _Flight[T]] = {}
 
     async def join(self, key: bytes, start: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of the work under this key, and whether this caller started it.
+        """Return the result of the work under this key, and whether this caller started it.
 
-        A failure reaches all waiters: work must fail for reasons of its own alone, never for one waiter's.
+        All waiters get its exception, so work must never fail for a reason that concerns only one of them.
         """
         flight = self._single_flight.get(key)
         if flight is not None and flight.task.done():
-            # Listed until its callback runs, in the loop's next round. Whoever tries again after its failure would fail
-            # again at once, for ever, and the loop would never go round.
+            # A finished flight stays listed until its callback runs. Rejoining it after a failure would spin without
+            # yielding to the event loop.
             flight = None
         started = flight is None
         if flight is None:
@@ -41,14 +41,14 @@ class SingleFlight(Generic[T]):
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
-                self._land(key, flight)  # at once: a newcomer must not board what is being cancelled
+                self._land(key, flight)  # now, so that no new caller joins work that is being cancelled
                 flight.task.cancel()
 
     def _land(self, key: bytes, flight: _Flight[T]) -> None:
         if self._single_flight.get(key) is flight:
             del self._single_flight[key]
         if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # seen, though the last waiter may have left
+            flight.task.exception()  # mark as retrieved, as all waiters may have left
 
 
 async def _run(start: Callable[[], Awaitable[T]]) -> T:

@@ -1,7 +1,7 @@
-"""What the server counts and measures, as Prometheus instruments on a registry that the caller passes.
+"""The server's Prometheus instruments, on a registry passed by the caller.
 
-Labels come from closed sets (the service's methods, status codes, reasons, the served models), never from what a client
-sent: a label's values live as long as the process. `docs/metrics.md` is generated from the same lines.
+Labels come from closed sets (methods, status codes, reasons, served models), never from what a client sent, since a
+label's values live as long as the process. `docs/metrics.md` is generated from this file.
 """
 
 import platform
@@ -27,7 +27,7 @@ BATCH_TOKENS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An instrument as the documentation shows it; `name` is the one that is scraped."""
+    """An instrument's documentation; `name` is the full name as scraped."""
 
     name: str
     kind: str
@@ -40,28 +40,30 @@ CACHE_DESCRIPTIONS = (
         "octavo_cache_events_total",
         "counter",
         ("event", "kind"),
-        "What happened to entries; kind: state, result or tokens. A look-up is a memory_hit, a disk_hit or a miss.",
+        "Cache events; kind: state, result or tokens. A look-up is a memory_hit, a disk_hit or a miss.",
     ),
     Description(
         "octavo_cache_faults_total",
         "counter",
         ("fault",),
-        "Faults of its disk; calls are answered anyway.",
+        "Faults of the cache's disk; they do not fail calls.",
     ),
-    Description("octavo_cache_entries", "gauge", ("tier", "kind"), "Entries; tier: disk (by kind), memory or queue."),
-    Description("octavo_cache_bytes", "gauge", ("tier", "kind"), "Their bytes."),
-    Description("octavo_cache_disk_usable", "gauge", (), "0 while the cache's disk is out of use, else 1."),
+    Description(
+        "octavo_cache_entries", "gauge", ("tier", "kind"), "Cache entries; tier: disk (by kind), memory or queue."
+    ),
+    Description("octavo_cache_bytes", "gauge", ("tier", "kind"), "Bytes of cache entries."),
+    Description("octavo_cache_disk_usable", "gauge", (), "0 while the cache's disk is disabled, else 1."),
 )
 
 
 class CacheCollector(Collector):
-    """Reads a store's counts at each scrape."""
+    """Reads a store's counters at each scrape."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """Give the store's counts and sizes at this moment."""
+        """Yield the store's current counts and sizes."""
         events, faults, entries, sizes, usable = (_family(description) for description in CACHE_DESCRIPTIONS)
         stats = self._store.stats()
         for (event, kind), count in stats.events.items():
@@ -85,7 +87,7 @@ def _family(description: Description) -> CounterMetricFamily | GaugeMetricFamily
 
 
 class Metrics:
-    """The instruments, each named as on the wire without `octavo_` and unit; all may be used from any thread."""
+    """The instruments, named without `octavo_` and unit. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -97,92 +99,94 @@ class Metrics:
             "requests_total", "Calls answered, by method, gRPC status code and ErrorInfo reason.", "method code reason"
         )
         self.request_seconds = self._histogram(
-            "request_duration_seconds", "From a call's arrival to its last message.", REQUEST_SECONDS, "method"
+            "request_duration_seconds", "Time from a call's arrival to its last message.", REQUEST_SECONDS, "method"
         )
-        self.requests_in_flight = self._gauge("requests_in_flight", "Calls that were not answered yet.", "method")
+        self.requests_in_flight = self._gauge("requests_in_flight", "Calls in progress.", "method")
 
-        self.request_bytes_in_flight = self._gauge(
-            "request_bytes_in_flight", "Bytes of requests that are being answered."
-        )
+        self.request_bytes_in_flight = self._gauge("request_bytes_in_flight", "Bytes of requests in progress.")
         self.charged_tokens = self._counter(
-            "charged_tokens_total", "Tokens charged to a client, cached ones at their price.", "client"
+            "charged_tokens_total", "Tokens charged to clients, cached ones at their price.", "client"
         )
         self.limit_storage_up = self._gauge(
-            "limit_storage_up", "0 while the Redis that counts limits does not answer, and when there is none."
+            "limit_storage_up", "1 while the Redis that counts limits answers; 0 if it does not or is not configured."
         )
-        self.limit_storage_faults = self._counter("limit_storage_faults_total", "Times that it did not answer.")
+        self.limit_storage_faults = self._counter(
+            "limit_storage_faults_total", "Times that the Redis for limits did not answer."
+        )
 
-        self.documents = self._counter("documents_total", "Documents that were begun.", "model")
+        self.documents = self._counter("documents_total", "Documents started.", "model")
         self.processed_tokens = self._counter(
             "processed_tokens_total",
-            "Tokens of segments with specials and prefix; source: computed, or cached where no layer ran.",
+            "Tokens of segments, including special tokens and prefix; source: computed, or cached if no layer ran.",
             "model source",
         )
         self.segments = self._counter(
             "segments_total", "Segments answered; source: computed or cached.", "model source"
         )
-        # Asked for hundreds of times a document: finding a label's counter takes longer than counting.
+        # Used hundreds of times per document: looking up a label's counter costs more than counting.
         self._of_segments = cache(
             lambda *labels: (self.segments.labels(*labels), self.processed_tokens.labels(*labels))
         )
 
-        self.queue_depth = self._gauge("queue_depth_segments", "Segments that wait for the machine.")
-        self.queue_wait = self._histogram("queue_wait_seconds", "How long a segment waited for it.", STAGE_SECONDS)
+        self.queue_depth = self._gauge("queue_depth_segments", "Segments waiting to be computed.")
+        self.queue_wait = self._histogram("queue_wait_seconds", "Time that a segment waited.", STAGE_SECONDS)
         self.tokenize_seconds = self._histogram(
-            "tokenize_seconds", "Tokenising and cutting a step of a document.", STAGE_SECONDS
+            "tokenize_seconds", "Time to tokenise and cut one step of a document.", STAGE_SECONDS
         )
-        self.batch_tokens = self._histogram("batch_tokens", "Tokens that one run of the encoder read.", BATCH_TOKENS)
+        self.batch_tokens = self._histogram("batch_tokens", "Tokens per run of the encoder.", BATCH_TOKENS)
         self.compute_seconds = self._histogram(
             "segment_compute_seconds", "A run's time divided by its segments.", STAGE_SECONDS, "model"
         )
 
         self.descriptions += CACHE_DESCRIPTIONS
         self.cache_verified = self._counter(
-            "cache_verified_total", "Cached answers computed again; outcome: agrees or disagrees.", "outcome"
+            "cache_verified_total", "Cached answers that were recomputed; outcome: agrees or disagrees.", "outcome"
         )
 
         self.background_faults = self._counter(
-            "background_faults_total", "Faults that a background loop of the server survived.", "loop"
+            "background_faults_total", "Errors that a background loop survived.", "loop"
         )
         self.loop_lag = self._histogram(
             "event_loop_lag_seconds",
-            "How late the event loop woke a timer of every 20 ms; idle: up to 1 ms.",
+            "How late the event loop ran a 20 ms timer; up to 1 ms when idle.",
             LAG_SECONDS,
         )
-        self.loop_lag_max = self._gauge("event_loop_lag_max_seconds", "The worst of it since the scrape before.")
+        self.loop_lag_max = self._gauge(
+            "event_loop_lag_max_seconds", "Maximum event loop lag since the previous scrape."
+        )
         self.loop_lag_max.set_function(self._take_worst_lag)
 
         self.model = self._gauge(
-            "model_info", "1 for each served model.", "model version fingerprint scheme kernels device"
+            "model_info", "Always 1; one series per served model.", "model version fingerprint scheme kernels device"
         )
-        build = self._gauge("build_info", "1; the versions that run.", "version python torch")
+        build = self._gauge("build_info", "Always 1; labels are the running versions.", "version python torch")
         build.labels(version("octavo"), platform.python_version(), version("torch")).set(1)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
 
     def observe_request(self, method: str, code: str, reason: str, seconds: float) -> None:
-        """Count one answered call; `reason` is "" where nothing went wrong."""
+        """Count one answered call; `reason` is "" on success."""
         self.requests.labels(method, code, reason).inc()
         self.request_seconds.labels(method).observe(seconds)
 
     def segment(self, model: str, processed_tokens: int, *, computed: bool) -> None:
-        """Count a segment that has been answered."""
+        """Count an answered segment."""
         segments, tokens = self._of_segments(model, "computed" if computed else "cached")
         segments.inc()
         tokens.inc(processed_tokens)
 
     def limit_storage(self, *, up: bool) -> None:
-        """Tell whether the storage of limits answers; each time that it does not is counted."""
+        """Set whether the storage of limits answers, and count each time that it does not."""
         self.limit_storage_up.set(up)
         if not up:
             self.limit_storage_faults.inc()
 
     def register_cache(self, store: Store) -> None:
-        """Export what the layer cache counts, read anew at each scrape."""
+        """Export the layer cache's counters."""
         self.registry.register(CacheCollector(store))
 
     def lagged(self, seconds: float) -> None:
-        """Count one late wake-up of the event loop."""
+        """Record one delay of the event loop."""
         self.loop_lag.observe(seconds)
         with self._worst_lag_lock:
             self._worst_lag = max(self._worst_lag, seconds)

@@ -138,7 +138,7 @@ def test_one_bad_file_does_not_stop_the_others(invoke: Callable[..., Result], do
     assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == [str(files[2]), str(files[3])]
     assert done.stderr.splitlines() == [
         f"octavo: {files[0]}: no token",
-        f"octavo: {files[1]}: byte 2 is not utf-8; name the file's with --encoding",
+        f"octavo: {files[1]}: byte 2 is not utf-8: set the file's encoding with --encoding",
     ]
 
 

@@ -206,10 +206,10 @@ def test_the_command_speaks_tls_and_tells_what_is_wrong_with_it(
         (["--server", address, "--tls"], 3, "--ca"),
         (["--server", impostor[0].address, "--ca", str(impostor[1])], 3, "another name"),
         (["--server", address], 3, "--tls"),
-        (["--server", double.address, "--tls"], 3, "does not speak TLS"),
+        (["--server", double.address, "--tls"], 3, "does not use TLS"),
         (["--server", address, "--ca", str(certificate[1])], 2, "no certificate"),
         (["--server", address, "--ca", str(tmp_path / "none.pem")], 2, "No such file"),
-        (["--server", "unix:/run/x", "--tls"], 2, "unix socket"),
+        (["--server", "unix:/run/x", "--tls"], 2, "Unix socket"),
     ):
         done = invoke("models", *arguments)
         assert done.exit_code == code, (arguments, done.stderr)

@@ -58,7 +58,7 @@ def test_it_refuses_what_embed_refuses(double: Double, corpus: Path) -> None:
     told = done.stderr.splitlines()
     assert told == [
         f"octavo: {corpus / 'a.txt'}: no token",
-        f"octavo: {corpus / 'c.txt'}: byte 2 is not utf-8; name the file's with --encoding",
+        f"octavo: {corpus / 'c.txt'}: byte 2 is not utf-8: set the file's encoding with --encoding",
     ]
     assert done.stdout.startswith("1 document, ")
 

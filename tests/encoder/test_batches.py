@@ -18,7 +18,7 @@ def model(small_bert: Path) -> Encoder:
 
 def test_what_does_not_fit_is_refused(model: Encoder) -> None:
     for segments, window, says in (
-        ([], 0, "needs a segment"),
+        ([], 0, "needs at least one segment"),
         ([random_ids(3), np.empty(0, np.int64)], 0, "segment 1 has 0 tokens"),
         ([random_ids(513)], 0, "513 tokens"),
         ([np.array([1, 300])], 0, "0 to 299"),

@@ -136,8 +136,8 @@ BAD: list[tuple[Edit, type[Exception], str]] = [
     (empty, MissingFileError, "does not exist"),
     (lambda folder: (folder / "config.json").unlink(), MissingFileError, "no config.json"),
     (lambda folder: (folder / "model.safetensors").unlink(), MissingFileError, "no model.safetensors"),
-    (pickled, MissingFileError, "never read"),
-    (reaching_outside, DamagedFileError, "does not name its shards"),
+    (pickled, MissingFileError, "not supported"),
+    (reaching_outside, DamagedFileError, "no valid list of shards"),
     (lambda folder: (folder / "config.json").write_text("{", "utf-8"), DamagedFileError, "not JSON"),
     (changed("config.json", auto_map={"AutoModel": "code.Model"}), RemoteCodeError, "auto_map"),
 ]

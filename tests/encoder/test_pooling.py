@@ -28,7 +28,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(pooling: str, dtype: torch.d
 
 
 def test_lengths_must_fit() -> None:
-    with pytest.raises(BatchError, match="12 tokens"):
+    with pytest.raises(BatchError, match="12 token states"):
         pool(STATES, (5, 6), "mean")
 
 

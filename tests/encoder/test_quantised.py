@@ -135,9 +135,9 @@ def test_a_saved_model_is_the_same_without_its_original(small_bert: Path, eight:
 
 
 def test_a_saved_model_serves_in_8_bits_alone(eight: Path, tmp_path: Path) -> None:
-    with pytest.raises(SchemeError, match="8-bit weights alone"):
+    with pytest.raises(SchemeError, match="only 8-bit weights"):
         encoder.load(eight, scheme="fp32")
-    with pytest.raises(FolderError, match="8 bits already"):
+    with pytest.raises(FolderError, match="already in 8 bits"):
         save(eight, tmp_path / "again")
     with pytest.raises(FolderError, match="exists already"):
         save(eight, eight)

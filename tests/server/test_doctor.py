@@ -74,7 +74,7 @@ def test_a_missing_model_fails_and_names_what_there_is(monkeypatch: pytest.Monke
     (finding,) = served(ModelSettings(path="knwon"), 4096)
     assert finding.level == "fail"
     assert "does not exist" in finding.says
-    assert finding.says.endswith("; there are: known")
+    assert finding.says.endswith("; available: known")
 
 
 def spoil_weights(folder: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_sound_certificate_is_told_with_its_names_and_its_end(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ((*NAMED, "-days", "5"), "for 4 days more"),
+        ((*NAMED, "-days", "5"), "for 4 more days"),
         (("-days", "90"), "no subject alternative name"),
         ((*NAMED, "-days", "90", "-addext", "extendedKeyUsage=clientAuth"), "clients will refuse it"),
     ],
@@ -281,7 +281,7 @@ def test_keys_are_counted_and_those_that_are_not_taken_are_told(tmp_path: Path) 
     assert found == [
         ("ok", f"3 valid, of 2 clients; {path}"),
         ("note", "1 expired"),
-        ("warn", "refused, for no such client is enabled: gone"),
+        ("warn", "refused, because these clients do not exist or are disabled: gone"),
     ]
     assert not any(token.split("_")[2] in says for token in tokens for _, says in found)
 
@@ -296,18 +296,18 @@ def test_keys_that_cannot_be_read_fail(tmp_path: Path) -> None:
 def test_settings_that_shut_everybody_out_or_let_anybody_in_are_told(tmp_path: Path) -> None:
     path, nobody = tmp_path / "keys.json", {"anonymous": ClientSettings(disabled=True)}
     remote: dict[str, Any] = {"listen": ("0.0.0.0:0",), "allow_plaintext_remote": True}
-    assert ("warn", "nobody can call: there is no valid key, and anonymous is disabled") in told(
+    assert ("warn", "no client can call: there is no valid key, and anonymous is disabled") in told(
         keys(with_keys(path, nobody))
     )
     assert told(keys(with_keys(path, **remote)))[1:] == [
         ("warn", "no other machine can call 0.0.0.0:0: there is no valid key")
     ]
     assert told(keys(with_keys(path, **remote, allow_anonymous_remote=True)))[1:] == [
-        ("note", "whoever reaches 0.0.0.0:0 may call without a key")
+        ("note", "anyone who can reach 0.0.0.0:0 may call without a key")
     ]
     add_key(path, "acme")
     found = told(keys(with_keys(path, {"acme": ClientSettings()}, **remote, allow_plaintext_credentials=True)))
-    assert found[1:] == [("warn", "keys that come to 0.0.0.0:0 can be read on their way: there is no TLS")]
+    assert found[1:] == [("warn", "keys sent to 0.0.0.0:0 can be read by others: there is no TLS")]
 
 
 def limits(url: str, **more: Any) -> LimitSettings:

@@ -187,13 +187,13 @@ def test_addresses_are_split() -> None:
 def test_metrics_may_be_off_but_the_server_must_listen() -> None:
     assert load(None, [assignment("metrics.listen=")]).settings.metrics.listen == ""
     assert faults(None, (assignment("server.listen="), assignment("models="))) == [
-        "server.listen: name at least one address (flag --set server.listen)",
-        "models: name at least one model (flag --set models)",
+        "server.listen: at least one address is required (flag --set server.listen)",
+        "models: at least one model is required (flag --set models)",
     ]
 
 
 def test_models_have_names_of_their_own(tmp_path: Path) -> None:
-    assert "two models are called 'a'" in faults(None, (assignment(f"models=a,{tmp_path}/a"),))[0]
+    assert "two models are named 'a'" in faults(None, (assignment(f"models=a,{tmp_path}/a"),))[0]
     assert ModelSettings(path=f"{tmp_path}/a/").served_name == "a"
     with pytest.raises(ValidationError):
         ModelSettings(path="a", name="a@1")
@@ -228,7 +228,7 @@ def test_no_client_of_the_settings_can_be_called_as_one_of_the_server_s_own(clie
 
 def test_fewest_tokens_are_at_most_half_of_the_most() -> None:
     told = faults(None, (assignment('models=[{"path": "a", "segmentation": {"min_tokens": 9, "max_tokens": 8}}]'),))
-    assert told == ["models[0].segmentation: min_tokens (9) is over half of max_tokens (8) (flag --set models)"]
+    assert told == ["models[0].segmentation: min_tokens (9) is more than half of max_tokens (8) (flag --set models)"]
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -281,8 +281,8 @@ def test_faults_of_plans_and_clients_are_named(write_file: WriteFile) -> None:
     assert "plans.Gold: " in told
     assert "clients.acme.keys[0]: a key's record is ID:SALT:DIGEST" in told
     assert "hunter2" not in told
-    assert "free.models: no model is called 'gpt'" in faults(write_file('[plans.free]\nmodels = ["gpt"]'))[0]
-    assert "acme.plan: no plan is called 'gold'" in faults(write_file('[clients.acme]\nplan = "gold"'))[0]
+    assert "free.models: unknown model 'gpt'" in faults(write_file('[plans.free]\nmodels = ["gpt"]'))[0]
+    assert "acme.plan: unknown plan 'gold'" in faults(write_file('[clients.acme]\nplan = "gold"'))[0]
 
 
 def test_a_storage_s_password_is_not_shown() -> None:
@@ -290,11 +290,11 @@ def test_a_storage_s_password_is_not_shown() -> None:
     assert str(settings.limits.storage) == "redis://***@h:6379/0"
     assert "hunter2" not in repr(settings)
     assert settings.limits.storage.get_secret_value() == "redis://u:hunter2@h:6379/0"
-    assert "write memory, redis://" in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
+    assert "must be memory, redis://" in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
     assert "hunter2" not in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
 
 
 def test_with_a_certificate_other_machines_may_be_let_in() -> None:
     flags = [flag("server.listen", ["0.0.0.0:1"], "--listen"), assignment("server.tls_certificate=c.pem")]
     assert load(None, [*flags, assignment("server.tls_key=k.pem")]).settings.server.listen == ("0.0.0.0:1",)
-    assert "go together" in faults(None, tuple(flags))[0]
+    assert "must be set together" in faults(None, tuple(flags))[0]

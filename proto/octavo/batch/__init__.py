@@ -1,8 +1,8 @@
-"""Bulk jobs, `octavo batch`: files of documents in, files of vectors out, by one server or several.
+"""Bulk jobs, `octavo batch`: from files of documents to files of vectors, through one or several servers.
 
     inputs ──▶ rows ──▶ documents ──▶ parts ──▶ pool ──▶ servers ──▶ parts ──▶ output
     sources    rows     documents     parts     pool     drivers     run       output
 
-A part is a stretch of the input, in its order, and a file of the output. That the file is there says that it is done:
-nothing else is written down, so that a job that was killed begins again with the parts that are missing.
+A part is a contiguous range of the input and one file of the output. The existence of the file is the only record that
+the part is done, so a job that was killed resumes with the missing parts.
 """

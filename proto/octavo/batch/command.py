@@ -27,9 +27,9 @@ from octavo.cli.local import local_server
 from octavo.cli.options import call_arguments, check_call_options, embed_task, job_options, vector_options
 from octavo.client import Client, Retry
 
-NO_RETRY = Retry(attempts=1, patience=0)  # a document may go to another server meanwhile
-LOCAL_PATIENCE = 5.0  # seconds: a server of our own that has ended does not come back
-# What decides the output, by the names of the options; beside the columns.
+NO_RETRY = Retry(attempts=1, patience=0)  # instead, documents go to another server
+LOCAL_PATIENCE = 5.0  # seconds; a local server that has ended does not come back
+# The options that determine the output, besides the columns.
 DECIDING = (
     "task", "format", "segments", "pooling", "normalize", "dimensions", "data_type", "window", "input_type",
     "policy", "max_tokens", "min_tokens", "encoding", "input_format", "sample", "part_rows", "part_characters",
@@ -40,13 +40,13 @@ DECIDING = (
 def _share(_: click.Context, __: click.Parameter, text: str) -> Share:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise click.BadParameter("write I/N, from 1/N to N/N")
+        raise click.BadParameter("must be I/N, from 1/N to N/N")
     return Share(int(match[1]) - 1, int(match[2]))
 
 
 def _kept(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     if taken := next((name for name in names if name in OWN_COLUMNS), None):
-        raise click.BadParameter(f"the output has a column {taken!r} of its own")
+        raise click.BadParameter(f"the column {taken!r} is reserved for the output")
     return tuple(dict.fromkeys(names))
 
 
@@ -54,10 +54,12 @@ _NUMBER = click.IntRange(min=1)
 
 
 @click.command()
-@click.option("--input", "-i", "inputs", multiple=True, required=True, metavar="PATH...", help="Files, folders, URIs.")
+@click.option(
+    "--input", "-i", "inputs", multiple=True, required=True, metavar="PATH...", help="Input files, folders or URIs."
+)
 @click.argument("more", nargs=-1, metavar="")
-@click.option("--output", "-o", required=True, metavar="PATH", help="The folder to write to, or its URI.")
-@click.option("--task", type=click.Choice(["embed"]), default="embed", show_default=True, help="What to make.")
+@click.option("--output", "-o", required=True, metavar="PATH", help="Output folder or its URI.")
+@click.option("--task", type=click.Choice(["embed"]), default="embed", show_default=True, help="The task to run.")
 @click.option(
     "--server",
     metavar="ADDR",
@@ -65,28 +67,37 @@ _NUMBER = click.IntRange(min=1)
     multiple=True,
     default=("127.0.0.1:50051",),
     show_default=True,
-    help="A server: HOST:PORT, [IPV6]:PORT or unix:PATH. Repeatable: they share the work. Also OCTAVO_SERVER.",
+    help="A server: HOST:PORT, [IPV6]:PORT or unix:PATH. Repeatable, to share the work. Also OCTAVO_SERVER.",
 )
-@click.option("--text-column", default=TEXT_COLUMN, show_default=True, metavar="NAME", help="Where a row's text is.")
-@click.option("--id-column", metavar="NAME", help='Where its id is. [default: "id" where there is one, else FILE:ROW]')
+@click.option("--text-column", default=TEXT_COLUMN, show_default=True, metavar="NAME", help="Column of the text.")
+@click.option("--id-column", metavar="NAME", help='Column of the id. [default: "id" if it exists, else FILE:ROW]')
 @click.option("--keep", multiple=True, metavar="NAME", callback=_kept, help="A column to copy. Repeatable.")
 @click.option(
-    "--format", type=click.Choice(OUTPUT_FORMATS), default="parquet", show_default=True, help="What to write."
-)
-@click.option("--input-format", type=click.Choice(INPUT_FORMATS), help="What all files hold. [default: by their names]")
-@click.option("--segments", is_flag=True, help="A row for each segment too, with its place and its vector.")
-@click.option("--plan", is_flag=True, help="Count documents and tokens and estimate time and disk; compute nothing.")
-@click.option(
-    "--sample", type=_NUMBER, metavar="N", help="Take N documents of all, at random, the same ones each time."
-)
-@click.option("--shard", callback=_share, default="1/1", metavar="I/N", help="Do the I-th of N shares of the parts.")
-@click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="Stop when more rows have failed.")
-@click.option("--part-rows", type=_NUMBER, default=1000, show_default=True, metavar="N", help="Documents of a part.")
-@click.option(
-    "--part-characters", type=_NUMBER, default=8_000_000, show_default=True, metavar="N", help="Of a part's texts."
+    "--format", type=click.Choice(OUTPUT_FORMATS), default="parquet", show_default=True, help="Output format."
 )
 @click.option(
-    "--max-document-bytes", type=_NUMBER, default=16_000_000, show_default=True, metavar="N", help="Of UTF-8."
+    "--input-format", type=click.Choice(INPUT_FORMATS), help="Input format of all files. [default: by file name]"
+)
+@click.option("--segments", is_flag=True, help="Add a row for each segment, with its position and vector.")
+@click.option("--plan", is_flag=True, help="Only count documents and tokens and estimate time and disk.")
+@click.option(
+    "--sample", type=_NUMBER, metavar="N", help="Process a random sample of N documents, the same one each time."
+)
+@click.option(
+    "--shard", callback=_share, default="1/1", metavar="I/N", help="Process the I-th of N shares of the parts."
+)
+@click.option("--max-errors", type=click.IntRange(min=0), metavar="N", help="Stop if more than N rows fail.")
+@click.option("--part-rows", type=_NUMBER, default=1000, show_default=True, metavar="N", help="Documents per part.")
+@click.option(
+    "--part-characters", type=_NUMBER, default=8_000_000, show_default=True, metavar="N", help="Characters per part."
+)
+@click.option(
+    "--max-document-bytes",
+    type=_NUMBER,
+    default=16_000_000,
+    show_default=True,
+    metavar="N",
+    help="Maximum UTF-8 bytes.",
 )
 @click.option(
     "--patience",
@@ -94,28 +105,28 @@ _NUMBER = click.IntRange(min=1)
     default=300.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to seek a server that does not answer.",
+    help="How long to keep trying a server that does not answer.",
 )
 @vector_options
 @job_options
 @click.pass_context
 def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...], plan: bool, **options: Any) -> None:
-    r"""Vectors of many documents, from files to files.
+    r"""Embed many documents, from files to files.
 
-    Reads JSON Lines, CSV, Parquet and text files, compressed or not, from any file system that pyarrow knows. Writes
-    Parquet or JSON Lines in parts, each of which appears whole; killed at any moment, the same command goes on with
-    the parts that are missing. Bad rows get an error in place of a vector. The last line of standard output is the
-    summary, as JSON.
+    Reads JSON Lines, CSV, Parquet and text files, compressed or not, from any file system that pyarrow supports. Writes
+    Parquet or JSON Lines in parts, each atomically; if the job is killed, the same command resumes with the missing
+    parts. Bad rows get an error instead of a vector. The last line of standard output is the summary, as JSON.
 
     \b
-    octavo batch --input docs.jsonl --output vectors                     by the server on 127.0.0.1:50051
-    octavo batch --input mails/ --output vectors --local                 by one that is started for it
+    octavo batch --input docs.jsonl --output vectors                     with the server on 127.0.0.1:50051
+    octavo batch --input mails/ --output vectors --local                 with a server started for this job
     octavo batch --input *.parquet --output vectors --keep title --segments
     octavo batch --input s3://bucket/docs --output s3://bucket/vectors --server a:50051 --server b:50051
     octavo batch --input docs.csv --output vectors --plan --sample 200
 
-    Exit codes: 0 all rows have vectors, 1 some failed or the job stopped (without a summary, and can go on), 2 wrong
-    usage or options other than the output was begun with, 3 no server can be reached, 130 interrupted, 143 terminated.
+    Exit codes: 0 all rows have vectors, 1 some rows failed, or the job stopped without a summary and can be resumed,
+    2 wrong usage, or options that differ from those of the existing output, 3 no server can be reached,
+    130 interrupted, 143 terminated.
     """
     check_call_options(ctx)
     _check_extra()
@@ -126,7 +137,7 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     except OtherJob as fault:
         raise click.UsageError(str(fault), ctx) from fault
     except TooManyErrors as fault:
-        raise Failure(f"{fault}; what is done stays, and the same command goes on with a higher bound") from fault
+        raise Failure(f"{fault}; completed parts are kept, and the same command with a higher limit resumes") from fault
     except Unserved as fault:
         raise failure(fault.error, fault.address) from fault
     except BatchError as fault:
@@ -162,7 +173,7 @@ def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
 
 @contextlib.contextmanager
 def _connected(options: dict[str, Any], retry: Retry = NO_RETRY) -> Iterator[Sequence[Client]]:
-    """A client of each server, or of the one that is started for the job."""
+    """Connect to each server, or to one that is started for the job."""
     most = options["max_document_bytes"]
     with contextlib.ExitStack() as stack:
         if options["local"]:
@@ -191,7 +202,7 @@ def _plan(job: Job, options: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
-    """SIGTERM leaves as Ctrl-C does: through every `finally`."""
+    """Make SIGTERM raise SystemExit, so that every `finally` runs."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         sys.exit(128 + number)

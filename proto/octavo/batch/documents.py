@@ -1,4 +1,4 @@
-"""Rows to documents: an id, a text, what is kept; and what is wrong with a row that gives none."""
+"""Converts rows to documents: an id, a text and kept columns, or a problem."""
 
 import json
 import sqlite3
@@ -15,21 +15,27 @@ TEXT_COLUMN, ID_COLUMN = "text", "id"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns are read; an id column of None is "id" where there is one, else ids are made up."""
+    """Which columns are read.
+
+    Attributes:
+        text: the column of the text.
+        id: the column of the id. None: "id" if it exists, else ids are generated.
+        kept: columns that are copied to the output.
+    """
 
     text: str = TEXT_COLUMN
     id: str | None = None
     kept: tuple[str, ...] = ()
 
     def reading(self, encoding: str, most_bytes: int) -> Reading:
-        """What that means for the readers of files."""
+        """Convert to options for the readers of files."""
         named = (self.text, *([self.id] if self.id else []), *self.kept)
         return Reading(named, () if self.id else (ID_COLUMN,), encoding, most_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row of the input as the job sees it; with a problem there is nothing to compute."""
+    """A row of the input; if it has a problem, it is not computed."""
 
     id: str
     text: str
@@ -38,10 +44,10 @@ class Document:
 
 
 def documents(sources: Iterable[Source], columns: Columns, reading: Reading) -> Iterator[Document]:
-    """All rows of all files in order. Of rows with one id the first is good, the others have a problem.
+    """Read all rows of all files in order. Of rows with the same id, all but the first have a problem.
 
     Raises:
-        InputError: a file cannot be read to its end.
+        InputError: a file cannot be read completely.
     """
     with _Ids() as ids:
         for source in sources:
@@ -80,42 +86,42 @@ def _id(values: Mapping[str, Any], columns: Columns, made_up: str, source: Sourc
 def _text(values: Mapping[str, Any], column: str, most_bytes: int) -> str | Problem:
     value = values.get(column)
     if value is None:
-        return Problem("MISSING_TEXT", f"the column {column!r} is empty or not there")
+        return Problem("MISSING_TEXT", f"the column {column!r} is empty or missing")
     try:
-        # Parquet has strings as bytes where their writer did not say what they are.
+        # In Parquet, strings may be stored as plain bytes.
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         return INVALID
     if not isinstance(text, str):
-        return Problem("WRONG_TYPE", f"the column {column!r} is no string")
+        return Problem("WRONG_TYPE", f"the column {column!r} is not a string")
     return _problem(text, most_bytes) or text
 
 
 def _problem(text: str, most_bytes: int) -> Problem | None:
-    """What a server would refuse, found before it is sent."""
+    """Find what a server would refuse, before sending it."""
     if not text.strip():
         return Problem("EMPTY_DOCUMENT", "the text has no token")
     try:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as fault:
-        return Problem("INVALID_UTF8", f"half a surrogate pair at character {fault.start:,}")
+        return Problem("INVALID_UTF8", f"lone surrogate at character {fault.start:,}")
     return (
-        Problem("DOCUMENT_TOO_LARGE", f"it has {size:,} bytes of text, over {most_bytes:,}")
+        Problem("DOCUMENT_TOO_LARGE", f"the text has {size:,} bytes, more than {most_bytes:,}")
         if size > most_bytes
         else None
     )
 
 
 def whole_characters(text: str) -> str:
-    """The string with half a surrogate pair, which no file can hold, as a question mark."""
+    """Replace lone surrogates, which UTF-8 cannot encode, with question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 class _Ids:
-    """Which ids have been seen, in bounded memory: SQLite keeps what is over a few megabytes in a nameless file."""
+    """The ids seen so far, in bounded memory: beyond a few megabytes SQLite uses a temporary file."""
 
     def __init__(self) -> None:
-        # Whichever thread collects a generator that was left halfway closes it.
+        # An abandoned generator may be closed by another thread.
         self._seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._seen.execute("PRAGMA journal_mode = OFF")
         self._seen.execute("PRAGMA cache_size = -4096")  # KiB
@@ -123,7 +129,7 @@ class _Ids:
         self._seen.execute("BEGIN")
 
     def add(self, name: str) -> bool:
-        """False where it has been added before."""
+        """Add an id; False if it was added before."""
         return self._seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", (name.encode(),)).rowcount == 1
 
     def __enter__(self) -> Self:
@@ -135,14 +141,14 @@ class _Ids:
         self._seen.close()
 
 
-# What a kept column holds. One file's readers know, the others' values have to be looked at.
+# Types of kept columns. Only Parquet declares them, so they are inferred from values.
 
 BOOLEAN, INTEGER, NUMBER, STRING, JSON = "bool", "int64", "double", "string", "json"
 _WIDER = {(INTEGER, NUMBER): NUMBER, (NUMBER, INTEGER): NUMBER}
 
 
 def kind_of(value: Any, known: str | None) -> str | None:
-    """What holds both the value and all that was seen before; None while all was null."""
+    """The type for this value and all previous ones; None while all were null."""
     if value is None:
         return known
     kind = next((kind for kind, types in _KINDS if isinstance(value, types)), JSON)
@@ -155,7 +161,7 @@ _KINDS: Sequence[tuple[str, type]] = ((BOOLEAN, bool), (INTEGER, int), (NUMBER, 
 
 
 def kept_value(value: Any, kind: str) -> Any:
-    """The value as its column holds it; what is no plain value as JSON."""
+    """Convert a value to its column's type; lists and objects become JSON."""
     if value is None:
         return None
     if kind == JSON:

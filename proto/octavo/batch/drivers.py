@@ -1,4 +1,4 @@
-"""Each server in a thread of its own, which asks it for what the pool has and tells what came of it."""
+"""One thread per server, which sends it documents from the pool and reports the results."""
 
 import threading
 import time
@@ -15,21 +15,21 @@ from octavo.client.arguments import CallArguments
 from octavo.client.retry import Attempts
 
 TASK = "embed"
-IN_FLIGHT = 256  # documents of the only server
-IN_FLIGHT_OF_SEVERAL = 64  # of each: what one holds at the end the others cannot take
-_WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after a first, second … failure to reach a server
+IN_FLIGHT = 256  # documents in flight with a single server
+IN_FLIGHT_OF_SEVERAL = 64  # with each of several: near the end, other servers cannot help with these
+_WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after the first, second … failure to reach a server
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What every document is asked for."""
+    """The task and arguments for every document."""
 
     task: Embed
     arguments: CallArguments
 
     @property
     def afresh(self) -> CallArguments:
-        """The arguments of a call beside the job, which the cache shall not answer."""
+        """Arguments for a call outside the job that bypasses the cache."""
         arguments = self.arguments.copy()
         arguments["cache_mode"], arguments["priority"] = "bypass", "bulk"
         return arguments
@@ -37,12 +37,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A server has taken a document: there is room for another."""
+    """A server took a document: there is room for another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What has become of a document."""
+    """A document was answered."""
 
     task: Task
     outcome: Made | Problem
@@ -50,7 +50,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A server does not answer for now, and why."""
+    """A server is temporarily unavailable."""
 
     address: str
     error: OctavoError
@@ -58,7 +58,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A server will not answer any more, and why."""
+    """A server is permanently unavailable."""
 
     address: str
     error: BaseException
@@ -72,12 +72,12 @@ class Driver:
     """One server's thread.
 
     Attributes:
-        client: of the server; it never tries again, for what it was given may go to another server meanwhile.
-        ask: of every document.
-        pool: of all servers.
-        inbox: where events go.
-        patience: seconds for which the server is sought.
-        in_flight: documents that it holds at most.
+        client: the server's client, without retries: documents go to another server instead.
+        ask: the task and arguments for every document.
+        pool: waiting documents, shared by all servers.
+        inbox: receives events.
+        patience: seconds to keep trying the server.
+        in_flight: maximum documents in flight.
     """
 
     client: Client
@@ -90,7 +90,7 @@ class Driver:
     _failing_since: float | None = field(default=None)
 
     def start(self) -> None:
-        """Work until the pool is closed."""
+        """Start a thread that works until the pool is closed."""
         threading.Thread(target=self._run, name=f"octavo-{self.client.address}", daemon=True).start()
 
     def _run(self) -> None:
@@ -104,11 +104,11 @@ class Driver:
                     self.inbox.put(Paused(self.client.address, error))
                 if self.pool.wait_closed(wait):
                     return
-        except BaseException as fault:  # noqa: BLE001 - the thread's; the main one raises it
+        except BaseException as fault:  # noqa: BLE001 - raised in the main thread
             self.inbox.put(Gone(self.client.address, fault))
 
     def _converse(self) -> OctavoError | None:
-        """One stream, until all is done, or it breaks: tells why, and what is not answered goes back to the pool."""
+        """Run a stream until all is done or it breaks; return the error. Unanswered documents go back to the pool."""
         hold = Hold()
         answers = self.client.process(
             self._texts(hold),
@@ -138,7 +138,7 @@ class Driver:
             yield task, task.document.text
 
     def _wait(self, error: OctavoError) -> float | None:
-        """Seconds until the next stream; None where there is to be none."""
+        """Seconds until the next stream; None: give up."""
         if not error.transient:
             return None
         if error.retry_after is not None:
@@ -164,10 +164,10 @@ def _outcome(answer: Analysis | OctavoError) -> Made | Problem:
 
 
 def probe(client: Client, ask: Ask, patience: float) -> Vectors:
-    """Ask a server for one word: what it makes is known before the work.
+    """Embed one word, to learn about the server's vectors before the work.
 
     Raises:
-        OctavoError: it does not answer for so many seconds, or refuses the options.
+        OctavoError: the server does not answer within `patience` seconds, or refuses the options.
     """
     task, attempts = ask.task, Attempts(Retry(attempts=5, patience=patience), None)
     while True:

@@ -1,18 +1,18 @@
-"""What can go wrong with a job.
+"""Exceptions of jobs.
 
 BatchError
-├── InputError      the input cannot be read at all; a bad row is no error of the job's
-├── OutputError     the output cannot be written, or holds what is not this job's
-├── OtherJob        the output was begun with other options or inputs
+├── InputError      the input cannot be read (a bad row does not raise)
+├── OutputError     the output cannot be written, or contains other files
+├── OtherJob        the output belongs to a job with other options or inputs
 ├── TooManyErrors   more rows failed than --max-errors allows
-└── Unserved        no server is left to do the rest
+└── Unserved        no server is left
 """
 
 from octavo.client import OctavoError
 
 
 class BatchError(Exception):
-    """A job that cannot go on; the message is one line. What is done stays done."""
+    """A job that cannot continue; the message is one line. Completed parts are kept."""
 
 
 class InputError(BatchError):
@@ -20,11 +20,11 @@ class InputError(BatchError):
 
 
 class OutputError(BatchError):
-    """The output cannot be written, or holds what is not this job's."""
+    """The output cannot be written, or contains other files."""
 
 
 class OtherJob(BatchError):
-    """The output was begun with other options or inputs; the message names each."""
+    """The output belongs to a job with other options or inputs; the message names them."""
 
 
 class TooManyErrors(BatchError):
@@ -32,7 +32,7 @@ class TooManyErrors(BatchError):
 
 
 class Unserved(BatchError):
-    """No server is left to do the rest: the last one's address, and what went wrong with it."""
+    """No server is left; has the address and error of the last one."""
 
     def __init__(self, address: str, error: OctavoError) -> None:
         super().__init__(f"{address}: {error}")

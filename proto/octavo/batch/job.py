@@ -1,4 +1,4 @@
-"""A job from its options to its summary."""
+"""Runs a job, from its options to its summary."""
 
 import json
 import time
@@ -26,20 +26,21 @@ from octavo.client import Client, OctavoError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done.
+    """The description of a job.
 
     Attributes:
         inputs: paths and URIs.
         output: the folder, as a path or URI.
-        options: what decides the output.
-        ask: the same, as the client takes it.
-        reading: the same, as the readers of files take it.
-        size: of parts.
-        sample: how many documents to take, None for all.
-        input_format: what all files hold; None goes by their names.
-        share: which parts this machine does.
-        max_errors: how many rows may fail, None for any number.
-        patience: seconds for which a server is sought.
+        options: the options that determine the output.
+        ask: these options, for the client.
+        reading: these options, for the readers of files.
+        size: size limits of parts.
+        sample: size of the sample of documents, None for all.
+        input_format: format of all files; None: by file name.
+        output_format: format of parts.
+        share: which parts this machine processes.
+        max_errors: maximum rows that may fail, None for any number.
+        patience: seconds to keep trying a server.
     """
 
     inputs: tuple[str, ...]
@@ -59,34 +60,34 @@ class Job:
         """The files of each input.
 
         Raises:
-            InputError: there are none, or the output lies among them.
+            InputError: there are none, or the output overlaps with them.
         """
         found = find(self.inputs, self.input_format)
         for given in self.inputs:
             if output and output.touches(given):
-                raise InputError(f"{shown(given)} and the output {output.uri} lie in one another")
+                raise InputError(f"{shown(given)} and the output {output.uri} overlap")
         return found
 
     def documents(self, sources: list[list[Source]], rows: int) -> Iterator[Document]:
-        """All documents of the input, or the sample of them, in order."""
+        """Read all documents, or the sample, in order."""
         return (document for _, document in self.placed(sources, rows))
 
     def placed(self, sources: list[list[Source]], rows: int) -> Iterator[tuple[Place, Document]]:
-        """The same with the places of their rows."""
+        """Like `documents`, with the place of each."""
         flat = [source for files in sources for source in files]
         chosen = None if self.sample is None else sample(rows, self.sample)
         return placed(documents(flat, self.options.columns, self.reading), self.size, chosen)
 
     def rows(self, rows: int) -> int:
-        """How many of so many documents are taken."""
+        """How many documents are processed if the input has `rows`."""
         return rows if self.sample is None else min(rows, self.sample)
 
 
 def run(job: Job, connect: AbstractContextManager[Sequence[Client]]) -> dict[str, Any]:
-    """Do a job, or the rest of it; the summary.
+    """Run or resume a job and return its summary.
 
     Raises:
-        BatchError: it cannot be done, or not be finished.
+        BatchError: it cannot be started or finished.
     """
     start = time.monotonic()
     output = Output(job.output, job.output_format)
@@ -109,7 +110,9 @@ def run(job: Job, connect: AbstractContextManager[Sequence[Client]]) -> dict[str
             try:
                 work.do(job.placed(sources, manifest.survey.rows), clients, ask, job.patience)
             except (KeyboardInterrupt, SystemExit):
-                progress.say(f"interrupted: {work.run.documents:,} documents in this run; the same command goes on")
+                progress.say(
+                    f"interrupted: {work.run.documents:,} documents in this run; run the same command to resume"
+                )
                 raise
         return _finish(job, output, manifest, work, ready - start, time.monotonic() - ready)
 
@@ -123,7 +126,7 @@ def _begin(
     sources: list[list[Source]],
     clients: Sequence[Client],
 ) -> Manifest:
-    """The manifest: that of the job which is gone on with, or a new one, written before all else."""
+    """Return the manifest of the job being resumed, or write a new one before anything else."""
     vectors = _vectors(job, clients)
     if begun:
         manifests.check_vectors(begun, vectors)
@@ -136,11 +139,11 @@ def _begin(
 
 
 def _vectors(job: Job, clients: Sequence[Client]) -> Vectors:
-    """What the servers make, which has to be the same; who does not answer is sought during the work.
+    """Probe the vectors of all servers, which must agree. Servers that do not answer are retried during the work.
 
     Raises:
-        OtherJob: two of them differ.
-        Unserved: none answers, or one refuses.
+        OtherJob: two servers differ.
+        Unserved: no server answers, or one refuses.
     """
     found: dict[str, Vectors] = {}
     silent: Unserved | None = None
@@ -166,7 +169,7 @@ def _vectors(job: Job, clients: Sequence[Client]) -> Vectors:
 def _finish(
     job: Job, output: Output, manifest: Manifest, work: Work, preparing: float, working: float
 ) -> dict[str, Any]:
-    """The summary; where all parts of the job are there, it is written beside them too."""
+    """Build the summary; if all parts are done, also write it to the output."""
     total = Tally()
     total.merge([work.before, work.run])
     done = output.parts()

@@ -1,4 +1,4 @@
-"""What a job is, written beside its output: whoever goes on with it has to want the same."""
+"""The manifest: a job's description, stored with its output. A job can only be resumed with the same description."""
 
 import json
 import secrets
@@ -15,14 +15,18 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What decides the output, beside the inputs. Whatever else a command says may change from run to run."""
+    """The options that determine the output. All others may change between runs.
+
+    Attributes:
+        columns: which columns are read.
+        values: the other options by name, without dashes, as JSON values.
+    """
 
     columns: Columns
     values: Mapping[str, Any]
-    """By the names of the command's options, without their dashes; of plain JSON."""
 
     def named(self) -> dict[str, Any]:
-        """All of them by name."""
+        """All of these options by name."""
         return {
             "text-column": self.columns.text,
             "id-column": self.columns.id,
@@ -33,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What the servers make: by which model, comparable with what, how many values of which type."""
+    """The model, fingerprint, dimensions and type of the servers' vectors."""
 
     model: str
     fingerprint: str
@@ -43,14 +47,14 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A job.
+    """A job's description.
 
     Attributes:
-        key: hex; of the inputs' digests.
-        options: by name.
-        inputs: in their order.
-        survey: what was found in them.
-        vectors: what is made.
+        key: hex key of the inputs' digests.
+        options: the options that determine the output, by name.
+        inputs: digests of the inputs, in order.
+        survey: facts about the inputs.
+        vectors: facts about the vectors.
     """
 
     key: str
@@ -60,7 +64,7 @@ class Manifest:
     vectors: Vectors
 
     def dump(self) -> bytes:
-        """As JSON."""
+        """Convert to JSON."""
         values = {
             "version": VERSION,
             "options": dict(self.options),
@@ -76,15 +80,15 @@ class Manifest:
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        """Read it back.
+        """Parse JSON.
 
         Raises:
-            OutputError: it is none, or of another version.
+            OutputError: it is not a manifest, or of another version.
         """
         try:
             values = json.loads(data.decode("utf-8", "surrogateescape"))
             if values["version"] != VERSION:
-                raise OutputError(f"_manifest.json is of version {values['version']}; this octavo writes {VERSION}")
+                raise OutputError(f"_manifest.json has version {values['version']}; this octavo supports {VERSION}")
             vector = values["vector"]
             return cls(
                 values["key"],
@@ -98,47 +102,47 @@ class Manifest:
 
 
 def new_key() -> str:
-    """A key for a new job's digests."""
+    """Generate a key for a new job's digests."""
     return secrets.token_hex(16)
 
 
 def check_options(before: Manifest, options: Options) -> None:
-    """Refuse to go on with other options.
+    """Refuse to resume with other options.
 
     Raises:
-        OtherJob: some differ; each is named.
+        OtherJob: some differ; the message names each.
     """
     now = options.named()
     names = [name for name in {**before.options, **now} if before.options.get(name) != now.get(name)]
     differ = [f"--{name} {_shown(before.options.get(name))}, not {_shown(now.get(name))}" for name in names]
     if differ:
-        raise OtherJob(f"this output was begun with {'; '.join(differ)}: give the same, or another --output")
+        raise OtherJob(f"this output was started with {'; '.join(differ)}: use the same options, or another --output")
 
 
 def check_inputs(before: Manifest, inputs: tuple[Digest, ...]) -> None:
-    """Refuse to go on with other inputs.
+    """Refuse to resume with other inputs.
 
     Raises:
-        OtherJob: some differ; each is named.
+        OtherJob: some differ; the message names each.
     """
     if len(inputs) != len(before.inputs):
-        raise OtherJob(f"this output was begun with {len(before.inputs)} inputs, not {len(inputs)}")
+        raise OtherJob(f"this output was started with {len(before.inputs)} inputs, not {len(inputs)}")
     differ = [new.input for old, new in zip(before.inputs, inputs, strict=True) if old.digest != new.digest]
     if differ:
-        raise OtherJob(f"--input {', '.join(differ)} is not what it was when this output was begun")
+        raise OtherJob(f"--input {', '.join(differ)} has changed since this output was started")
 
 
 def check_vectors(before: Manifest, vectors: Vectors) -> None:
-    """Refuse to go on with vectors that could not share an index.
+    """Refuse to resume with vectors that cannot share an index with the existing ones.
 
     Raises:
-        OtherJob: the servers make others.
+        OtherJob: the servers' vectors differ.
     """
     old = before.vectors
     if old != vectors:
         raise OtherJob(
-            f"this output was begun with the model {old.model} (fingerprint {old.fingerprint[:12]}); the server's "
-            f"{vectors.model} (fingerprint {vectors.fingerprint[:12]}) makes other vectors"
+            f"this output was started with the model {old.model} (fingerprint {old.fingerprint[:12]}); the server's "
+            f"{vectors.model} (fingerprint {vectors.fingerprint[:12]}) makes different vectors"
         )
 
 

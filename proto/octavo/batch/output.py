@@ -1,4 +1,4 @@
-"""The output's folder: files that are there whole or not at all."""
+"""The output folder. Files are written atomically."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _TEMPORARY = re.compile(r"\.(part-\d+\.\w+|_\w+(\.json)?)\.[0-9a-f]{32}")
 
 
 class Output:
-    """A folder in any file system. What is written appears by a rename, which replaces what was there."""
+    """A folder in any file system. Files are written under a temporary name, then renamed."""
 
     def __init__(self, uri: str, form: str) -> None:
         try:
@@ -32,25 +32,25 @@ class Output:
         self._part = re.compile(rf"part-(\d{{5,}})\.{form}")
 
     def prepare(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            OutputError: it cannot be made, or holds what is of no job.
+            OutputError: it cannot be created, or contains files but no manifest.
         """
         with self._faults():
             self._files.create_dir(self._path, recursive=True)
         names = [name for name in self._names() if not name.startswith(".")]
         if names and MANIFEST not in names:
-            raise OutputError(f"{self.uri} holds other files and no {MANIFEST}: name an empty folder")
+            raise OutputError(f"{self.uri} contains other files but no {MANIFEST}: use an empty folder")
 
     def touches(self, uri: str) -> bool:
-        """Whether a path lies in the folder, or the folder in it."""
+        """Whether a path is inside the folder, or contains it."""
         files, path = file_system(uri)
         ours, theirs = self._path.rstrip("/") + "/", path.rstrip("/") + "/"
         return bool(files == self._files) and (ours.startswith(theirs) or theirs.startswith(ours))
 
     def read(self, name: str) -> bytes | None:
-        """A small file's bytes; None where it is not there."""
+        """Read a small file; None if it does not exist."""
         if name not in self._names():
             return None
         with self._faults(), self._files.open_input_stream(self._at(name), compression=None) as stream:
@@ -61,15 +61,15 @@ class Output:
         self._write(name, [data])
 
     def parts(self) -> set[int]:
-        """The numbers of the parts that are done."""
+        """The numbers of completed parts."""
         return {int(match[1]) for match in map(self._part.fullmatch, self._names()) if match}
 
     def write_part(self, number: int, records: Sequence[Record], layout: Layout) -> None:
-        """Write a part; it is done when this returns."""
+        """Write a part, which completes it."""
         if self._form == "jsonl":
             self._write(self._name(number), layout.lines(records))
             return
-        from pyarrow import parquet  # noqa: PLC0415 - loaded by jobs alone
+        from pyarrow import parquet  # noqa: PLC0415 - only jobs need it
 
         table = layout.table(records)
         self._create(
@@ -78,10 +78,10 @@ class Output:
         )
 
     def tally(self, number: int) -> Tally:
-        """Count what a part holds.
+        """Count the documents of a part.
 
         Raises:
-            OutputError: it is damaged, which no end of this program brings about.
+            OutputError: the file is damaged, which interrupting this program cannot cause.
         """
         found = Tally()
         try:
@@ -90,11 +90,11 @@ class Output:
                     found.add(row["usage"], row["error"])
         except (OSError, ValueError, KeyError, TypeError):
             name = self._name(number)
-            raise OutputError(f"{name} in {self.uri} cannot be read: remove it, and it is made again") from None
+            raise OutputError(f"{name} in {self.uri} cannot be read: remove it to have it computed again") from None
         return found
 
     def finish(self, summary: bytes) -> None:
-        """Tell that all is done, and remove what interrupted runs have left."""
+        """Mark the job as complete and remove temporary files of interrupted runs."""
         for name in self._names():
             if _TEMPORARY.fullmatch(name):
                 with self._faults():
@@ -124,7 +124,7 @@ class Output:
         self._create(name, fill)
 
     def _create(self, name: str, fill: Callable[[BinaryIO], None]) -> None:
-        """Fill a file of another name and rename it. A local one is on the disk by then."""
+        """Write a temporary file and rename it; a local file is flushed to disk first."""
         with self._faults():
             if self._files.type_name == "local":
                 with replacing(Path(self._at(name)), sync=True) as file:

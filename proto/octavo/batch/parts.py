@@ -1,4 +1,4 @@
-"""The input in stretches, each of which becomes a file of the output. Where they end follows from the input alone."""
+"""Splits the input into parts, each of which becomes a file of the output. The split depends only on the input."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """When a part is full: at so many rows, or after the row with which its texts have so many characters."""
+    """Size limits: a part ends when it has this many rows, or with the row that reaches this many characters."""
 
     rows: int
     characters: int
@@ -20,15 +20,19 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a document's row goes."""
+    """The position of a document's row in the output.
+
+    Attributes:
+        last: it is the last row of its part.
+    """
 
     part: int
     row: int
-    last: bool  # of its part
+    last: bool
 
 
 def placed(documents: Iterable[Document], size: Size, chosen: Sequence[int] | None) -> Iterator[tuple[Place, Document]]:
-    """Give each document its place; of all where `chosen` is None, else of those with these indices, in order."""
+    """Assign places to documents: all if `chosen` is None, else those with these indices."""
     part = row = characters = 0
     for document, following in _with_next(_chosen(documents, chosen)):
         characters += len(document.text)
@@ -47,7 +51,7 @@ def _chosen(documents: Iterable[Document], indices: Sequence[int] | None) -> Ite
 
 
 def _with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
-    """Each with the one after it, None after the last."""
+    """Yield each item with the next one; None after the last."""
 
     def ended() -> Iterator[T | None]:
         yield from items
@@ -60,37 +64,37 @@ def _with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One machine's part of a job that several do: the parts whose number leaves this remainder."""
+    """One machine's share of a job: the parts whose number modulo `count` is `index`."""
 
     index: int = 0
     count: int = 1
 
     def has(self, part: int) -> bool:
-        """Whether the part is this machine's."""
+        """Whether the part belongs to this share."""
         return part % self.count == self.index
 
 
 class OpenPart(Generic[T]):
-    """A part whose rows come in any order."""
+    """A part whose rows arrive in any order."""
 
     def __init__(self) -> None:
         self._rows: dict[int, T] = {}
         self._size: int | None = None
 
     def expect(self, place: Place) -> None:
-        """A row is under way; the last one tells how many there are."""
+        """Announce a row; the last one determines the number of rows."""
         if place.last:
             self._size = place.row + 1
 
     def put(self, row: int, record: T) -> None:
-        """A row has come."""
+        """Add a row."""
         self._rows[row] = record
 
     @property
     def complete(self) -> bool:
-        """Whether all rows have come."""
+        """Whether all rows were added."""
         return len(self._rows) == self._size
 
     def records(self) -> list[T]:
-        """The rows in their order."""
+        """The rows in order."""
         return [self._rows[row] for row in range(len(self._rows))]

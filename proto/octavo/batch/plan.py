@@ -1,4 +1,4 @@
-"""What a job would be: documents, tokens, time and disk, without computing any of it."""
+"""Estimates a job without computing it: documents, tokens, time and disk."""
 
 import random
 import time
@@ -14,8 +14,8 @@ from octavo.batch.job import Job
 from octavo.batch.survey import survey
 from octavo.client import Client, OctavoError, SegmentationResult
 
-AT_ONCE = 8  # documents being cut, a server
-_ROW_BYTES = 60  # of id, usage and file, beside vector and kept columns
+AT_ONCE = 8  # documents segmented at a time, per server
+_ROW_BYTES = 60  # of id, usage and file; without vector and kept columns
 _PROBE_WORDS, _PROBES = 4_000, 3  # about 5,000 tokens
 _TYPE_BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
 
@@ -45,9 +45,9 @@ class _Counted:
 
 
 def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
-    """Read all rows, let the servers cut the documents, and measure how fast they compute words of no meaning.
+    """Read all rows, let the servers segment the documents, and measure their speed on random words.
 
-    With a sample, what holds for all documents is estimated from it.
+    With a sample, the totals are extrapolated from it.
 
     Raises:
         InputError: the input cannot be read.
@@ -83,7 +83,7 @@ def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
 
 
 def _cut(job: Job, documents: Any, clients: Sequence[Client]) -> Iterator[tuple[Document, SegmentationResult | None]]:
-    """Each document as a server would cut it, None where it would fail; a few at a time."""
+    """Segment documents, a few at a time; yields None for a document that would fail."""
     under_way: deque[tuple[Document, Future[SegmentationResult] | None]] = deque()
     most = AT_ONCE * len(clients)
     with ThreadPoolExecutor(most) as threads:
@@ -102,12 +102,12 @@ def _result(
 ) -> tuple[Document, SegmentationResult | None]:
     try:
         return document, future.result() if future else None
-    except ValueError:  # InvalidArgument: the document's fault
+    except ValueError:  # InvalidArgument: the document is invalid
         return document, None
 
 
 def _speed(client: Client, job: Job) -> float:
-    """Processed tokens a second of a text that is long enough for all cores: the best of a few."""
+    """Processed tokens per second, on a text long enough to use all cores; the best of a few runs."""
     best = 0.0
     for seed in range(_PROBES):
         draw = random.Random(seed)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The documents that wait for a server, shared by all of them."""
+"""The documents that wait for a server, shared by all servers."""
 
 import heapq
 import itertools
@@ -16,7 +16,7 @@ WAITING_CHARACTERS = 8_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A document to be computed."""
+    """A document to compute."""
 
     place: Place
     document: Document
@@ -24,14 +24,14 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """What one server has taken and not answered. Closed, it takes no more."""
+    """Documents that one server took and has not answered. A closed hold takes no more."""
 
     tasks: set[Task] = field(default_factory=set)
     closed: bool = False
 
 
 class Pool:
-    """Safe to share among threads."""
+    """Waiting documents. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -43,18 +43,18 @@ class Pool:
 
     @property
     def has_room(self) -> bool:
-        """Whether another document may be put in."""
+        """Whether another document may be added."""
         return len(self._waiting) < WAITING_DOCUMENTS and self._characters < WAITING_CHARACTERS
 
     def put(self, task: Task) -> None:
-        """A new document."""
+        """Add a document."""
         with self._changed:
             self._waiting.append(task)
             self._characters += len(task.document.text)
             self._changed.notify()
 
     def take(self, hold: Hold) -> Task | None:
-        """Waits for a document and moves it to the hold; None when the hold or the pool is closed."""
+        """Wait for a document and move it to the hold; None if the hold or pool is closed."""
         with self._changed:
             while not (hold.closed or self._closed):
                 wait = self._ripen()
@@ -67,19 +67,19 @@ class Pool:
             return None
 
     def done(self, hold: Hold, task: Task) -> None:
-        """A document was answered."""
+        """Remove an answered document from a hold."""
         with self._changed:
             hold.tasks.discard(task)
 
     def put_back(self, hold: Hold, task: Task, seconds: float) -> None:
-        """A document was refused for so long."""
+        """Return a refused document to the pool after a delay."""
         with self._changed:
             hold.tasks.discard(task)
             heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), task))
             self._changed.notify_all()
 
     def give_back(self, hold: Hold) -> None:
-        """Close a hold: what it has goes to others, before all else."""
+        """Close a hold and return its documents to the front of the pool."""
         with self._changed:
             hold.closed = True
             for task in sorted(hold.tasks, key=lambda task: (task.place.part, task.place.row), reverse=True):
@@ -89,18 +89,18 @@ class Pool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """There will be no further documents."""
+        """Close the pool: there are no further documents."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait_closed(self, seconds: float) -> bool:
-        """Waits so long, or less when the pool is closed; whether it is."""
+        """Wait, at most until the pool is closed; return whether it is closed."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed, seconds)
 
     def _ripen(self) -> float | None:
-        """Brings back what was refused until now; the seconds until the next one."""
+        """Bring back documents whose delay has passed; return the seconds until the next."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             task = heapq.heappop(self._later)[2]

@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere. Both on standard error."""
+"""Shows a job's progress on standard error: a bar on a terminal, otherwise a line from time to time."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from typing import Any, Self
 from octavo.batch.summary import Tally
 
 LINE_SECONDS = 30.0
-_RECENT_SECONDS = 60.0  # over which the speed is told
+_RECENT_SECONDS = 60.0  # window for the displayed speed
 
 
 class Progress:
-    """Of a run; `rows` are those that the run has to do, of which some may be done already."""
+    """The progress of a run over `rows`, some of which may be done already."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -23,7 +23,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from tqdm import tqdm  # noqa: PLC0415 - for those who look on
+            from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
 
             self._bar = tqdm(total=self._rows, unit="doc", file=sys.stderr, dynamic_ncols=True, smoothing=0.05)
         return self
@@ -35,14 +35,14 @@ class Progress:
             self._bar.close()
 
     def done_before(self, rows: int) -> None:
-        """So many were done by earlier runs."""
+        """Subtract rows that earlier runs have done."""
         self._rows -= rows
         if self._bar is not None:
             self._bar.total = self._rows
             self._bar.refresh()
 
     def advance(self, run: Tally) -> None:
-        """Tell what the run has done so far."""
+        """Show what the run has done so far."""
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(run.documents - self._bar.n)
@@ -54,7 +54,7 @@ class Progress:
             self.say(f"{run.documents:,} of {self._rows:,} documents, {self._figures(run, now)}{self._left(run)}")
 
     def say(self, line: str) -> None:
-        """A line that the bar does not spoil."""
+        """Print a line without disturbing the bar."""
         if self._bar is not None:
             self._bar.write(f"octavo: {line}", file=sys.stderr)
         else:
@@ -80,6 +80,6 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """A time for people: h:mm:ss."""
+    """Format a duration as h:mm:ss."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

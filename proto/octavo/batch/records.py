@@ -1,4 +1,4 @@
-"""Rows of the output: what they are, as a table of Arrow and as lines of JSON."""
+"""Rows of the output, as an Arrow table and as JSON Lines."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ METADATA_KEY = b"octavo"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
-    """What a server made of a document; the segments carry their vectors, where they are wanted."""
+    """A document's result; segments have vectors if requested."""
 
     vector: Array
     usage: Usage
@@ -31,7 +31,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A document's row and, of one that has segments, theirs."""
+    """A document's row and the rows of its segments, if any."""
 
     id: str
     kept: tuple[Any, ...]
@@ -49,14 +49,14 @@ class Layout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
-        """As the manifest says."""
+        """The layout for a manifest."""
         options, vectors = manifest.options, manifest.vectors
         told = {"model": vectors.model, "fingerprint": vectors.fingerprint, "options": dict(options)}
         kept = tuple(zip(options["keep"], manifest.survey.kinds, strict=True))
         return cls(kept, vectors, bool(options["segments"]), json.dumps(told, ensure_ascii=False))
 
     def rows(self, records: Iterable[Record]) -> Iterator[dict[str, Any]]:
-        """Plain rows, whose vectors are arrays: each document's, and after it its segments'."""
+        """Yield rows, with vectors as arrays: each document's row, then its segments' rows."""
         for record in records:
             head = {"id": record.id}
             for (name, kind), value in zip(self.kept, record.kept, strict=True):
@@ -71,14 +71,14 @@ class Layout:
                 yield {**head, **_segment_row(each)}
 
     def lines(self, records: Iterable[Record]) -> Iterator[bytes]:
-        """Lines of JSON; numbers of a vector have the fewest digits that give them back."""
+        """Yield JSON lines; the values of vectors have the fewest digits that round-trip."""
         for row in self.rows(records):
             vector = row["vector"]
             yield json_line(row if vector is None else {**row, "vector": numbers(vector)})
 
     def table(self, records: Iterable[Record]) -> Any:
-        """A pyarrow.Table."""
-        import pyarrow as pa  # noqa: PLC0415 - loaded by jobs alone
+        """Build a pyarrow.Table."""
+        import pyarrow as pa  # noqa: PLC0415 - only jobs need it
 
         schema = self.schema()
         rows = list(self.rows(records))
@@ -91,7 +91,7 @@ class Layout:
         return pa.Table.from_arrays(columns, schema=schema)
 
     def schema(self) -> Any:
-        """A pyarrow.Schema, which docs/batch.md has as a table."""
+        """The pyarrow.Schema, documented in docs/batch.md."""
         import pyarrow as pa  # noqa: PLC0415
 
         kinds = {
@@ -120,7 +120,7 @@ class Layout:
 
     @property
     def _width(self) -> int:
-        """Values of a vector as stored."""
+        """Stored values per vector."""
         return -(-self.vectors.dimensions // 8) if self.vectors.data_type == "binary" else self.vectors.dimensions
 
     def _vector_column(self, vectors: Sequence[Array | None], kind: Any) -> Any:

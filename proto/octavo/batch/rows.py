@@ -1,6 +1,6 @@
-"""The rows of a file, one by one in bounded memory. A row that is not one says why, and the next one comes.
+"""Reads the rows of a file one by one, in bounded memory. A bad row has a problem and does not affect others.
 
-Lines are read by Python and not by pyarrow's readers, which give up a block of rows, or the file, for one bad line.
+Lines are not read by pyarrow, which gives up a whole block of rows, or the file, for one bad line.
 """
 
 import csv
@@ -14,14 +14,14 @@ from typing import Any
 from octavo.batch.errors import InputError
 from octavo.batch.sources import TEXT, Source, first_line
 
-LINE_BYTES = 64 << 20  # of a line; JSON may take six bytes for one
+LINE_BYTES = 64 << 20  # maximum bytes of a line; JSON may escape one byte as six
 _BUFFER_BYTES = 1 << 20
-_PARQUET_ROWS = 64  # decoded at a time
+_PARQUET_ROWS = 64  # rows decoded at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row has no vector: a reason for programs, a message for people. Neither has any part of the text."""
+    """Why a row has no vector: a machine-readable reason and a message. Neither contains any part of the text."""
 
     reason: str
     message: str
@@ -29,7 +29,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it lies in its file; a bad one has a problem and no values. Numbers count from 1."""
+    """A row of a file; a bad row has a problem and no values. `number` counts from 1."""
 
     source: str
     number: int
@@ -42,10 +42,10 @@ class Reading:
     """What is read of each row.
 
     Attributes:
-        columns: names of those that have to be there where a file has a list of its columns.
-        optional: names of those that are read where they are there.
-        encoding: of text files.
-        most_bytes: of a document.
+        columns: required columns, if the format lists a file's columns.
+        optional: columns that are read if present.
+        encoding: encoding of text files.
+        most_bytes: maximum bytes of a document.
     """
 
     columns: tuple[str, ...]
@@ -54,14 +54,14 @@ class Reading:
     most_bytes: int = 16_000_000
 
 
-INVALID = Problem("INVALID_UTF8", "it is not UTF-8")
+INVALID = Problem("INVALID_UTF8", "the row is not UTF-8")
 
 
 def read(source: Source, reading: Reading) -> Iterator[Row]:
-    """The rows of a file.
+    """Read the rows of a file.
 
     Raises:
-        InputError: the rest of it cannot be read, or it has no such column.
+        InputError: the file cannot be read completely, or lacks a column.
     """
     try:
         if source.format == "parquet":
@@ -74,7 +74,7 @@ def read(source: Source, reading: Reading) -> Iterator[Row]:
                 yield from _json(source, stream)
             else:
                 yield from _csv(source, stream, reading)
-    except (OSError, ValueError, csv.Error) as fault:  # pyarrow's exceptions are of the first two
+    except (OSError, ValueError, csv.Error) as fault:  # pyarrow's exceptions derive from the first two
         raise InputError(f"{source.name}: {first_line(fault)}") from fault
 
 
@@ -88,7 +88,7 @@ def _opened(source: Source) -> Iterator[io.BufferedReader]:
 
 
 def _text(source: Source, stream: io.BufferedReader, reading: Reading) -> Row:
-    """A file that is a document. Its only column is called as the text's is."""
+    """Read a file that is one document. Its only column has the name of the text column."""
     data = stream.read(reading.most_bytes + 1)
     if len(data) > reading.most_bytes:
         return Row(source.name, 1, problem=too_large(reading.most_bytes))
@@ -101,12 +101,12 @@ def _text(source: Source, stream: io.BufferedReader, reading: Reading) -> Row:
 
 
 def too_large(most: int) -> Problem:
-    """What is wrong with a document of more bytes than that."""
-    return Problem("DOCUMENT_TOO_LARGE", f"it has more than {most:,} bytes of text")
+    """The problem of a document with more than `most` bytes."""
+    return Problem("DOCUMENT_TOO_LARGE", f"the text has more than {most:,} bytes")
 
 
 def _lines(stream: io.BufferedReader) -> Iterator[bytes | None]:
-    """Lines with their ends; None for one that is too long."""
+    """Yield lines with their line ends; None for a line that is too long."""
     while line := stream.readline(LINE_BYTES):
         if len(line) < LINE_BYTES or line.endswith(b"\n"):
             yield line
@@ -119,7 +119,9 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes | None]:
 def _json(source: Source, stream: io.BufferedReader) -> Iterator[Row]:
     for number, line in enumerate(_lines(stream), 1):
         if line is None or line.strip():
-            value = Problem("ROW_TOO_LARGE", f"the line has over {LINE_BYTES:,} bytes") if line is None else _of(line)
+            value = (
+                Problem("ROW_TOO_LARGE", f"the line has more than {LINE_BYTES:,} bytes") if line is None else _of(line)
+            )
             if isinstance(value, Problem):
                 yield Row(source.name, number, problem=value)
             else:
@@ -127,16 +129,16 @@ def _json(source: Source, stream: io.BufferedReader) -> Iterator[Row]:
 
 
 def _of(line: bytes) -> Mapping[str, Any] | Problem:
-    """The object of a line of JSON."""
+    """Parse a JSON line."""
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return INVALID
     except json.JSONDecodeError as fault:
-        return Problem("MALFORMED_ROW", f"the line is no JSON: {fault.msg} at character {fault.colno:,}")
+        return Problem("MALFORMED_ROW", f"the line is not JSON: {fault.msg} at character {fault.colno:,}")
     except (ValueError, RecursionError):
-        return Problem("MALFORMED_ROW", "the line is JSON of numbers too long or too deep a nesting")
-    return value if isinstance(value, dict) else Problem("MALFORMED_ROW", "the line is no JSON object")
+        return Problem("MALFORMED_ROW", "the line has too long numbers or too deep nesting")
+    return value if isinstance(value, dict) else Problem("MALFORMED_ROW", "the line is not a JSON object")
 
 
 def _csv(source: Source, stream: io.BufferedReader, reading: Reading) -> Iterator[Row]:
@@ -160,21 +162,21 @@ def _csv(source: Source, stream: io.BufferedReader, reading: Reading) -> Iterato
         except StopIteration:
             return
         except csv.Error as fault:
-            problem = Problem("MALFORMED_ROW", f"the row is no CSV: {fault}")
+            problem = Problem("MALFORMED_ROW", f"the row is not CSV: {fault}")
         if long:
-            problem, long = Problem("ROW_TOO_LARGE", f"a line has over {LINE_BYTES:,} bytes"), False
+            problem, long = Problem("ROW_TOO_LARGE", f"a line has more than {LINE_BYTES:,} bytes"), False
         if not (cells or problem):
             continue
         number += 1
         if problem is None and len(cells) != len(header):
-            problem = Problem("MALFORMED_ROW", f"the row has {len(cells)} cells, the header {len(header)}")
+            problem = Problem("MALFORMED_ROW", f"the row has {len(cells)} cells, but the header has {len(header)}")
         if problem is None and not all(map(_is_clean, cells)):
             problem = INVALID
         yield Row(source.name, number, {} if problem else dict(zip(header, cells, strict=True)), problem)
 
 
 def _is_clean(cell: str) -> bool:
-    """Whether decoding left no byte behind."""
+    """Whether all bytes were decoded."""
     return cell.isascii() or not any("\udc80" <= each <= "\udcff" for each in cell)
 
 
@@ -199,7 +201,7 @@ def _parquet(source: Source, reading: Reading) -> Iterator[Row]:
 
 
 def _values(column: Any) -> Iterable[Any]:
-    """A column's values; INVALID in place of a string that is none."""
+    """A column's values; INVALID in place of an undecodable string."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -218,6 +220,6 @@ def _check_columns(source: Source, there: Iterable[str], reading: Reading) -> No
     for name in reading.columns:
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
-            raise InputError(f"{source.name}: it has no column {name!r}; its columns are {known}")
+            raise InputError(f"{source.name} has no column {name!r}; its columns: {known}")
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{source.name}: it has two columns {twice!r}")
+        raise InputError(f"{source.name} has two columns {twice!r}")

@@ -1,4 +1,4 @@
-"""Which files the inputs are, and what each of them holds."""
+"""Finds the files of the inputs and their formats."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ TEXT = "text"
 FORMATS = (TEXT, "jsonl", "csv", "tsv", "parquet")
 _BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-_HIDDEN = (".", "_")  # as Hadoop and its heirs have it
-# Everything between :// and @. The second form is a secret with an unescaped slash: a colon that no port follows.
+_HIDDEN = (".", "_")  # as in Hadoop
+# Everything between :// and @. The second form is a secret with an unescaped slash: a colon not followed by a port.
 _USER = re.compile(r"(?<=://)(?:[^/?#]*@|[^/?#:]*:(?!\d*(?:[/?#]|$))[^?#]*@)")
 _SECRET_QUERY = re.compile(r"([?&][^=&#]*(?:key|secret|token|password|sig|credential)[^=&#]*=)[^&#]*", re.IGNORECASE)
 
@@ -24,12 +24,12 @@ class Source:
     """A file of the input.
 
     Attributes:
-        name: what its rows are called by, unique among the input's files.
-        path: where it is in its file system.
+        name: prefix of its rows' generated ids, unique among the input's files.
+        path: path in its file system.
         files: a pyarrow.fs.FileSystem.
         format: one of FORMATS.
-        compression: pyarrow's name of it, None for none.
-        size: in bytes, as stored.
+        compression: pyarrow's name for it, or None.
+        size: stored size in bytes.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Source:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The file system and the path in it of a local path or of any URI that pyarrow.fs knows.
+    """Resolve a local path, or a URI that pyarrow.fs supports, to a file system and the path in it.
 
     Raises:
-        ValueError: it knows no such one.
+        ValueError: the URI is not supported.
     """
-    from pyarrow import ArrowException  # noqa: PLC0415 - pyarrow is loaded by jobs alone
+    from pyarrow import ArrowException  # noqa: PLC0415 - only jobs need pyarrow
     from pyarrow.fs import FileSystem, LocalFileSystem  # noqa: PLC0415
 
     if "://" not in uri:
@@ -59,33 +59,33 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 def shown(uri: str) -> str:
-    """A path or URI without the credentials that it may hold, for messages, the manifest and the summary."""
+    """A path or URI without credentials, for messages, the manifest and the summary."""
     if "://" not in uri:
         return uri
     return _SECRET_QUERY.sub(r"\1***", _USER.sub("***@", uri))
 
 
 def first_line(fault: BaseException) -> str:
-    """What a library says of a fault, as far as it belongs in one line."""
+    """The first line of an error's message."""
     return (str(fault).strip().splitlines() or [type(fault).__name__])[0].partition(" Detail: ")[0]
 
 
 def find(inputs: Sequence[str], form: str | None) -> list[list[Source]]:
-    """The files of each input in the order of their paths; a folder stands for what is below it.
+    """Find the files of each input, ordered by path; a folder stands for all files below it.
 
     Args:
         inputs: paths and URIs.
-        form: what all files hold; None goes by their names: whatever is no table is a text.
+        form: format of all files; None: by file name, with text as the default.
 
     Raises:
-        InputError: an input does not exist, or has no files.
+        InputError: an input does not exist or has no files.
     """
     found = [list(_files(each, form)) for each in inputs]
     for given, files in zip(inputs, found, strict=True):
         if not files:
-            raise InputError(f"{shown(given)}: there is nothing in it")
+            raise InputError(f"{shown(given)}: the folder has no files")
     names = Counter(source.name for files in found for source in files)
-    if max(names.values(), default=0) > 1:  # two inputs have files of one name: tell them by their inputs
+    if max(names.values(), default=0) > 1:  # inputs have files of the same name: prefix these with their input
         found = [
             [replace(s, name=f"{shown(given)}:{s.name}") for s in f] for given, f in zip(inputs, found, strict=True)
         ]
@@ -107,7 +107,7 @@ def _files(given: str, form: str | None) -> Iterator[Source]:
     except OSError as fault:
         raise InputError(f"{shown(given)}: {first_line(fault)}") from None
     if info.type is FileType.NotFound:
-        raise InputError(f"{shown(given)}: there is no such file or folder")
+        raise InputError(f"{shown(given)}: no such file or folder")
     root = path.rstrip("/") + "/"
     for each in sorted(below, key=lambda each: str(each.path)):
         name = each.path.removeprefix(root) if each is not info else each.base_name

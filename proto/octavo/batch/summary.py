@@ -1,4 +1,4 @@
-"""What has become of how many documents, of how many tokens."""
+"""Counts documents, errors and tokens."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,16 @@ from octavo.batch.rows import Problem
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of documents: of a part, of a run, of a whole output."""
+    """Counts of a part, a run or a whole output.
+
+    Attributes:
+        errors: number of errors by reason.
+        tokens: sums of the fields of `Usage` by name.
+    """
 
     documents: int = 0
-    errors: Counter[str] = field(default_factory=Counter)  # by reason
-    tokens: Counter[str] = field(default_factory=Counter)  # by usage's names
+    errors: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
 
     def add(self, usage: Mapping[str, int] | None, error: Mapping[str, str] | None) -> None:
         """Count a document's row."""
@@ -34,7 +39,7 @@ class Tally:
         self.add({name: getattr(usage, name) for name in usage.__slots__}, None)
 
     def merge(self, others: Iterable["Tally"]) -> None:
-        """Add what others have counted."""
+        """Add other tallies."""
         for other in others:
             self.documents += other.documents
             self.errors.update(other.errors)
@@ -42,16 +47,16 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """Documents that have an error for a vector."""
+        """Number of failed documents."""
         return self.errors.total()
 
     @property
     def hits(self) -> float:
-        """Share of tokens that were known."""
+        """Share of tokens that came from the cache."""
         return self.tokens["cached_tokens"] / (self.tokens["processed_tokens"] or 1)
 
     def values(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Convert to JSON values."""
         return {
             "documents": self.documents,
             "succeeded": self.documents - self.failed,

@@ -1,4 +1,4 @@
-"""A look at the input before the work: how many rows, which files, and what the kept columns hold."""
+"""Reads the input before the work: counts rows, digests files and infers types of kept columns."""
 
 import hashlib
 import random
@@ -17,7 +17,7 @@ _SEED = 8**3
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What one input was when the job began: its files' names and bytes in one keyed digest (BLAKE2b, RFC 7693)."""
+    """An input when the job was started: a keyed digest (BLAKE2b, RFC 7693) of its files' names and bytes."""
 
     input: str
     files: int
@@ -25,17 +25,17 @@ class Digest:
     digest: str
 
     def values(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Convert to JSON values."""
         return asdict(self)
 
 
 def digest(given: str, sources: Iterable[Source], key: bytes) -> Digest:
-    """Read an input's bytes.
+    """Digest an input.
 
     Args:
-        given: what the input is called.
+        given: the input's path or URI.
         sources: its files.
-        key: of the job, so that the digest of a short text is not the same everywhere.
+        key: the job's key, so that the digest of a short text cannot be recognised.
 
     Raises:
         InputError: a file cannot be read.
@@ -55,17 +55,17 @@ def digest(given: str, sources: Iterable[Source], key: bytes) -> Digest:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How many rows the input has, and what its kept columns hold, one of `documents`' kinds each."""
+    """The number of rows of the input and the types of kept columns, as defined in `documents`."""
 
     rows: int
     kinds: tuple[str, ...]
 
 
 def survey(sources: Iterable[Source], columns: Columns, reading: Reading) -> Survey:
-    """Read all rows once.
+    """Read all rows once, so that unreadable input is found before the work.
 
     Raises:
-        InputError: a file cannot be read to its end; better known now than at night.
+        InputError: a file cannot be read completely.
     """
     kinds: list[str | None] = [None] * len(columns.kept)
     rows = 0
@@ -78,5 +78,5 @@ def survey(sources: Iterable[Source], columns: Columns, reading: Reading) -> Sur
 
 
 def sample(rows: int, size: int) -> Sequence[int]:
-    """So many of the rows' indices, in order, the same ones each time; all of them where there are no more."""
+    """A sorted random sample of row indices, the same each time; all rows if there are no more than `size`."""
     return range(rows) if size >= rows else sorted(random.Random(_SEED).sample(range(rows), size))  # noqa: S311

@@ -1,4 +1,4 @@
-"""The work itself: one loop that reads the input, takes in what servers answer, and writes parts."""
+"""The main loop of a job: reads the input, collects answers from servers and writes parts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from octavo.batch.rows import Problem
 from octavo.batch.summary import Tally
 from octavo.client import Client, OctavoError
 
-OPEN_PARTS = 16  # nothing more is read while so many wait for a row
-_TICK = 1.0  # seconds between looks at the clock while nothing happens
+OPEN_PARTS = 16  # reading stops while this many parts wait for rows
+_TICK = 1.0  # seconds between progress updates while nothing happens
 
 
 @dataclass(slots=True)
@@ -25,14 +25,15 @@ class Work:
     """A run of a job.
 
     Attributes:
-        output: where parts go.
-        layout: how they look.
-        share: which parts are ours.
-        max_errors: how many rows may fail, None for any number.
-        progress: who is told.
-        run: what this run has done.
-        before: what earlier runs have done of our share.
-        parts: how many the whole job has, as far as the input was read.
+        output: where to write parts.
+        layout: the columns of the output.
+        share: which parts this machine processes.
+        max_errors: maximum rows that may fail, None for any number.
+        progress: shows progress.
+        run: counts of this run.
+        before: counts of parts in our share that earlier runs completed.
+        parts: number of parts found so far.
+        others: numbers of parts of other shares.
     """
 
     output: Output
@@ -43,7 +44,7 @@ class Work:
     run: Tally = field(default_factory=Tally)
     before: Tally = field(default_factory=Tally)
     parts: int = 0
-    others: set[int] = field(default_factory=set)  # parts of other machines
+    others: set[int] = field(default_factory=set)
     _open: dict[int, OpenPart[Record]] = field(default_factory=dict)
     _pool: Pool = field(default_factory=Pool)
     _inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
@@ -51,11 +52,12 @@ class Work:
     def do(
         self, documents: Iterator[tuple[Place, Document]], clients: Sequence[Client], ask: Ask, patience: float
     ) -> None:
-        """Do all that is not done.
+        """Process all parts that are not completed.
 
         Raises:
-            InputError, OutputError: the one cannot be read, the other not be written.
-            TooManyErrors: more rows have failed than may.
+            InputError: the input cannot be read.
+            OutputError: the output cannot be written.
+            TooManyErrors: more rows failed than allowed.
             Unserved: no server is left.
         """
         todo = self._todo(documents)
@@ -74,7 +76,7 @@ class Work:
                     case Answered(task, outcome):
                         self._put(task.place, task.document, outcome)
                     case Paused(address, error):
-                        self.progress.say(f"{address} does not answer for now: {error}")
+                        self.progress.say(f"{address} is temporarily unavailable: {error}")
                     case Gone(address, error):
                         servers -= 1
                         self._lose(address, error, servers)
@@ -86,10 +88,10 @@ class Work:
             raise error
         if not left:
             raise Unserved(address, error)
-        self.progress.say(f"goes on without {address}: {error}")
+        self.progress.say(f"continuing without {address}: {error}")
 
     def _todo(self, documents: Iterator[tuple[Place, Document]]) -> Iterator[tuple[Place, Document]]:
-        """The documents of our parts that are not done yet."""
+        """Yield the documents of our parts that are not completed."""
         done = self.output.parts()
         for place, document in documents:
             if place.last:
@@ -107,14 +109,14 @@ class Work:
             self.progress.done_before(place.row + 1)
 
     def _count(self, place: Place) -> None:
-        """A part of ours that was done before."""
+        """Count a part of ours that was completed before."""
         found = self.output.tally(place.part)
         self.before.merge([found])
         self.progress.done_before(found.documents)
         self._check_errors()
 
     def _fill(self, todo: Iterator[tuple[Place, Document]]) -> bool:
-        """Read on while there is room; False after the last document."""
+        """Read documents while there is room; False after the last one."""
         while self._pool.has_room and len(self._open) < OPEN_PARTS:
             found = next(todo, None)
             if found is None:
@@ -141,4 +143,4 @@ class Work:
     def _check_errors(self) -> None:
         failed = self.run.failed + self.before.failed
         if self.max_errors is not None and failed > self.max_errors:
-            raise TooManyErrors(f"{failed:,} rows have failed, over --max-errors {self.max_errors:,}")
+            raise TooManyErrors(f"{failed:,} rows failed, more than --max-errors {self.max_errors:,}")

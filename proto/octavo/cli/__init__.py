@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line of this process and exits."""
-    from octavo.cli.root import run  # noqa: PLC0415 - a package is imported for its modules too
+    """Run this process's command line and exit."""
+    from octavo.cli.root import run  # noqa: PLC0415 - importing a submodule must not import all commands
 
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""From options to a connected client, and from its faults to the command's."""
+"""Connects a client as the options say, and converts its errors to those of the command."""
 
 import contextlib
 import os
@@ -14,23 +14,23 @@ from octavo.cli.local import local_server
 from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthenticated, Unavailable
 from octavo.client.channel import checked_address, is_local
 
-RETRY = Retry(attempts=3)  # somebody waits at the terminal
-KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which everybody on the machine could read in the list of processes
+RETRY = Retry(attempts=3)  # a user waits at the terminal
+KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
 _TLS_FAULTS = {
     "Hostname Verification Check failed": "the server's certificate is for another name",
-    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted or not valid: name one to trust with --ca",
-    "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave --tls and --ca out",
-    "Socket closed": "the server closed the connection: if it speaks TLS, add --tls",
-    "Failed to create security handshaker": "no certificate to trust can be read: name one with --ca",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is invalid or not trusted: name one to trust with --ca",
+    "WRONG_VERSION_NUMBER": "the server does not use TLS: remove --tls and --ca",
+    "Socket closed": "the server closed the connection: if it uses TLS, add --tls",
+    "Failed to create security handshaker": "no trusted certificate can be read: name one with --ca",
 }
-"""What gRPC's messages say of a connection that TLS has spoilt, and what to do."""
+"""Parts of gRPC's messages about failed TLS connections, with an explanation."""
 
 
 @contextlib.contextmanager
 def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> Iterator[Client]:
-    """A client of the server that the options name, or of one that runs as long as this context.
+    """Connect to the server that the options name, or to a local one that runs for the duration of this context.
 
-    `local_arguments` are further ones of the latter.
+    `local_arguments` are additional arguments for the local server.
     """
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
@@ -46,11 +46,11 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
 
 
 def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
-    """A client of the server that the options name; who calls is in the environment."""
+    """A client of the server that the options name. The key comes from the environment."""
     address = options["server"]
     encrypted = options["tls"] or options["ca"] is not None
     if encrypted and address.startswith("unix:"):
-        raise click.BadParameter("a unix socket is not encrypted: leave --tls and --ca out", param_hint="--server")
+        raise click.BadParameter("a Unix socket is not encrypted: remove --tls and --ca", param_hint="--server")
     token = os.environ.get(KEY_VARIABLE) or None
     allowed = options["allow_plaintext_token"]
     try:
@@ -60,7 +60,7 @@ def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
     if token and not (encrypted or allowed or is_local(address)):
         raise click.UsageError(
             f"the key in {KEY_VARIABLE} would be sent to {address} without encryption: add --tls, or "
-            "--allow-plaintext-token where nobody else listens"
+            "--allow-plaintext-token on a trusted network"
         )
     credentials = _trust(options["ca"]) if encrypted else None
     try:
@@ -70,7 +70,7 @@ def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
 
 
 def _trust(file: str | None) -> grpc.ChannelCredentials:
-    """TLS that trusts a file's certificates, or the public authorities."""
+    """TLS credentials that trust a file's certificates, or the public authorities."""
     if file is None:
         return grpc.ssl_channel_credentials()
     try:
@@ -83,12 +83,12 @@ def _trust(file: str | None) -> grpc.ChannelCredentials:
 
 
 def is_unreachable(fault: OctavoError) -> bool:
-    """Whether nobody answered; a server that refuses gives a reason."""
+    """Whether no server answered; a server that refuses gives a reason."""
     return isinstance(fault, Unavailable) and not fault.reason
 
 
 def failure(fault: OctavoError, address: str) -> click.ClickException:
-    """The command's fault for a call's."""
+    """Convert a call's error to the command's."""
     if is_unreachable(fault):
         for sign, why in _TLS_FAULTS.items():
             if sign in fault.message:
@@ -100,18 +100,18 @@ def failure(fault: OctavoError, address: str) -> click.ClickException:
 
 
 def explained(fault: OctavoError) -> str:
-    """What went wrong in the words of the command line: options for the request's fields, and what would help."""
+    """Rewrite an error for the command line: names options instead of the request's fields, and adds hints."""
     text = str(fault)
     for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
         text = text.replace(field, _option(field))
     if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
-        return f"{text} (the variable {KEY_VARIABLE} takes the key)"
+        return f"{text} (set {KEY_VARIABLE} to your key)"
     if isinstance(fault, DeadlineExceeded):
         return f"{text} (--timeout allows more time)"
     return text
 
 
 def _option(field: str) -> str:
-    """The option that fills a field of the request, else the field."""
+    """The option that sets a field of the request, else the field."""
     name = field.rpartition(".")[2]
     return f"--{name.replace('_', '-')}" if field.startswith(("options.", "embed.", "tasks[")) else field

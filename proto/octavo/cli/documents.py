@@ -1,4 +1,4 @@
-"""Files to vectors: what `octavo embed` and `octavo cache warm` share."""
+"""Embeds files, for `octavo embed` and `octavo cache warm`."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ Outcome = tuple[str, EmbedResult | OctavoError | Failure]
 
 
 def reader(files: Sequence[str], encoding: str) -> Callable[[str], str]:
-    """Reads a file when its turn comes. A single file is read now, before anything is started for it."""
+    """A function that reads a file. A single file is read now, before connecting or starting a server."""
     if len(files) > 1:
         return lambda file: read_text(file, encoding)
     text = read_text(files[0], encoding)
@@ -30,7 +30,7 @@ def reader(files: Sequence[str], encoding: str) -> Callable[[str], str]:
 def outcomes(
     client: Client, files: Sequence[str], read: Callable[[str], str], in_flight: int, options: dict[str, Any]
 ) -> Iterator[Outcome]:
-    """Each file with its result or what went wrong, in the files' order.
+    """Yield each file with its result or error, in order.
 
     Raises:
         OctavoError: the server cannot be reached.
@@ -45,7 +45,7 @@ def outcomes(
 
 
 def succeeded(results: Iterator[Outcome], failed: list[str]) -> Iterator[tuple[str, EmbedResult]]:
-    """Those that have a result; the others are named on standard error and in `failed`."""
+    """Yield files that have a result; report the others on standard error and append them to `failed`."""
     for file, outcome in results:
         if isinstance(outcome, EmbedResult):
             yield file, outcome
@@ -68,7 +68,7 @@ def _outcome(work: Callable[[], EmbedResult]) -> EmbedResult | OctavoError | Fai
 def _in_order(
     files: Sequence[str], work: Callable[[str], EmbedResult], in_flight: int
 ) -> Iterator[tuple[str, "Future[EmbedResult]"]]:
-    """Works on up to `in_flight` files at a time."""
+    """Process up to `in_flight` files at a time, in order."""
     under_way: deque[tuple[str, Future[EmbedResult]]] = deque()
     left = iter(files)
     while True:
@@ -79,13 +79,13 @@ def _in_order(
 
 
 def _started(work: Callable[[str], EmbedResult], file: str) -> "Future[EmbedResult]":
-    """The work in a thread of its own, which does not keep the command from ending."""
+    """Run in a daemon thread, which does not keep the command from exiting."""
     future: Future[EmbedResult] = Future()
 
     def run() -> None:
         try:
             future.set_result(work(file))
-        except BaseException as fault:  # noqa: BLE001 - raised where the result is awaited
+        except BaseException as fault:  # noqa: BLE001 - raised by Future.result
             future.set_exception(fault)
 
     Thread(target=run, name="octavo-document", daemon=True).start()
@@ -93,7 +93,7 @@ def _started(work: Callable[[str], EmbedResult], file: str) -> "Future[EmbedResu
 
 
 def _document(client: Client, file: str, text: str, options: dict[str, Any]) -> EmbedResult:
-    """A single document, which shows how far it is."""
+    """Embed a single document and show progress."""
     with progress(len(text), file) as advance:
         return _embed(client, text, options, advance)
 
@@ -101,7 +101,7 @@ def _document(client: Client, file: str, text: str, options: dict[str, Any]) -> 
 def _embed(
     client: Client, text: str, options: dict[str, Any], advance: Callable[[int], None] = lambda _: None
 ) -> EmbedResult:
-    """A document as a stream, so that its answer need not fit one message."""
+    """Embed a document through a stream, whose reply need not fit in one message."""
     segments = []
     tasks = {TASK: embed_task(options)}
     with client.stream(text, tasks, timeout=options["timeout"], **call_arguments(options)) as stream:
@@ -112,7 +112,7 @@ def _embed(
 
 
 def _whole(summary: StreamSummary | None, segments: tuple[Segment, ...]) -> EmbedResult:
-    """What a stream said, as `Client.embed` would have."""
+    """Convert a stream's results to the result of `Client.embed`."""
     if summary is None or (vector := summary.results[TASK].vector) is None:
         raise ServerError("the server sent no document vector")
     return EmbedResult(

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     type=click.Choice(["json", "npy"]),
     default="json",
     show_default=True,
-    help="json: a line a file. npy: numpy's format, a row a file, or with --segments a row a segment of the one file.",
+    help="json: one line per file. npy: NumPy's format, one row per file, or with --segments one per segment.",
 )
-@click.option("--output", "-o", metavar="FILE", default=STDOUT, help="Write there. [default: standard output]")
-@click.option("--segments", is_flag=True, help="The segments and their vectors too.")
+@click.option("--output", "-o", metavar="FILE", default=STDOUT, help="Output file. [default: standard output]")
+@click.option("--segments", is_flag=True, help="Include segments and their vectors.")
 @vector_options
 @in_flight_option
 @call_options
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 def embed(
     ctx: click.Context, /, files: tuple[str, ...], form: str, output: str, in_flight: int, **options: Any
 ) -> None:
-    r"""Vectors of whole documents, however long.
+    r"""Embed documents of any length.
 
-    Each FILE is a document; '-' is standard input. Lines come in the files' order. Files that fail are named on
-    standard error, the others go on, and the exit code is 1; an array is written whole or not at all.
+    Each FILE is a document; '-' is standard input. Lines are in the order of the files. If files fail, they are named
+    on standard error and the exit code is 1; the others are still written, but an array only if all succeed.
 
     \b
     octavo embed book.txt | jq .usage
-    octavo embed --segments book.txt                     every segment with its place and its vector
-    octavo embed --format npy -o vectors.npy *.txt       one row a file
+    octavo embed --segments book.txt                     every segment with its position and vector
+    octavo embed --format npy -o vectors.npy *.txt       one row per file
     pdftotext report.pdf - | octavo embed --local -      without a server
     """
     refuse_stdin_twice(files)
@@ -67,13 +67,13 @@ def embed(
 
 def _check_array(files: tuple[str, ...], output: str, *, segments: bool) -> None:
     if segments and len(files) > 1:
-        raise click.UsageError("--segments with --format npy takes one FILE: the rows would not tell their files")
+        raise click.UsageError("--segments with --format npy takes only one FILE: rows do not name their file")
     if output == STDOUT and sys.stdout.isatty():
-        raise click.UsageError("an array is not for a terminal: add --output FILE")
+        raise click.UsageError("an array is not written to a terminal: add --output FILE")
 
 
 def _write_lines(results: Iterator[Outcome], out: BinaryIO, *, segments: bool) -> bool:
-    """Writes a line for every file that succeeded; returns whether any failed."""
+    """Write one line per successful file; return whether any failed."""
     failed: list[str] = []
     for file, result in succeeded(results, failed):
         out.write(json_line(embedding_json(file, result, segments=segments)))
@@ -82,12 +82,12 @@ def _write_lines(results: Iterator[Outcome], out: BinaryIO, *, segments: bool) -
 
 
 def _write_array(results: Iterator[Outcome], out: BinaryIO, *, segments: bool) -> bool:
-    """Writes a row a file, or a segment. Raises Failure where a row would be missing."""
+    """Write one row per file or segment. Raises Failure if any file failed."""
     failed: list[str] = []
     rows: list[Array] = []
     for _, result in succeeded(results, failed):
         rows += [each.vector for each in result.segments if each.vector is not None] if segments else [result.vector]
     if failed:
-        raise Failure(f"no array is written: rows would be missing for {len(failed)} of the files")
+        raise Failure(f"no array was written: {len(failed)} of the files failed")
     save_array(rows, out)
     return False

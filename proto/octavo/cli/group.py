@@ -1,4 +1,4 @@
-"""A group of commands that other packages may join."""
+"""A command group that other packages can extend."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ import click
 
 
 class PluginGroup(click.Group):
-    """Commands of ours, named as "module:attribute", and those of an entry-point group, each imported when it is used.
+    """Built-in commands ("module:attribute") and those of an entry-point group, imported when used.
 
-    Help imports all of them for their first lines, so a command's module leaves what is heavy to the command's run.
-    One that cannot be imported says so in one line and spoils no other.
+    Help imports all of them, so a command should import heavy modules only when it runs. A command that cannot be
+    imported reports so in one line and does not affect others.
     """
 
     def __init__(self, *args: Any, builtin: Mapping[str, str] | None = None, plugins: str = "", **kwargs: Any) -> None:
@@ -23,12 +23,12 @@ class PluginGroup(click.Group):
         self._plugins = plugins
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Ours first, then those that joined."""
+        """List built-in commands, then plugins."""
         ours = {*self._builtin, *super().list_commands(ctx)}
         return [*sorted(ours), *sorted(self._joined.keys() - ours)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command; a stand-in that tells the fault where it cannot be imported; None where there is none."""
+        """Return the command; if it cannot be imported, a substitute that reports the error; None if unknown."""
         if command := super().get_command(ctx, cmd_name):
             return command
         if where := self._builtin.get(cmd_name):
@@ -41,19 +41,19 @@ class PluginGroup(click.Group):
         return command
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Adds a command, its help readable."""
+        """Add a command and prepare its help."""
         _mark_paragraphs(cmd)
         super().add_command(cmd, name)
 
     @cached_property
     def _joined(self) -> dict[str, EntryPoint]:
-        """Of two packages' commands of one name the first on the path, as with modules."""
+        """Plugins by name. If several packages use one name, the first on the path wins, as with modules."""
         found = entry_points(group=self._plugins) if self._plugins else ()
         return {each.name: each for each in reversed(tuple(found))}
 
 
 def _mark_paragraphs(command: click.Command) -> None:
-    r"""Docstrings are raw, so that click's mark of a paragraph not to be wrapped, \b, comes as two characters."""
+    r"""Convert \b, click's mark for paragraphs that are not wrapped: in raw docstrings it is two characters."""
     command.help = command.help and command.help.replace("\\b\n", "\b\n")
     for each in command.commands.values() if isinstance(command, click.Group) else ():
         _mark_paragraphs(each)
@@ -62,13 +62,13 @@ def _mark_paragraphs(command: click.Command) -> None:
 def _load(plugin: EntryPoint) -> click.Command:
     try:
         command = plugin.load()
-    except Exception as fault:  # noqa: BLE001 - whatever another package's import raises
+    except Exception as fault:  # noqa: BLE001 - another package's import may raise anything
         return _broken(plugin, f"{type(fault).__name__}: {fault}")
     return command if isinstance(command, click.Command) else _broken(plugin, "it is not a click command")
 
 
 def _broken(plugin: EntryPoint, why: str) -> click.Command:
-    """Takes any arguments and tells why it cannot do anything with them."""
+    """A command that accepts any arguments and reports why it cannot run."""
     line = " ".join(f"cannot be loaded from {plugin.value}: {why}".split())
 
     @click.command(

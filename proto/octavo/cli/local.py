@@ -1,4 +1,4 @@
-"""A server of a command's own: a child process that answers on a socket in a private folder."""
+"""Runs a server for one command: a child process that listens on a socket in a private folder."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ from typing import IO, NoReturn
 
 from octavo.cli.exits import Unreachable
 
-READY = "ready"  # the first word of the server's one line on standard output
+READY = "ready"  # the first word of the line that a server prints once it is ready
 STOP_SECONDS = 10.0
 
 
@@ -22,20 +22,20 @@ STOP_SECONDS = 10.0
 def local_server(
     model: str | None = None, *, listen: str | None = None, arguments: Sequence[str] = ()
 ) -> Iterator[str]:
-    """The address of a server that runs until this context ends; by default a socket in a private folder.
+    """Run a server for the duration of this context and return its address, by default a socket in a private folder.
 
-    `arguments` are further ones of `octavo serve`. Raises Unreachable when it does not start.
+    `arguments` are additional arguments of `octavo serve`. Raises Unreachable if the server does not start.
     """
     if not entry_points(group="octavo.commands", name="serve"):
-        raise Unreachable("--local needs the server, and only the client is installed here: install octavo")
+        raise Unreachable("--local needs the server, but only the client is installed: install octavo")
     with tempfile.TemporaryDirectory(prefix="octavo-") as folder, _terminated_as_exit():
         log = Path(folder, "log")
         command = [sys.executable, "-m", "octavo.cli.tied", "serve", "--listen", listen or f"unix:{folder}/socket"]
-        command += ["--set", "metrics.listen=", "--set", "server.drain_delay_seconds=0"]  # for balancers, of which none
+        command += ["--set", "metrics.listen=", "--set", "server.drain_delay_seconds=0"]  # no load balancer here
         command += [*(["--model", model] if model else []), *arguments]
         with log.open("wb") as stderr:
-            # A session of its own: Ctrl-C reaches this process alone, which then stops the server. The pipe that stays
-            # open to its standard input ties it to us, should we be killed.
+            # In its own session, Ctrl-C reaches only this process, which then stops the server. If this process is
+            # killed, the pipe to the server's standard input closes, which stops the server too.
             server = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.PIPE,
@@ -51,7 +51,7 @@ def local_server(
 
 
 def _ready_address(server: subprocess.Popen[str], log: Path) -> str:
-    """The address that the server's ready line names."""
+    """Wait for the server's ready line and return its address."""
     output = server.stdout
     if output is None:
         raise AssertionError("the server was started with a pipe")
@@ -60,12 +60,12 @@ def _ready_address(server: subprocess.Popen[str], log: Path) -> str:
         if word == READY and addresses.strip():
             threading.Thread(target=_drain, args=(output,), daemon=True).start()
             return addresses.split()[0]
-    last = log.read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+    last = log.read_text(errors="replace").strip().rpartition("\n")[2] or "no output"
     raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last}")
 
 
 def _drain(output: IO[str]) -> None:
-    """Reads what nobody wants, so that the server never waits for a reader."""
+    """Discard output, so that the server never blocks on a full pipe."""
     with contextlib.suppress(ValueError, OSError):
         for _ in output:
             pass
@@ -84,7 +84,7 @@ def _stop(server: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave through `finally`, so that they end the server as well."""
+    """Make SIGTERM and SIGHUP raise SystemExit, so that `finally` stops the server."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         sys.exit(128 + number)

@@ -17,7 +17,7 @@ format_option = click.option(
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="json: a line a model.",
+    help="json: one line per model.",
 )
 
 
@@ -27,7 +27,7 @@ format_option = click.option(
 @format_option
 @click.pass_context
 def models(ctx: click.Context, /, **options: Any) -> None:
-    r"""The models that a server serves. Without a command: list them.
+    r"""List and show a server's models. Without a command: list them.
 
     \b
     octavo models
@@ -43,7 +43,7 @@ def models(ctx: click.Context, /, **options: Any) -> None:
 @timeout_option
 @format_option
 def list_models(**options: Any) -> None:
-    r"""A line a model: name, dimensions, how it computes, fingerprint.
+    r"""List models: name, dimensions, number scheme, kernels, fingerprint.
 
     \b
     octavo models list --server unix:/run/octavo/socket
@@ -57,7 +57,7 @@ def list_models(**options: Any) -> None:
 @timeout_option
 @format_option
 def show(name: str, **options: Any) -> None:
-    r"""All about one model; without NAME about the server's default.
+    r"""Show one model; without NAME, the server's default.
 
     \b
     octavo models show
@@ -97,7 +97,7 @@ def _list(options: dict[str, Any]) -> None:
 
 
 def _values(model: Model) -> dict[str, Any]:
-    """A model as plain values."""
+    """A model's fields as plain values."""
     values = dataclasses.asdict(model)
     reference = values.pop("ref")
     segmentation = {key: value for key, value in values.pop("segmentation").items() if value is not None}

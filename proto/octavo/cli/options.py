@@ -1,4 +1,4 @@
-"""Options that commands share, and what becomes of them."""
+"""Options shared by commands, and their conversion to the client's arguments."""
 
 import codecs
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def _encoding(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
     try:
         return codecs.lookup(name).name
     except LookupError:
-        raise click.BadParameter(f"Python knows no encoding {name!r}") from None
+        raise click.BadParameter(f"unknown encoding {name!r}") from None
 
 
 def _positive(ctx: click.Context, parameter: click.Parameter, seconds: float | None) -> float | None:  # noqa: ARG001
@@ -46,34 +46,34 @@ _ENCRYPTION = (
         "--ca",
         metavar="FILE",
         envvar="OCTAVO_CA",
-        help="With --tls, and implying it: trust the certificates of this file in PEM alone. Also OCTAVO_CA.",
+        help="Trust only the certificates in this PEM file. Implies --tls. Also OCTAVO_CA.",
     ),
     click.option(
         "--allow-plaintext-token",
         is_flag=True,
-        help="Send the key in OCTAVO_API_KEY to another machine even without --tls, where others can read it.",
+        help="Allow sending the key in OCTAVO_API_KEY to another machine without --tls, where others can read it.",
     ),
 )
 timeout_option = click.option(
-    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Give a document up after so long."
+    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Time limit for each document."
 )
 encoding_option = click.option(
-    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="How the files are encoded."
+    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Encoding of the files."
 )
 in_flight_option = click.option(
-    "--in-flight", type=click.IntRange(min=1), default=8, show_default=True, help="Documents at a time."
+    "--in-flight", type=click.IntRange(min=1), default=8, show_default=True, help="Documents in progress at a time."
 )
 _priority_option = click.option(
     "--priority",
     type=click.Choice(["interactive", "bulk"]),
-    help="The class of the server's queue. [default: interactive]",
+    help="The scheduling class. [default: interactive]",
 )
 _MODEL = (
-    click.option("--local", is_flag=True, help="Start a server for this command alone, and stop it afterwards."),
+    click.option("--local", is_flag=True, help="Start a server for this command and stop it afterwards."),
     click.option(
         "--model",
         metavar="NAME",
-        help="NAME or NAME@VERSION that the server serves; with --local also a model's folder. [default: the server's]",
+        help="NAME or NAME@VERSION; with --local also a model folder. [default: the server's default]",
     ),
 )
 _CUTTING = (
@@ -81,21 +81,26 @@ _CUTTING = (
     click.option(
         "--cache-mode",
         type=click.Choice(["read_write", "read_only", "refresh", "bypass"]),
-        help="What to want of the server's cache; no mode changes an answer.",
+        help="How to use the server's cache; never changes a result.",
     ),
-    click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where segments may end."),
-    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens that a segment owns."),
-    click.option("--min-tokens", type=click.IntRange(min=1), metavar="N", help="The fewest; not with --policy fixed."),
+    click.option("--policy", type=click.Choice(["content", "sentence", "fixed"]), help="Where to cut segments."),
+    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Maximum tokens that a segment owns."),
+    click.option(
+        "--min-tokens", type=click.IntRange(min=1), metavar="N", help="Minimum tokens; not with --policy fixed."
+    ),
 )
 _VECTORS = (
-    click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How a segment's states become its vector."),
-    click.option("--normalize/--no-normalize", default=None, help="Whether vectors have the length 1."),
-    click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Keep the first N values of a vector."),
+    click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How token states become a vector."),
+    click.option("--normalize/--no-normalize", default=None, help="Whether to scale vectors to length 1."),
+    click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Truncate vectors to N values."),
     click.option(
-        "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="What a vector is made of."
+        "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="Type of a vector's values."
     ),
     click.option(
-        "--window", type=click.IntRange(min=0), metavar="N", help="Half width of attention in tokens; 0: none."
+        "--window",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Half width of the attention window in tokens; 0: full attention.",
     ),
     click.option(
         "--expected-fingerprint", metavar="HEX", help="Fail unless the vectors fit an index of this fingerprint."
@@ -104,23 +109,23 @@ _VECTORS = (
 
 
 def connection_options(command: Command) -> Command:
-    """Gives a command the options that say which server, and how to reach it."""
+    """Add the options for the server and the connection to a command."""
     return _given(command, server_option, *_ENCRYPTION)
 
 
 def call_options(command: Command) -> Command:
-    """Gives a command the options of every call."""
+    """Add the options of every call to a command."""
     own = (*_MODEL, timeout_option, *_CUTTING, _priority_option, encoding_option)
     return _given(command, server_option, *_ENCRYPTION, *own)
 
 
 def vector_options(command: Command) -> Command:
-    """Gives a command the options that say what vectors to make."""
+    """Add the options for vectors to a command."""
     return _given(command, *_VECTORS)
 
 
 def job_options(command: Command) -> Command:
-    """Gives a command what a job shares with a call: encryption, model, what is read of a text, and encoding."""
+    """Add the options that a job shares with a call to a command: encryption, model, segmentation, encoding."""
     return _given(command, *_ENCRYPTION, *_MODEL, *_CUTTING, encoding_option)
 
 
@@ -131,10 +136,10 @@ def _given(command: Command, *options: Callable[[Command], Command]) -> Command:
 
 
 def call_arguments(options: dict[str, Any]) -> CallArguments:
-    """The client's keyword arguments that the options stand for; `window` and such not every command has."""
+    """Convert options to the client's keyword arguments. Some commands lack some options, such as `window`."""
     cut = Segmentation(options["policy"], options["max_tokens"], options["min_tokens"])
     return CallArguments(
-        model=None if options["local"] else options["model"],  # a server of our own serves one model
+        model=None if options["local"] else options["model"],  # a local server has one model
         expected_fingerprint=options.get("expected_fingerprint"),
         input_type=options["input_type"],
         cache_mode=options["cache_mode"],
@@ -145,7 +150,7 @@ def call_arguments(options: dict[str, Any]) -> CallArguments:
 
 
 def embed_task(options: dict[str, Any]) -> Embed:
-    """What `embed`'s options ask of the model."""
+    """Convert the options of `embed` to its task."""
     return Embed(
         pooling=options["pooling"],
         normalize=options["normalize"],
@@ -156,9 +161,9 @@ def embed_task(options: dict[str, Any]) -> Embed:
 
 
 def check_call_options(ctx: click.Context) -> None:
-    """Raises a usage error for options that exclude each other; a server that the environment names gives way."""
+    """Raise a usage error for options that exclude each other. --local overrides a server from the environment."""
     for option in ("server", "tls", "ca") if ctx.params["local"] else ():
         if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--local and --{option} exclude each other", ctx)
     if ctx.params["policy"] == "fixed" and ctx.params["min_tokens"] is not None:
-        raise click.UsageError("--min-tokens has no meaning with --policy fixed", ctx)
+        raise click.UsageError("--min-tokens has no effect with --policy fixed", ctx)

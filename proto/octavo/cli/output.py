@@ -1,4 +1,4 @@
-"""Results out: JSON Lines, an array, tables."""
+"""Writes results: JSON Lines, arrays, tables."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ STDOUT = "-"
 
 @contextlib.contextmanager
 def destination(output: str) -> Iterator[BinaryIO]:
-    """Standard output for '-'; else the file, written as `replacing` does.
+    """Open standard output for '-', else a file as `replacing` does.
 
     Raises:
         Failure: the file cannot be written; the message names it.
@@ -31,7 +31,7 @@ def destination(output: str) -> Iterator[BinaryIO]:
     try:
         with replacing(Path(output)) as file:
             yield file
-    except BrokenPipeError:  # of a FIFO; ends as standard output does
+    except BrokenPipeError:  # from a FIFO; handled like standard output
         raise
     except OSError as fault:
         if fault.errno is None:
@@ -45,20 +45,20 @@ def json_line(value: dict[str, Any]) -> bytes:
 
 
 def numbers(vector: Array) -> list[float] | list[int]:
-    """The vector's values, with the fewest digits that give them back."""
+    """The vector's values, with the fewest digits that round-trip."""
     if np.issubdtype(vector.dtype, np.floating):
         return [float(digits) for digits in vector.astype(str)]
     return [int(value) for value in vector]
 
 
 def embedding_json(file: str, result: EmbedResult, *, segments: bool) -> dict[str, Any]:
-    """A document's result; its segments and their vectors where they were asked for."""
+    """A document's result, with segments and their vectors if requested."""
     document = {"file": file, **_reply_json(result), "vector": numbers(result.vector)}
     return {**document, "segments": [_segment_json(each) for each in result.segments]} if segments else document
 
 
 def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
-    """How a document is cut. Nothing is computed, hence of its usage only the size."""
+    """A document's segmentation. Nothing was computed, so `usage` only has its size."""
     return {
         "file": file,
         **_reply_json(result),
@@ -93,14 +93,14 @@ def _segment_json(segment: Segment) -> dict[str, Any]:
 
 
 def save_array(rows: Sequence[Array], out: BinaryIO) -> None:
-    """The rows as one array in numpy's format, also to a pipe, which numpy cannot write to."""
+    """Write the rows as one array in NumPy's format. Unlike `np.save`, also works with a pipe."""
     array = np.stack(rows)
     np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
     out.write(array.tobytes())
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns as wide as their widest cell, those numbered in `right` flush right."""
+    """Format a table; the columns in `right` are right-aligned."""
     lines = [tuple(heads), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     cells = (
@@ -114,7 +114,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[i
 
 
 def glimpse(text: str, length: int = 48) -> str:
-    """The beginning of a text in one line, without anything that a terminal would obey."""
+    """The beginning of a text on one line, without control characters."""
     start = " ".join(text[: 4 * length].split())
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in start)
     return shown if len(shown) <= length and len(text) <= 4 * length else f"{shown[: length - 1]}…"

@@ -1,4 +1,4 @@
-"""Progress on standard error, when a terminal looks on."""
+"""Shows progress on standard error if it is a terminal."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ import click
 
 @contextlib.contextmanager
 def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar of `length` steps; the function takes how many more are done. Without a terminal nothing is shown."""
+    """Show a bar of `length` steps if there is a terminal. Call the returned function with the number of steps done."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

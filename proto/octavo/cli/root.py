@@ -1,4 +1,4 @@
-"""The command `octavo`, and what becomes of faults: one line on standard error and an exit code for scripts."""
+"""The command `octavo`. Errors become one line on standard error and an exit code."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ from octavo.cli.group import PluginGroup
 
 
 class Root(PluginGroup):
-    """`octavo` itself. What commands return says nothing; only what they raise does."""
+    """The root command. Return values of commands are ignored; errors are raised."""
 
     def invoke(self, ctx: click.Context) -> None:
-        """Runs the command. A BrokenPipeError goes by another name, since click would make exit code 1 of it."""
+        """Run the command. Converts BrokenPipeError, for which click would use exit code 1."""
         try:
             super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError as fault:
-            raise OutputGone("the output's reader went away") from fault
+            raise OutputGone("the output was closed") from fault
 
 
 @click.group(
@@ -36,26 +36,25 @@ class Root(PluginGroup):
 )
 @click.version_option(__version__, prog_name="octavo")
 def octavo() -> None:
-    r"""Reads all of a long text: vectors of documents and of their segments, from an Octavo server.
+    r"""Embed long documents and their segments in full, with an Octavo server.
 
     \b
     octavo embed book.txt                   the book's vector, from the server on 127.0.0.1:50051
-    octavo embed --local book.txt           the same without a server: starts one for this command
-    octavo segment book.txt                 how the book is cut, and what it would cost
-    octavo models                           what the server serves
+    octavo embed --local book.txt           the same, with a server started for this command
+    octavo segment book.txt                 the book's segments, and what they would cost
+    octavo models                           the server's models
 
-    A server is named by --server or the variable OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. With --tls or
-    --ca the connection is encrypted. The variable OCTAVO_API_KEY has the key of whoever calls, as "octavo keys add"
-    shows it.
+    Set the server with --server or OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. Encrypt the connection with
+    --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add".
 
     \b
-    Exit codes: 0 all done, 1 some or all of it failed, 2 wrong usage, 3 the server cannot be reached,
-    130 interrupted, 141 the reader of the output went away.
+    Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 the server cannot be reached,
+    130 interrupted, 141 the reader of the output closed it.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs a command line and returns its exit code."""
+    """Run a command line and return its exit code."""
     try:
         return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False) or 0
     except click.Abort:
@@ -64,10 +63,10 @@ def run(arguments: Sequence[str]) -> int:
         _tell(fault)
         return fault.exit_code
     except OSError as fault:
-        if fault.strerror is None:  # not the operating system's
+        if fault.strerror is None:  # not from the operating system
             raise
         _discard_output()
-        complain(f"{fault.filename or 'standard output'}: {fault.strerror}")  # other writers name their file
+        complain(f"{fault.filename or 'standard output'}: {fault.strerror}")  # errors of other files name them
         return FAILED
 
 
@@ -85,5 +84,5 @@ def _tell(fault: click.ClickException) -> None:
 
 
 def _discard_output() -> None:
-    """What could not be written does not fail again in the interpreter's last flush."""
+    """Redirect stdout to /dev/null, so that the interpreter's final flush does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

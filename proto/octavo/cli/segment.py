@@ -20,14 +20,15 @@ from octavo.client import OctavoError, SegmentationResult
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="json: a line a file.",
+    help="json: one line per file.",
 )
 @call_options
 @click.pass_context
 def segment(ctx: click.Context, /, files: tuple[str, ...], form: str, **options: Any) -> None:
-    r"""How documents are cut into segments, and what they would cost. The model does not run.
+    r"""Show the segments and cost of documents.
 
-    Positions count characters. The segments of a document tile it: what one leaves the next one takes.
+    The model does not run. Positions are in characters. Segments tile the document: each starts where the previous one
+    ends.
 
     \b
     octavo segment book.txt

@@ -1,7 +1,7 @@
-"""`python -m octavo.cli.tied`: as `octavo`, for as long as whoever started it lives.
+"""`python -m octavo.cli.tied`: like `octavo`, but stops when its parent process does.
 
-Standard input is a pipe of which the parent holds the other end and says nothing: however the parent ends, by kill -9
-too, the kernel closes it.
+Standard input is a pipe whose other end the parent holds open without writing. However the parent ends, even by kill
+-9, the kernel closes it.
 """
 
 import os
@@ -12,7 +12,7 @@ import time
 
 from octavo.cli import main
 
-BETWEEN_SIGNALS = 0.5  # seconds: the second one ends at once what the first has asked to finish
+BETWEEN_SIGNALS = 0.5  # seconds; the second signal stops immediately what the first asked to finish
 
 
 def _end_with_parent() -> None:

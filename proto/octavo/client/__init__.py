@@ -1,4 +1,4 @@
-"""The client: `Client` for threads and `AsyncClient` for asyncio.
+"""The Python client: `Client` for threads and `AsyncClient` for asyncio.
 
 with Client("127.0.0.1:50051") as client:
     result = client.embed(text)

@@ -1,5 +1,5 @@
-"""The client for asyncio: `AsyncClient`, `Client`'s methods awaited."""
-# ruff: noqa: ASYNC109 - a timeout travels to the server as the call's deadline, which asyncio.timeout does not
+"""The client for asyncio: `AsyncClient`."""
+# ruff: noqa: ASYNC109 - unlike asyncio.timeout, these timeouts are sent to the server as the call's deadline
 
 import asyncio
 from collections import deque
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(BaseClient):
-    """`Client` for asyncio, for the event loop in which it is made. Arguments and errors are those of `Client`."""
+    """`Client` for asyncio, bound to the event loop it is created in. Arguments and errors are those of `Client`."""
 
     def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
         self._channel = (
@@ -51,7 +51,7 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[EmbedArguments],
     ) -> EmbedResult:
-        """The document's vector, its segments and, where asked, their vectors and those of spans."""
+        """Return the document's vector and segments and, if requested, vectors of segments and spans."""
         request = self._embed_request(text, arguments)
         return replies.embed_result(await self._call(self._inference.Embed, request, self._attempts(timeout)))
 
@@ -82,9 +82,10 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[EmbedArguments],
     ) -> AsyncIterator[EmbedResult | OctavoError]:
-        """The texts' results in their order, with up to `in_flight` calls under way and as many texts read ahead.
+        """Yield the texts' results in order, with up to `in_flight` calls at a time and as many texts read ahead.
 
-        `timeout` is each call's. A fault ends the iteration, or takes its text's place with `return_exceptions`.
+        `timeout` applies to each call. An error ends the iteration; with `return_exceptions` it is yielded in place of
+        the result.
         """
         self._check_many(in_flight, arguments)
         return self._embed_many(_asynchronous(texts), in_flight, return_exceptions, timeout, arguments)
@@ -96,7 +97,7 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> SegmentationResult:
-        """How the document is cut and what it would cost; the model does not run."""
+        """Return the document's segments and its cost, without running the model."""
         request = self._segment_request(text, arguments)
         reply = await self._call(self._inference.Segment, request, self._attempts(timeout))
         return replies.segmentation_result(reply)
@@ -109,7 +110,7 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> Analysis:
-        """One pass over the document for several tasks, each under a name of your choice."""
+        """Run several tasks in one pass over the document. The keys of `tasks` name the results."""
         request = self._analyze_request(text, tasks, arguments)
         return replies.analysis(await self._call(self._inference.Analyze, request, self._attempts(timeout)))
 
@@ -123,12 +124,12 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> AsyncSegmentStream:
-        """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
+        """Like `analyze`, but segment by segment. After the last segment, `.summary` has the document's results.
 
-        Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
-        a new connection and within the timeout; with `resume=False` the break is raised. Without a timeout it also goes
-        on when the server's default deadline has passed. A deadline that comes before the document's end raises
-        DeadlineExceeded; with `partial=True` the stream ends there, and its summary covers the segments so far.
+        By default, `tasks` is {"embed": Embed(segment_vectors=True)}. A broken stream resumes after its last segment on
+        a new connection, within the timeout; with `resume=False` it raises instead. Without a timeout, it also resumes
+        after the server's default deadline. If the deadline passes before the document's end, the stream raises
+        DeadlineExceeded; with `partial=True` it ends, and its summary covers the segments so far.
         """
         request = self._stream_request(text, tasks, arguments)
 
@@ -171,9 +172,9 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> AsyncIterator[tuple[K, Analysis | OctavoError]]:
-        """Any number of documents, each an (id, text), as (id, `analyze`'s answer) in the order of completion.
+        """Analyze (id, text) documents and yield (id, result) in order of completion.
 
-        As `Client.process`; `documents` is read ahead in a task of its own.
+        Like `Client.process`, but `documents` is read ahead in a separate task.
         """
         ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
         stream = AsyncDocumentStream(
@@ -185,7 +186,7 @@ class AsyncClient(BaseClient):
         return stream.answers(return_exceptions=return_exceptions)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
-        """The models that the server serves."""
+        """List the server's models."""
         found: list[Model] = []
         request = models_pb2.ListModelsRequest()
         attempts = self._attempts(timeout)
@@ -197,13 +198,13 @@ class AsyncClient(BaseClient):
             request.page_token = reply.next_page_token
 
     async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
-        """One model by "name" or "name@version"; the server's default without a name."""
+        """Return one model by "name" or "name@version"; the default model if the name is empty."""
         request = models_pb2.GetModelRequest(name=name)
         reply = await self._call(self._models.GetModel, request, self._attempts(timeout))
         return replies.model(reply.model)
 
     async def close(self) -> None:
-        """Ends the connection, and with it all calls under way."""
+        """Close the connection and cancel all calls in progress."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -217,7 +218,7 @@ class AsyncClient(BaseClient):
     async def _call(
         self, method: Callable[..., Awaitable[_Response]], request: object, attempts: Attempts
     ) -> _Response:
-        """The answer, after as many attempts as it takes."""
+        """Call until it succeeds or no further attempt is allowed."""
         while True:
             try:
                 return await method(request, timeout=attempts.timeout(), metadata=self._metadata)

@@ -1,4 +1,4 @@
-"""What a caller may choose. Whatever is left at None is the model's or the server's choice."""
+"""Arguments of calls. None selects the model's or server's default."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,13 @@ PriorityName = Literal["interactive", "bulk"]
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """How a document is cut: the policy, and the most and fewest tokens that a segment owns."""
+    """How to cut a document into segments.
+
+    Attributes:
+        policy: the segmentation policy.
+        max_tokens: maximum tokens that a segment owns.
+        min_tokens: minimum tokens that a segment owns.
+    """
 
     policy: PolicyName | None = None
     max_tokens: int | None = None
@@ -23,10 +29,15 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """A task: vectors of the document, and where asked of its segments and of spans of it.
+    """A task that computes a vector of the document and, if requested, of its segments and of spans.
 
-    `dimensions` keeps a vector's first so many values. `data_type` "binary" packs the signs, eight a byte.
-    `spans` are (start, end) pairs of the string's indices, end exclusive; each gets the mean of its tokens' states.
+    Attributes:
+        pooling: how token states become a vector.
+        normalize: scale vectors to length 1.
+        dimensions: truncate vectors to this many values.
+        data_type: type of the values; "binary" packs their signs, eight per byte.
+        segment_vectors: also return a vector for each segment.
+        spans: (start, end) indices into the string, end exclusive; each span gets the mean of its tokens' states.
     """
 
     pooling: PoolingName | None = None
@@ -40,11 +51,14 @@ class Embed:
 class CallArguments(TypedDict, total=False):
     """Keyword arguments of every call.
 
-    `model` is "name" or "name@version". With `expected_fingerprint` the call fails unless its vectors may share an
-    index with those of that fingerprint. `window` is the attention window's half width in tokens, 0 for none.
-    `input_type` chooses which of the model's prefixes is put before each segment. `cache_mode` says what the call
-    wants of the server's cache; it never changes an answer. `priority` chooses the class of the server's queue,
-    "interactive" going first; a client's plan may cap it.
+    Attributes:
+        model: "name" or "name@version".
+        expected_fingerprint: fail unless the call's vectors may share an index with those of this fingerprint.
+        segmentation: how to cut the document.
+        window: half width of the attention window in tokens, 0 for full attention.
+        input_type: which of the model's prefixes to add before each segment.
+        cache_mode: how to use the server's cache; never changes a result.
+        priority: the scheduling class; "interactive" goes before "bulk". The client's plan may limit it.
     """
 
     model: str | None
@@ -57,7 +71,7 @@ class CallArguments(TypedDict, total=False):
 
 
 class EmbedArguments(CallArguments, total=False):
-    """Keyword arguments of `embed`: those of every call, and `Embed`'s."""
+    """Keyword arguments of `embed`: those of every call and the fields of `Embed`."""
 
     pooling: PoolingName | None
     normalize: bool | None
@@ -68,17 +82,24 @@ class EmbedArguments(CallArguments, total=False):
 
 
 class EmbedManyArguments(EmbedArguments, total=False):
-    """Keyword arguments of `embed_many`: those of `embed`, whose timeout each call has, and calls under way at most."""
+    """Keyword arguments of `embed_many`: those of `embed` and the following.
+
+    Attributes:
+        timeout: seconds for each call.
+        in_flight: maximum calls in progress.
+    """
 
     timeout: float | None
     in_flight: int
 
 
 class ProcessArguments(CallArguments, total=False):
-    """Keyword arguments of `process`.
+    """Keyword arguments of `process`: those of every call and the following.
 
-    `timeout` is for everything. At most `in_flight` documents are unanswered at a time (fewer when they are long).
-    Answers have segments with `segments`, or where a task asks for their vectors.
+    Attributes:
+        timeout: seconds for all documents together.
+        in_flight: maximum unanswered documents at a time (fewer if they are long).
+        segments: return segments. They are also returned if a task returns segment vectors.
     """
 
     timeout: float | None

@@ -1,4 +1,4 @@
-"""What both clients share: construction, requests and checks."""
+"""The base of both clients: construction, requests and checks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from octavo.v1 import inference_pb2 as pb
 class BaseClient(ABC):
     """Calls one server.
 
-    Every call takes `timeout` in seconds (None: no limit) and the keyword arguments of `CallArguments`. A refusal
-    that may pass is waited out within the timeout, as `retry` says; every other fault is raised as an OctavoError.
+    Every call takes `timeout` in seconds (None: no limit) and the keyword arguments of `CallArguments`. Transient
+    errors are retried within the timeout, as `retry` says; other errors are raised as OctavoError.
 
     Args:
         address: HOST:PORT, [IPV6]:PORT or unix:PATH.
-        token: who calls, "oct_…" as `octavo keys add` shows it; sent with each call, shown nowhere.
-        credentials: for TLS, as from grpc.ssl_channel_credentials; without them the connection is not encrypted.
-        insecure_token: send the token without encryption even to another machine, where others can read it.
-        retry: how patient to be.
+        token: the client's key, "oct_…" as printed by `octavo keys add`; sent with each call, never shown.
+        credentials: TLS credentials, such as from grpc.ssl_channel_credentials; None: no encryption.
+        insecure_token: allow sending the token unencrypted to another machine, where others can read it.
+        retry: when to retry.
         max_document_bytes: larger documents are refused before they are sent.
 
     Raises:
-        ValueError: the address or the token is malformed, or the token would travel in the open.
+        ValueError: the address or token is malformed, or the token would be sent unencrypted.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BaseClient(ABC):
 
     @abstractmethod
     def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
-        """Makes the channel and the stubs."""
+        """Create the channel and stubs."""
 
     def _attempts(self, timeout: float | None) -> Attempts:
         return Attempts(self._retry, timeout)
@@ -73,7 +73,7 @@ class BaseClient(ABC):
         return requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
 
     def _check_many(self, in_flight: int, arguments: EmbedArguments) -> None:
-        """Raises for wrong arguments when `embed_many` is called, not when its first result is asked for."""
+        """Check arguments when `embed_many` is called instead of when its first result is requested."""
         _check_in_flight(in_flight)
         self._embed_request("", arguments)
 

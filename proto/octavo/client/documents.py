@@ -1,7 +1,7 @@
-"""Many documents through one stream: the two forms of it.
+"""Streams of documents, for threads and asyncio.
 
-What the caller's documents give is read ahead in a thread (or task) of its own, up to a bound; gRPC takes what is to be
-sent as fast as the server reads it; the caller's own thread (or task) takes the answers. Account is kept in one place.
+A separate thread (or task) reads the caller's documents ahead, up to a limit. gRPC sends them as fast as the server
+reads them. The caller's thread (or task) receives the answers. `Ledger` keeps the state.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ class DocumentStream(Generic[K]):
         self._documents = documents
         self._ledger = ledger
         self._attempts = attempts
-        self._changed = threading.Condition()  # guards the ledger and the two below
-        self._stream: object | None = None  # stands for the present one
+        self._changed = threading.Condition()  # guards the ledger and the next two fields
+        self._stream: object | None = None  # identifies the current stream
         self._closed = False
         self._fault: BaseException | None = None
 
     def answers(self, *, return_exceptions: bool) -> Iterator[tuple[K, Analysis | OctavoError]]:
-        """`outcomes`; unless they are to be returned, documents' errors come together at the end.
+        """Yield outcomes; with `return_exceptions`, failed documents too, else raise their errors together at the end.
 
         Raises:
-            DocumentsFailed: some documents have errors.
-            OctavoError: documents are left that no server would answer.
+            DocumentsFailed: some documents failed.
+            OctavoError: some documents could not be answered.
         """
         failed: list[tuple[K, OctavoError]] = []
         for key, outcome in self.outcomes():
@@ -62,10 +62,10 @@ class DocumentStream(Generic[K]):
             raise DocumentsFailed(failed)
 
     def outcomes(self) -> Iterator[tuple[K, Analysis | OctavoError]]:
-        """What becomes of each document, in the order of completion.
+        """Yield the outcome of each document, in order of completion.
 
         Raises:
-            OctavoError: documents are left that no server would answer.
+            OctavoError: some documents could not be answered.
         """
         threading.Thread(target=self._read, name="octavo-documents", daemon=True).start()
         try:
@@ -86,7 +86,7 @@ class DocumentStream(Generic[K]):
             raise self._fault
 
     def _read(self) -> None:
-        """Takes documents on while there is room, in a thread of its own."""
+        """Read documents while there is room. Runs in a separate thread."""
         try:
             documents = iter(self._documents)
             while self._wait_for_room():
@@ -96,20 +96,20 @@ class DocumentStream(Generic[K]):
                     self._changed.notify_all()
         except StopIteration:
             pass
-        except BaseException as fault:  # noqa: BLE001 - raised where the caller sees it
+        except BaseException as fault:  # noqa: BLE001 - raised again in the caller's thread
             self._fault = fault
         with self._changed:
             self._ledger.exhausted = True
             self._changed.notify_all()
 
     def _wait_for_room(self) -> bool:
-        """False when nobody wants any more."""
+        """Wait for room; False if the stream is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._ledger.has_room)
             return not self._closed
 
     def _converse(self) -> Iterator[tuple[K, Analysis | OctavoError]]:
-        """One stream. Raises, unless everything is answered, why there has to be another."""
+        """Run one stream. Raises why another one is needed unless everything is answered."""
         self._stream = stream = object()
         call = self._start(self._requests(stream), self._attempts.timeout())
         error: OctavoError = _cut_short()
@@ -139,13 +139,13 @@ class DocumentStream(Generic[K]):
             raise error
 
     def _requests(self, stream: object) -> Iterator[pb.ProcessDocumentsRequest]:
-        """What a stream is to send; gRPC asks for it in a thread of its own."""
+        """The messages to send. gRPC iterates this in its own thread."""
         yield self._ledger.start
         while (messages := self._next_to_send(stream)) is not None:
             yield from messages
 
     def _next_to_send(self, stream: object) -> Iterator[pb.ProcessDocumentsRequest] | None:
-        """The messages of the next document, None after the last."""
+        """The messages of the next document; None after the last."""
         with self._changed:
             while self._stream is stream:
                 if (messages := self._ledger.next_to_send()) is not None:
@@ -170,15 +170,15 @@ class AsyncDocumentStream(Generic[K]):
         self._documents = documents
         self._ledger = ledger
         self._attempts = attempts
-        self._changed = asyncio.Event()  # set with each change, cleared by whoever waits for the next
+        self._changed = asyncio.Event()  # set on each change, cleared before waiting for the next
         self._stream: object | None = None
 
     async def answers(self, *, return_exceptions: bool) -> AsyncGenerator[tuple[K, Analysis | OctavoError], None]:
-        """`outcomes`; unless they are to be returned, documents' errors come together at the end.
+        """Yield outcomes; with `return_exceptions`, failed documents too, else raise their errors together at the end.
 
         Raises:
-            DocumentsFailed: some documents have errors.
-            OctavoError: documents are left that no server would answer.
+            DocumentsFailed: some documents failed.
+            OctavoError: some documents could not be answered.
         """
         failed: list[tuple[K, OctavoError]] = []
         async with aclosing(self.outcomes()) as outcomes:
@@ -191,10 +191,10 @@ class AsyncDocumentStream(Generic[K]):
             raise DocumentsFailed(failed)
 
     async def outcomes(self) -> AsyncGenerator[tuple[K, Analysis | OctavoError], None]:
-        """What becomes of each document, in the order of completion.
+        """Yield the outcome of each document, in order of completion.
 
         Raises:
-            OctavoError: documents are left that no server would answer.
+            OctavoError: some documents could not be answered.
         """
         reading = asyncio.create_task(self._read())
         try:
@@ -209,13 +209,13 @@ class AsyncDocumentStream(Generic[K]):
                     if wait is None:
                         raise
                 await asyncio.sleep(wait)
-            await reading  # whose fault, if any, is the documents'
+            await reading  # raises the error of reading documents, if any
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self) -> None:
-        """Takes documents on while there is room, in a task of its own."""
+        """Read documents while there is room. Runs in a separate task."""
         try:
             while True:
                 while not self._ledger.has_room:
@@ -230,7 +230,7 @@ class AsyncDocumentStream(Generic[K]):
             self._changed.set()
 
     async def _converse(self) -> AsyncGenerator[tuple[K, Analysis | OctavoError], None]:
-        """One stream. Raises, unless everything is answered, why there has to be another."""
+        """Run one stream. Raises why another one is needed unless everything is answered."""
         self._stream = stream = object()
         call = self._start(self._requests(stream), self._attempts.timeout())
         error: OctavoError = _cut_short()
@@ -259,14 +259,14 @@ class AsyncDocumentStream(Generic[K]):
             raise error
 
     async def _requests(self, stream: object) -> AsyncGenerator[pb.ProcessDocumentsRequest, None]:
-        """What a stream is to send; gRPC asks for it in a task of its own."""
+        """The messages to send. gRPC iterates this in its own task."""
         yield self._ledger.start
         while (messages := await self._next_to_send(stream)) is not None:
             for message in messages:
                 yield message
 
     async def _next_to_send(self, stream: object) -> Iterator[pb.ProcessDocumentsRequest] | None:
-        """The messages of the next document, None after the last."""
+        """The messages of the next document; None after the last."""
         while self._stream is stream:
             if (messages := self._ledger.next_to_send()) is not None:
                 return messages
@@ -281,10 +281,7 @@ class AsyncDocumentStream(Generic[K]):
 
 
 def _is_masked(fault: grpc.aio.AioRpcError) -> bool:
-    """Whether grpc.aio has put a failed write of ours in the place of what the server said, as it does by mistake.
-
-    Source: https://github.com/grpc/grpc/issues/36066
-    """
+    """Whether grpc.aio replaced the server's status with our failed write (https://github.com/grpc/grpc/issues/36066)."""
     return fault.code() is grpc.StatusCode.INTERNAL and fault.details() == "Internal error from Core"
 
 

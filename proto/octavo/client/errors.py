@@ -1,8 +1,8 @@
-"""What can go wrong with a call.
+"""The client's exceptions.
 
 OctavoError
-├── InvalidArgument (also a ValueError)    the fields are named in `violations`
-│   ├── DocumentTooLarge                   also raised before anything is sent
+├── InvalidArgument (also a ValueError)    `violations` names the fields
+│   ├── DocumentTooLarge                   also raised before sending
 │   └── ReplyTooLarge                      use `stream`
 ├── NotFound
 │   └── UnknownModel
@@ -10,13 +10,13 @@ OctavoError
 │   └── FingerprintMismatch
 ├── Unauthenticated
 ├── PermissionDenied
-├── ResourceExhausted                      `retry_after` seconds, where the server says
-├── Unavailable                            cannot be reached, or refuses for now
-├── DeadlineExceeded (also a TimeoutError) the caller's timeout or the server's default deadline has passed
+├── ResourceExhausted                      `retry_after` is set if the server gives it
+├── Unavailable                            the server cannot be reached or is temporarily refusing calls
+├── DeadlineExceeded (also a TimeoutError) the timeout or the server's default deadline has passed
 ├── Cancelled
-├── IncompleteStream                       a stream ended before it had said everything
-├── DocumentsFailed                        some of `process`'s documents, with the error of each
-└── ServerError                            a fault of the server, or of what stands between
+├── IncompleteStream                       a stream ended before it was complete
+├── DocumentsFailed                        some documents of `process` failed; has the error of each
+└── ServerError                            an error of the server or of a proxy
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,19 +33,23 @@ ERROR_DOMAIN = "octavo"
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field of the request, as a path ("options.window"), and what is wrong with it."""
+    """A field of the request, as a path such as "options.window", and what is wrong with it."""
 
     field: str
     description: str
 
 
 class OctavoError(Exception):
-    """A call that failed; `str()` is one line.
+    """A failed call; `str()` is one line.
 
-    `code` is gRPC's, None when the fault was found before sending. `reason` is the server's ("UNKNOWN_MODEL"), empty
-    when the fault is not the server's. `retry_after` are the seconds to wait that the server asks for; `transient`
-    says whether the same call may succeed later. `metadata` is what the server adds to the reason; its `request_id`
-    finds the call in the server's log.
+    Attributes:
+        code: gRPC's status code; None if the error was found before sending.
+        reason: the server's reason, such as "UNKNOWN_MODEL"; empty if the server gave none.
+        metadata: the server's details of the reason.
+        violations: the fields that are invalid.
+        retry_after: seconds to wait as requested by the server.
+        transient: whether the same call may succeed later.
+        request_id: identifies the call in the server's log.
     """
 
     def __init__(
@@ -74,70 +78,74 @@ class OctavoError(Exception):
         return " ".join(" ".join(parts).split()) or self.reason or type(self).__name__
 
     def _unsaid(self, violation: FieldViolation) -> str:
-        """What the message does not say of a field already."""
+        """The part of a violation that the message does not mention."""
         if violation.description not in self.message:
             return f"({violation.field}: {violation.description})"
         return "" if violation.field in self.message else f"({violation.field})"
 
 
 class InvalidArgument(OctavoError, ValueError):
-    """The request is at fault; sending it again does not help."""
+    """The request is invalid; retrying does not help."""
 
 
 class DocumentTooLarge(InvalidArgument):
-    """The document has more bytes of UTF-8 than the server takes."""
+    """The document has more bytes of UTF-8 than the server accepts."""
 
 
 class ReplyTooLarge(InvalidArgument):
-    """The answer would not fit one message; `stream` sends it in parts."""
+    """The reply would not fit in one message; use `stream`."""
 
 
 class NotFound(OctavoError):
-    """There is no such thing."""
+    """The requested resource does not exist."""
 
 
 class UnknownModel(NotFound):
-    """The server serves no model of that name and version."""
+    """The server has no model of this name and version."""
 
 
 class FailedPrecondition(OctavoError):
-    """The server's state is not what the call demands."""
+    """The server's state does not meet the call's conditions."""
 
 
 class FingerprintMismatch(FailedPrecondition):
-    """The vectors could not share an index with those of the expected fingerprint."""
+    """The vectors cannot share an index with those of the expected fingerprint."""
 
 
 class Unauthenticated(OctavoError):
-    """The server does not know who calls."""
+    """The token is missing or invalid."""
 
 
 class PermissionDenied(OctavoError):
-    """The caller may not do that."""
+    """The caller is not allowed to do this."""
 
 
 class ResourceExhausted(OctavoError):
-    """A limit is reached."""
+    """A limit was reached."""
 
 
 class Unavailable(OctavoError):
-    """The server cannot be reached, or refuses for now."""
+    """The server cannot be reached or is temporarily refusing calls."""
 
 
 class DeadlineExceeded(OctavoError, TimeoutError):
-    """The call's timeout, or without one the server's default deadline, passed before the answer was complete."""
+    """The call's timeout, or the server's default deadline if there is none, passed before the reply was complete."""
 
 
 class Cancelled(OctavoError):
-    """The call was cancelled, or its client closed."""
+    """The call was cancelled or its client was closed."""
 
 
 class IncompleteStream(OctavoError):
-    """The stream ended before it had said everything."""
+    """The stream ended before it was complete."""
 
 
 class DocumentsFailed(OctavoError):
-    """All documents were answered, some of them with an error: `errors` has their ids and what is wrong with each."""
+    """All documents were answered, some with an error.
+
+    Attributes:
+        errors: the id and error of each failed document.
+    """
 
     def __init__(self, errors: Iterable[tuple[object, OctavoError]]) -> None:
         self.errors = tuple(errors)
@@ -147,7 +155,7 @@ class DocumentsFailed(OctavoError):
 
 
 class ServerError(OctavoError):
-    """A fault of the server, or of what stands between it and us."""
+    """An error of the server or of a proxy."""
 
 
 _BY_REASON: dict[str, type[OctavoError]] = {
@@ -172,8 +180,8 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def from_call(fault: grpc.RpcError) -> OctavoError:
-    """The error of a failed call, of grpc's or of grpc.aio's."""
-    call = cast("grpc.Call", fault)  # both have its methods
+    """Convert the error of a failed call, from grpc or grpc.aio."""
+    call = cast("grpc.Call", fault)  # both kinds have its methods
     trailers = dict(call.trailing_metadata() or ())
     status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
     if isinstance(rich := trailers.get(DETAILS_KEY), bytes):
@@ -182,7 +190,7 @@ def from_call(fault: grpc.RpcError) -> OctavoError:
 
 
 def from_status(status: status_pb2.Status, pushback: float | None = None) -> OctavoError:
-    """The error that a google.rpc.Status describes; `pushback` are seconds, negative for 'do not retry'."""
+    """Convert a google.rpc.Status; `pushback` is in seconds, negative for 'do not retry'."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     details = _Details.of(status.details)
     kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerError)
@@ -200,10 +208,10 @@ def from_status(status: status_pb2.Status, pushback: float | None = None) -> Oct
 
 
 def _is_transient(code: grpc.StatusCode, reason: str, retry_after: float | None) -> bool:
-    """Whether to try again.
+    """Whether to retry.
 
-    Two need a hint when: RESOURCE_EXHAUSTED, which gRPC itself reports for messages too large, and QUEUE_FULL, which
-    has none where the call would never fit.
+    Two cases are only transient with a retry delay: RESOURCE_EXHAUSTED, which gRPC also reports for messages that are
+    too large, and QUEUE_FULL, which has no delay if the call would never fit.
     """
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or reason == "QUEUE_FULL":
         return retry_after is not None
@@ -211,7 +219,7 @@ def _is_transient(code: grpc.StatusCode, reason: str, retry_after: float | None)
 
 
 def _milliseconds(value: str | bytes | None) -> float | None:
-    """A pushback in seconds. gRPC reads what it cannot parse as 'do not retry'."""
+    """A pushback in seconds. As in gRPC, an invalid value means 'do not retry'."""
     if value is None:
         return None
     try:
@@ -222,7 +230,7 @@ def _milliseconds(value: str | bytes | None) -> float | None:
 
 @dataclass(slots=True)
 class _Details:
-    """What a status carries beside its code and message."""
+    """The details of a status."""
 
     reason: str = ""
     metadata: Mapping[str, str] | None = None
@@ -231,7 +239,7 @@ class _Details:
 
     @classmethod
     def of(cls, packed: Iterable[Any]) -> "_Details":
-        """Reads the kinds that we know and passes over the others."""
+        """Read the known kinds of details and ignore others."""
         found = cls()
         for each in packed:
             if each.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):

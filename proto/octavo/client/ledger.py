@@ -1,4 +1,4 @@
-"""The account of many documents that travel through one stream, which both clients keep alike. No I/O, no locks."""
+"""The state of a stream of documents, shared by both clients. No I/O, no locks."""
 
 import itertools
 from collections import deque
@@ -11,20 +11,20 @@ from octavo.client.results import Analysis
 from octavo.v1 import inference_pb2 as pb
 
 MAX_HELD_CHARACTERS = 32_000_000
-"""Of texts that are not answered yet; a longer one is alone."""
+"""Limit of unanswered texts; a longer text is sent alone."""
 
 K = TypeVar("K")
 
 
 class Ledger(Generic[K]):
-    """Which documents were taken on and not answered yet, and what has come of their answers.
+    """Tracks unanswered documents and collects their outcomes.
 
-    On the wire a document has a number for an id, which is unique whatever the caller's ids are.
+    On the wire, documents are identified by numbers, which are unique even if the caller's ids are not.
 
     Attributes:
         start: the first message of each stream.
-        exhausted: there will be no further documents.
-        draining: why the server of the present stream reads no more.
+        exhausted: there are no further documents.
+        draining: why the server reads no more from the current stream.
     """
 
     def __init__(self, start: pb.ProcessDocumentsRequest, in_flight: int, max_document_bytes: int) -> None:
@@ -43,7 +43,7 @@ class Ledger(Generic[K]):
 
     @property
     def has_room(self) -> bool:
-        """Whether another document may be taken on."""
+        """Whether another document may be added."""
         return len(self._held) < self._in_flight and self._characters < MAX_HELD_CHARACTERS
 
     @property
@@ -52,7 +52,7 @@ class Ledger(Generic[K]):
         return self.exhausted and not self._held
 
     def add(self, key: K, text: str) -> None:
-        """Takes a document on. One that cannot be sent has its outcome at once."""
+        """Add a document. One that cannot be sent gets its outcome immediately."""
         try:
             requests.check_document(text, self._max_document_bytes)
         except OctavoError as error:
@@ -64,9 +64,9 @@ class Ledger(Generic[K]):
         self._unsent.append(number)
 
     def next_to_send(self) -> Iterator[pb.ProcessDocumentsRequest] | None:
-        """The messages of the next document; None while there is none to be sent.
+        """The messages of the next document; None if there is nothing to send.
 
-        None is before the server says that it is ready: who is refused need not have sent a text in vain.
+        Nothing is sent until the server is ready, so that a refused stream has not sent a text in vain.
         """
         if self.draining or not self._ready or not self._unsent:
             return None
@@ -75,11 +75,11 @@ class Ledger(Generic[K]):
 
     @property
     def nothing_follows(self) -> bool:
-        """Whether the present stream has been given all that it will be."""
+        """Whether nothing more will be sent on the current stream."""
         return self.draining is not None or (self.exhausted and not self._unsent)
 
     def take(self, response: pb.ProcessDocumentsResponse) -> None:
-        """Enters what the server says."""
+        """Process a message from the server."""
         match response.WhichOneof("message"):
             case "result":
                 self._take_result(response.result)
@@ -89,23 +89,23 @@ class Ledger(Generic[K]):
                 self.draining = from_status(response.draining)
 
     def outcomes(self) -> Iterator[tuple[K, Analysis | OctavoError]]:
-        """Gives out, once, what has become of documents since."""
+        """Yield outcomes that have not been yielded yet."""
         while self._outcomes:
             yield self._outcomes.popleft()
 
     def reason(self, end: OctavoError) -> OctavoError:
-        """Why a stream that ended so did not answer all; a server that drains has said when to come back."""
+        """The error of an incomplete stream; a draining server's own error, since it says when to retry."""
         return self.draining if self.draining and end.transient else end
 
     def reopen(self) -> None:
-        """Prepares for another stream, to which everything unanswered is to be sent."""
+        """Prepare for another stream, which all unanswered documents will be sent to."""
         self._ready, self.draining = False, None
         self._parts.clear()
         self._unsent = deque(self._held)
 
     def _take_result(self, result: pb.DocumentResult) -> None:
         if result.id not in self._held:
-            raise ServerError("the server answered a document that it was not sent")
+            raise ServerError("the server answered a document that was not sent")
         if result.WhichOneof("outcome") == "ok":
             self._parts.setdefault(result.id, []).append(result.ok)
         if result.more:

@@ -1,4 +1,4 @@
-"""Replies to results. A reply that contradicts itself is a ServerError, never a guess."""
+"""Converts replies to results. An inconsistent reply raises ServerError."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ _POLICIES: dict[int, PolicyName] = {
 
 
 def array(tensor: pb.Tensor) -> results.Array:
-    """The tensor's values as an array of its own; of BINARY the packed bytes, each row beginning a new one."""
+    """Copy a tensor's values to an array; for BINARY, the packed bytes, with each row starting a new byte."""
     dtype = _DTYPES.get(tensor.data_type)
     if dtype is None:
-        raise ServerError(f"the reply has a data type that this client does not know: {tensor.data_type}")
+        raise ServerError(f"the reply has a data type unknown to this client: {tensor.data_type}")
     shape = list(tensor.shape)
     if tensor.data_type == pb.DATA_TYPE_BINARY and shape:
         shape[-1] = -(-shape[-1] // 8)
@@ -43,7 +43,7 @@ def array(tensor: pb.Tensor) -> results.Array:
 
 
 def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
-    """The one document's result. Raises what its status says."""
+    """Convert the only document's result. Raises the error in its status."""
     if len(reply.results) != 1:
         raise ServerError(f"the reply has {len(reply.results)} results for one document")
     result = reply.results[0]
@@ -61,12 +61,12 @@ def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
 
 
 def analysis(reply: pb.AnalyzeResponse) -> results.Analysis:
-    """Segments, and the answer of each task by its name."""
+    """Convert segments and the result of each task by name."""
     return results.Analysis(**_info(reply.info), segments=segments(reply.segments), results=_by_name(reply.results))
 
 
 def joined_analysis(parts: Sequence[pb.AnalyzeResponse]) -> results.Analysis:
-    """A document's answer that came in one or several messages: each has some segments, the last the document's own."""
+    """Join a document's reply from its messages: each has some segments, the last has the document's results."""
     answers = [analysis(part) for part in parts]
     last = answers[-1]
     return replace(
@@ -85,7 +85,7 @@ def _joined(embeddings: Iterable[results.Embedding | None]) -> results.Array | N
 
 
 def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult:
-    """Segments, and what they would cost."""
+    """Convert segments and their cost."""
     return results.SegmentationResult(
         **_info(reply.info),
         segments=segments(reply.segments),
@@ -95,24 +95,24 @@ def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult
 
 
 def stream_header(header: pb.StreamHeader) -> results.StreamHeader:
-    """What a stream says first."""
+    """Convert the first message of a stream."""
     return results.StreamHeader(model_ref(header.model), header.fingerprint, header.request_id)
 
 
 def segment_result(result: pb.SegmentResult) -> results.SegmentResult:
-    """One segment of a stream."""
+    """Convert one segment of a stream."""
     return results.SegmentResult(
         segment(result.segment), {each.name: _of_segment(each.embed) for each in result.results}
     )
 
 
 def stream_summary(summary: pb.StreamSummary) -> results.StreamSummary:
-    """What a stream says last."""
+    """Convert the last message of a stream."""
     return results.StreamSummary(**_info(summary.info), results=_by_name(summary.results), partial=summary.partial)
 
 
 def segments(infos: Sequence[pb.SegmentInfo], vectors: results.Array | None = None) -> tuple[results.Segment, ...]:
-    """The segments, each with its row of `vectors`, where there are any."""
+    """Convert segments, each with its row of `vectors`, if given."""
     if vectors is None:
         return tuple(segment(info) for info in infos)
     if len(vectors) != len(infos):
@@ -121,7 +121,7 @@ def segments(infos: Sequence[pb.SegmentInfo], vectors: results.Array | None = No
 
 
 def segment(info: pb.SegmentInfo, vector: results.Array | None = None) -> results.Segment:
-    """One segment, its span in characters of the Python string."""
+    """Convert one segment; its span indexes the Python string."""
     return results.Segment(
         index=info.index,
         char_start=info.span.start,
@@ -135,7 +135,7 @@ def segment(info: pb.SegmentInfo, vector: results.Array | None = None) -> result
 
 
 def embedding(message: pb.Embedding) -> results.Embedding:
-    """An Embed task's answer for a document."""
+    """Convert an Embed task's result for a document."""
     return results.Embedding(
         vector=_optional(message, "document_vector"),
         segment_vectors=_optional(message, "segment_vectors"),
@@ -144,7 +144,7 @@ def embedding(message: pb.Embedding) -> results.Embedding:
 
 
 def model(message: models_pb2.Model) -> results.Model:
-    """A model's description."""
+    """Convert a model's description."""
     return results.Model(
         ref=model_ref(message.ref),
         fingerprint=message.fingerprint,
@@ -169,7 +169,7 @@ def model(message: models_pb2.Model) -> results.Model:
 
 
 def model_ref(ref: pb.ModelRef) -> results.ModelRef:
-    """Which model ran."""
+    """Convert a reference to a model."""
     return results.ModelRef(ref.name, ref.version, ref.digest)
 
 
@@ -186,7 +186,7 @@ def _by_name(task_results: Iterable[pb.TaskResult]) -> dict[str, results.Embeddi
 
 
 def _of_segment(message: pb.Embedding) -> results.Embedding:
-    """A segment's answer: its vector is the one row of the segment vectors."""
+    """Convert a segment's result: its vector is the only row of the segment vectors."""
     rows = _optional(message, "segment_vectors")
     if rows is None:
         return results.Embedding(None)

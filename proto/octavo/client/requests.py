@@ -1,4 +1,4 @@
-"""Arguments to requests. What the contract cannot carry is refused here, with the field's name."""
+"""Converts arguments to requests. Values that the API cannot represent are refused, naming the field."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Unpack
@@ -17,17 +17,17 @@ from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgume
 from octavo.v1 import inference_pb2 as pb
 
 STREAM_TASKS: Mapping[str, Embed] = {"embed": Embed(segment_vectors=True)}
-"""What a stream does when no tasks are given."""
+"""Default tasks of a stream."""
 
 PROCESS_TASKS: Mapping[str, Embed] = {"embed": Embed()}
-"""What is done with many documents when no tasks are given."""
+"""Default tasks of `process`."""
 
 PART_BYTES = 900_000
-"""Of a document's text in one message of ProcessDocuments, which is at most 1 MiB."""
+"""Maximum text in one message of ProcessDocuments, which may have 1 MiB."""
 
 
 def segment_request(text: str, max_bytes: int, **call: Unpack[CallArguments]) -> pb.SegmentRequest:
-    """A request to cut `text`."""
+    """A request for the segments of `text`."""
     return pb.SegmentRequest(document=document(text, max_bytes), options=call_options(**call))
 
 
@@ -60,7 +60,7 @@ def analyze_request(
 def stream_request(
     text: str, tasks: Mapping[str, Embed] | None, max_bytes: int, **call: Unpack[CallArguments]
 ) -> pb.StreamSegmentsRequest:
-    """A request for several tasks on `text`, segment by segment."""
+    """A request for several tasks on `text`, streamed segment by segment."""
     tasks = STREAM_TASKS if tasks is None else tasks
     return pb.StreamSegmentsRequest(
         document=document(text, max_bytes), options=call_options(**call), tasks=task_list(tasks)
@@ -70,7 +70,7 @@ def stream_request(
 def process_start(
     tasks: Mapping[str, Embed] | None, *, segments: bool, **call: Unpack[CallArguments]
 ) -> pb.ProcessDocumentsRequest:
-    """What holds for all documents of a stream. Segments come when they, or vectors of theirs, are asked for."""
+    """The first message of a stream. Segments are returned if requested, or if a task returns their vectors."""
     tasks = PROCESS_TASKS if tasks is None else tasks
     segments = segments or any(task.segment_vectors for task in tasks.values())
     start = pb.ProcessStart(options=call_options(**call), tasks=task_list(tasks), return_segments=segments)
@@ -78,12 +78,12 @@ def process_start(
 
 
 def document_parts(number: str, text: str) -> Iterator[pb.ProcessDocumentsRequest]:
-    """A checked document in as many messages as it takes."""
+    """Split a checked document into messages."""
     data = text.encode()
     start = 0
     while start + PART_BYTES < len(data):
         end = start + PART_BYTES
-        while data[end] & 0xC0 == 0x80:  # never within a character  # noqa: PLR2004 - UTF-8's continuation bytes
+        while data[end] & 0xC0 == 0x80:  # do not split a character  # noqa: PLR2004 - UTF-8's continuation bytes
             end -= 1
         yield _part(number, data[start:end], more=True)
         start = end
@@ -95,22 +95,22 @@ def _part(number: str, data: bytes, *, more: bool) -> pb.ProcessDocumentsRequest
 
 
 def document(text: str, max_bytes: int) -> pb.Document:
-    """`text` as the wire has it. Raises as `check_document` does."""
+    """Convert `text`. Raises as `check_document` does."""
     check_document(text, max_bytes)
     return pb.Document(text=text)
 
 
 def check_document(text: str, max_bytes: int) -> None:
-    """Raises DocumentTooLarge and, for half a surrogate pair, InvalidArgument."""
+    """Raise DocumentTooLarge, or InvalidArgument for a lone surrogate."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")
     try:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as fault:
-        raise _invalid("document.text", f"half a surrogate pair at character {fault.start:,}") from None
+        raise _invalid("document.text", f"lone surrogate at character {fault.start:,}") from None
     if size > max_bytes:
         raise DocumentTooLarge(
-            f"the document has {size:,} bytes of UTF-8, over the {max_bytes:,} that this client sends",
+            f"the document has {size:,} bytes of UTF-8, more than this client's limit of {max_bytes:,}",
             reason="DOCUMENT_TOO_LARGE",
         )
 
@@ -125,7 +125,7 @@ def call_options(
     cache_mode: CacheModeName | None = None,
     priority: PriorityName | None = None,
 ) -> pb.CallOptions:
-    """The options of every call. Spans are asked for in code points, which index a Python string."""
+    """The options of every call. Offsets are in code points, which index a Python string."""
     return pb.CallOptions(
         model=model or "",
         expected_fingerprint=expected_fingerprint or "",
@@ -139,14 +139,14 @@ def call_options(
 
 
 def task_list(tasks: Mapping[str, Embed]) -> list[pb.Task]:
-    """The tasks by their names, in order."""
+    """Convert tasks, keeping their order."""
     if not tasks:
-        raise _invalid("tasks", "give at least one")
+        raise _invalid("tasks", "at least one is required")
     return [pb.Task(name=name, embed=embed_options(task)) for name, task in tasks.items()]
 
 
 def embed_options(task: Embed) -> pb.EmbedOptions:
-    """An Embed task as the wire has it."""
+    """Convert an Embed task."""
     options = pb.EmbedOptions(
         pooling=_enum("embed.pooling", "POOLING", pb.Pooling.keys(), task.pooling),
         dimensions=_count("embed.dimensions", task.dimensions),
@@ -171,19 +171,19 @@ def _segmentation(chosen: Segmentation) -> pb.Segmentation:
 
 
 def _enum(field: str, prefix: str, members: Sequence[str], value: str | None) -> str | None:
-    """The enum's member that `value` names, as protobuf's constructors take it."""
+    """The name of the enum member for `value`, as accepted by protobuf's constructors."""
     if value is None:
         return None
     member = f"{prefix}_{str(value).upper()}"
     if member not in members[1:]:  # the first is UNSPECIFIED
         known = ", ".join(each.removeprefix(f"{prefix}_").lower() for each in members[1:])
-        raise _invalid(field, f"{value!r} is none of {known}")
+        raise _invalid(field, f"{value!r} is not one of {known}")
     return member
 
 
 def _count(field: str, value: int | None) -> int | None:
     if value is not None and not 0 <= value < 2**32:
-        raise _invalid(field, f"{value} is not in 0 to 4,294,967,295")
+        raise _invalid(field, f"{value} is not between 0 and 4,294,967,295")
     return value
 
 

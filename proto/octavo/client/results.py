@@ -1,4 +1,4 @@
-"""What calls return. Character positions index the Python string that was sent; times are in seconds."""
+"""Results of calls. Character positions index the Python string that was sent; times are in seconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from octavo.client.arguments import Segmentation
 
 Array = NDArray[Any]
-"""float32, float16 or int8 as asked for; "binary" is uint8 of the packed signs."""
+"""float32, float16 or int8 as requested; "binary" is uint8 with packed signs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,15 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a call; `processed_tokens` (specials and prefixes included) is computed + cached."""
+    """Token counts of a call.
+
+    Attributes:
+        tokens: tokens of the document.
+        processed_tokens: tokens that the model reads, including special tokens and prefixes: computed + cached.
+        computed_tokens: processed tokens that were computed.
+        cached_tokens: processed tokens that came from the cache.
+        charged_tokens: tokens charged to the client's quota.
+    """
 
     tokens: int
     processed_tokens: int
@@ -37,7 +45,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that the call's stages took at the server. Stages overlap and need not add up to the total."""
+    """Seconds that each stage of the call took on the server. Stages may overlap, so they need not add up."""
 
     total: float
     tokenize: float
@@ -48,10 +56,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A stretch of the document, `text[char_start:char_end]`. The segments of a document tile it.
+    """A span of the document, `text[char_start:char_end]`. Segments tile the document.
 
-    `resumed_from_layer` counts the layers whose output was known already; None when all ran. `digest` names what the
-    model read. `vector` is there when it was asked for.
+    Attributes:
+        resumed_from_layer: the number of layers taken from the cache; None if all layers ran.
+        digest: identifies the model's input for this segment.
+        vector: the segment's vector, if requested.
     """
 
     index: int
@@ -66,16 +76,22 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """An Embed task's answer: of a document, or of one segment of a stream (whose `vector` has to be asked for)."""
+    """An Embed task's result for a document or for one segment of a stream.
 
-    vector: Array | None = field(repr=False)  # (dimensions,)
-    segment_vectors: Array | None = field(default=None, repr=False)  # (segments, dimensions)
-    span_vectors: Array | None = field(default=None, repr=False)  # (spans, dimensions)
+    Attributes:
+        vector: (dimensions,); for a segment of a stream only if segment vectors were requested.
+        segment_vectors: (segments, dimensions), if requested.
+        span_vectors: (spans, dimensions), if requested.
+    """
+
+    vector: Array | None = field(repr=False)
+    segment_vectors: Array | None = field(default=None, repr=False)
+    span_vectors: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reply:
-    """What every answer tells. Two vectors may share an index only when their fingerprints are equal."""
+    """The fields of every reply. Vectors may only share an index if their fingerprints are equal."""
 
     model: ModelRef
     fingerprint: str
@@ -86,16 +102,21 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EmbedResult(Reply):
-    """A document's vector and its segments."""
+    """A document's vector and segments.
 
-    vector: Array = field(repr=False)  # (dimensions,)
+    Attributes:
+        vector: (dimensions,).
+        span_vectors: (spans, dimensions), if requested.
+    """
+
+    vector: Array = field(repr=False)
     segments: tuple[Segment, ...]
-    span_vectors: Array | None = field(default=None, repr=False)  # (spans, dimensions)
+    span_vectors: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Analysis(Reply):
-    """A document's segments and the answer of each task, by its name."""
+    """A document's segments and the result of each task by name."""
 
     segments: tuple[Segment, ...]
     results: Mapping[str, Embedding]
@@ -103,10 +124,12 @@ class Analysis(Reply):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SegmentationResult(Reply):
-    """How a document is cut, and what it would cost now.
+    """A document's segments and its current cost.
 
-    `uncached_tokens` are the processed tokens of the segments that would have to be computed. Nothing is computed for
-    this answer: computed and cached tokens in its `usage` are those that an embed would have.
+    Attributes:
+        uncached_tokens: processed tokens of the segments that would have to be computed. Nothing was computed for this
+            reply: computed and cached tokens in its `usage` are those that an embed would have.
+        would_charge_tokens: tokens that an embed would be charged.
     """
 
     segments: tuple[Segment, ...]
@@ -116,7 +139,7 @@ class SegmentationResult(Reply):
 
 @dataclass(frozen=True, slots=True)
 class StreamHeader:
-    """What a stream says first."""
+    """The first message of a stream."""
 
     model: ModelRef
     fingerprint: str
@@ -125,7 +148,7 @@ class StreamHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentResult:
-    """One segment of a stream and the answer of each task for it, by the task's name."""
+    """One segment of a stream and the result of each task by name."""
 
     segment: Segment
     results: Mapping[str, Embedding]
@@ -133,7 +156,11 @@ class SegmentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StreamSummary(Reply):
-    """What a stream says last: the document's answers; `partial` when the deadline came before the document's end."""
+    """The last message of a stream: the document's results.
+
+    Attributes:
+        partial: the deadline passed before the document's end.
+    """
 
     results: Mapping[str, Embedding]
     partial: bool
@@ -141,7 +168,7 @@ class StreamSummary(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that the server serves, and how. `fingerprint` is that of a call without options."""
+    """A model and how the server runs it. `fingerprint` is that of a call without options."""
 
     ref: ModelRef
     fingerprint: str

@@ -1,4 +1,4 @@
-"""When a call that failed is tried again. Every method is free of side effects, so each may be."""
+"""Retries of failed calls. No method has side effects, so all may be retried."""
 
 import random
 import time
@@ -10,15 +10,17 @@ from octavo.client.errors import DeadlineExceeded, OctavoError
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How patient a client is.
+    """When and how long to retry. `Retry(attempts=1, patience=0)` never retries.
 
-    A refusal with a hint is waited out for as long as the call's timeout allows, and without a timeout for
-    `patience` seconds in all. A server that cannot be reached is tried `attempts` times, with waits that double
-    from `first_wait` to `longest_wait` seconds. A stream that breaks after it has given something is worth more: its
-    server is sought for `patience` seconds, each time anew. `Retry(attempts=1, patience=0)` never tries again.
+    These limits do not apply to a stream that continues after the server's default deadline (see `Client.stream`), or
+    to documents that continue in another stream when one is full.
 
-    None of this limits how often a stream goes on after the server's default deadline (see `Client.stream`), nor how
-    often documents go on in another stream when one is full.
+    Attributes:
+        attempts: maximum attempts while the server cannot be reached.
+        first_wait: seconds before the first of these retries; doubles with each.
+        longest_wait: maximum seconds between them.
+        patience: seconds to wait in total for a refusal that says when to retry, if the call has no timeout; and to
+            reconnect a stream that breaks after it returned something, each time it breaks.
     """
 
     attempts: int = 5
@@ -28,7 +30,7 @@ class Retry:
 
 
 class Attempts:
-    """The attempts of one call: how long the next one may take, and how long to wait before it."""
+    """The attempts of one call: the timeout of the next one and the wait before it."""
 
     def __init__(self, retry: Retry, timeout: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._retry = retry
@@ -37,7 +39,7 @@ class Attempts:
         self._failures = 0
         self._waited = 0.0
         self._begun = False
-        self._gave = False  # this attempt
+        self._gave = False  # whether this attempt returned something
 
     @property
     def limited(self) -> bool:
@@ -46,20 +48,20 @@ class Attempts:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether another attempt follows a deadline: it was the server's own, and this attempt has given something."""
+        """Whether to continue after a deadline: it was the server's default, and this attempt returned something."""
         return self._gave and not self.limited
 
     def progressed(self) -> None:
-        """The call has given something: what failed before is forgotten, what fails from now on is a break."""
+        """Record that the call returned something: resets failures, and makes later failures a break in the stream."""
         self._failures, self._waited, self._begun, self._gave = 0, 0.0, True, True
 
     def timeout(self) -> float | None:
-        """Seconds left for the next attempt; None when the call has no timeout."""
+        """Seconds left for the next attempt; None: no timeout."""
         return None if self._end is None else max(self._end - self._clock(), 0.0)
 
     def next_wait(self, error: OctavoError) -> float | None:
-        """Seconds to wait before the next attempt; None when there is to be none."""
-        full = self._gave and error.retry_after == 0.0  # a stream that has taken as many documents as one may
+        """Seconds to wait before the next attempt; None: do not retry."""
+        full = self._gave and error.retry_after == 0.0  # the stream took its maximum of documents
         if full or (isinstance(error, DeadlineExceeded) and self.may_go_on):
             self._gave = False
             return 0.0
@@ -73,7 +75,7 @@ class Attempts:
             longest = min(self._retry.first_wait * doubled, self._retry.longest_wait)
             wait = longest * random.uniform(0.5, 1.0)  # noqa: S311
         else:
-            # Never before the time that was asked for, and not all callers at once.
+            # Never earlier than requested, and spread so that callers do not all return at once.
             wait = error.retry_after * random.uniform(1.0, 1.25) + random.uniform(0, 0.01)  # noqa: S311
         if wait >= self._allowed(error):
             return None
@@ -82,9 +84,9 @@ class Attempts:
         return wait
 
     def _allowed(self, error: OctavoError) -> float:
-        """Seconds that the next wait has to stay below."""
+        """The next wait must be less than this many seconds."""
         patience, left = self._retry.patience - self._waited, self.timeout()
         if left is None:
             return patience
-        # A hint says when it will pass, so that the timeout alone decides, but for callers who never wait.
+        # With a retry delay from the server only the timeout limits the wait, unless retries are off (patience 0).
         return left if error.retry_after is not None and self._retry.patience else min(left, patience)

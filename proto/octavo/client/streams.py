@@ -1,4 +1,4 @@
-"""Streams of segments: what both clients' streams share, and the two forms."""
+"""Streams of segments, for threads and asyncio."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Progress:
-    """What a stream has said so far. `header` comes with the first segment, `summary` after the last."""
+    """The progress of a stream. `header` is set with the first segment, `summary` after the last."""
 
     header: StreamHeader | None = None
     summary: StreamSummary | None = None
@@ -30,13 +30,13 @@ class _Progress:
         self._resume = resume
         self._partial = partial
         self._segments = 0
-        self._cursor: str | None = None  # of the last segment; none before the first
+        self._cursor: str | None = None  # of the last segment; None before the first
 
     def _take(self, event: pb.StreamSegmentsResponse) -> SegmentResult | None:
-        """Keeps a header or a summary; returns a segment.
+        """Return a segment, or store a header or summary.
 
         Raises:
-            DeadlineExceeded: the summary covers a part of the document, which was not asked for.
+            DeadlineExceeded: the summary is partial, and partial results were not requested.
         """
         match event.WhichOneof("event"):
             case "segment":
@@ -53,11 +53,11 @@ class _Progress:
         return None
 
     def _goes_on_after(self, event: pb.StreamSegmentsResponse) -> bool:
-        """Whether this is a partial summary, which another call completes."""
+        """Whether this is a partial summary and another call should continue."""
         return event.summary.partial and self._resume and bool(self._cursor) and self._attempts.may_go_on
 
     def _out_of_time(self) -> DeadlineExceeded:
-        whose = "timeout" if self._attempts.limited else "server's default deadline, which a timeout replaces,"
+        whose = "timeout" if self._attempts.limited else "server's default deadline (set a timeout to replace it)"
         return DeadlineExceeded(
             f"the {whose} passed before the document's end, after {self._segments:,} segments",
             code=grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -65,20 +65,20 @@ class _Progress:
         )
 
     def _seconds_to_wait(self, error: OctavoError) -> float | None:
-        """Before the stream is begun anew, or goes on after its last segment; None when the error is to be raised."""
+        """Seconds to wait before the stream restarts or resumes; None: raise the error."""
         if self.header is not None and not self._resume:
             return None
-        if self._cursor == "":  # a server that cannot resume would send all segments again
+        if self._cursor == "":  # this server cannot resume: it would send all segments again
             return None
         return self._attempts.next_wait(error)
 
 
 class SegmentStream(_Progress, Iterator[SegmentResult]):
-    """A document's segments, in its order, each as soon as it is ready. Leaving it as a context cancels the rest.
+    """Yields a document's segments in order, each as soon as it is ready. Leaving the context cancels the rest.
 
-    The call begins with the first segment that is asked for, and is tried again until it has said something. A call
-    that breaks later, or meets the server's default deadline, goes on after its last segment, unless the stream is not
-    to resume. A deadline that ends the stream is raised as DeadlineExceeded, with `summary` set to the partial answers.
+    The call starts when the first segment is requested, and is retried until it returns something. If it breaks later
+    or reaches the server's default deadline, it resumes after the last segment, unless resuming is off. A deadline that
+    ends the stream raises DeadlineExceeded, with `summary` set to the partial results.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
         self._call: SyncCall | None = None
 
     def __next__(self) -> SegmentResult:
-        """The next segment. Raises what ends the stream early, as an OctavoError."""
+        """Return the next segment. Raises OctavoError if the stream ends early."""
         while (event := self._next_event()) is not None:
             if (result := self._take(event)) is not None:
                 return result
         raise StopIteration
 
     def _next_event(self) -> pb.StreamSegmentsResponse | None:
-        """What the stream says next, None after the summary."""
+        """The next message; None after the summary."""
         while True:
             try:
                 if self._call is None:
@@ -123,7 +123,7 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
             time.sleep(wait)
 
     def close(self) -> None:
-        """Cancels what has not come yet."""
+        """Cancel the rest of the stream."""
         if self._call is not None:
             self._call.cancel()
 
@@ -152,14 +152,14 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
         self._call: AsyncCall | None = None
 
     async def __anext__(self) -> SegmentResult:
-        """The next segment. Raises what ends the stream early, as an OctavoError."""
+        """Return the next segment. Raises OctavoError if the stream ends early."""
         while (event := await self._next_event()) is not None:
             if (result := self._take(event)) is not None:
                 return result
         raise StopAsyncIteration
 
     async def _next_event(self) -> pb.StreamSegmentsResponse | None:
-        """What the stream says next, None after the summary."""
+        """The next message; None after the summary."""
         while True:
             try:
                 if self._call is None:
@@ -183,7 +183,7 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
             await asyncio.sleep(wait)
 
     async def close(self) -> None:
-        """Cancels what has not come yet."""
+        """Cancel the rest of the stream."""
         if self._call is not None:
             self._call.cancel()
 

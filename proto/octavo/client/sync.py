@@ -1,4 +1,4 @@
-"""The client for threads: `Client`."""
+"""The synchronous client: `Client`."""
 
 import time
 from collections import deque
@@ -30,7 +30,7 @@ K = TypeVar("K")
 
 
 class Client(BaseClient):
-    """Calls one server. Safe to share among threads; not across a fork."""
+    """Calls one server. Thread-safe, but not fork-safe."""
 
     def _open(self, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]) -> None:
         self._channel = (
@@ -42,7 +42,7 @@ class Client(BaseClient):
         self._models = ModelServiceStub(self._channel)
 
     def embed(self, text: str, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> EmbedResult:
-        """The document's vector, its segments and, where asked, their vectors and those of spans."""
+        """Return the document's vector and segments and, if requested, vectors of segments and spans."""
         request = self._embed_request(text, arguments)
         return replies.embed_result(self._call(self._inference.Embed, request, self._attempts(timeout)))
 
@@ -69,9 +69,10 @@ class Client(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[EmbedArguments],
     ) -> Iterator[EmbedResult | OctavoError]:
-        """The texts' results in their order, with up to `in_flight` calls under way and as many texts read ahead.
+        """Yield the texts' results in order, with up to `in_flight` calls at a time and as many texts read ahead.
 
-        `timeout` is each call's. A fault ends the iteration, or takes its text's place with `return_exceptions`.
+        `timeout` applies to each call. An error ends the iteration; with `return_exceptions` it is yielded in place of
+        the result.
         """
         self._check_many(in_flight, arguments)
         return self._embed_many(iter(texts), in_flight, return_exceptions, timeout, arguments)
@@ -79,7 +80,7 @@ class Client(BaseClient):
     def segment(
         self, text: str, *, timeout: float | None = None, **arguments: Unpack[CallArguments]
     ) -> SegmentationResult:
-        """How the document is cut and what it would cost; the model does not run."""
+        """Return the document's segments and its cost, without running the model."""
         request = self._segment_request(text, arguments)
         reply = self._call(self._inference.Segment, request, self._attempts(timeout))
         return replies.segmentation_result(reply)
@@ -92,7 +93,7 @@ class Client(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> Analysis:
-        """One pass over the document for several tasks, each under a name of your choice."""
+        """Run several tasks in one pass over the document. The keys of `tasks` name the results."""
         request = self._analyze_request(text, tasks, arguments)
         return replies.analysis(self._call(self._inference.Analyze, request, self._attempts(timeout)))
 
@@ -106,12 +107,12 @@ class Client(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> SegmentStream:
-        """`analyze` segment by segment, for documents of any length; afterwards `.summary` has the document's answers.
+        """Like `analyze`, but segment by segment. After the last segment, `.summary` has the document's results.
 
-        Without tasks: {"embed": Embed(segment_vectors=True)}. A stream that breaks goes on after its last segment, on
-        a new connection and within the timeout; with `resume=False` the break is raised. Without a timeout it also goes
-        on when the server's default deadline has passed. A deadline that comes before the document's end raises
-        DeadlineExceeded; with `partial=True` the stream ends there, and its summary covers the segments so far.
+        By default, `tasks` is {"embed": Embed(segment_vectors=True)}. A broken stream resumes after its last segment on
+        a new connection, within the timeout; with `resume=False` it raises instead. Without a timeout, it also resumes
+        after the server's default deadline. If the deadline passes before the document's end, the stream raises
+        DeadlineExceeded; with `partial=True` it ends, and its summary covers the segments so far.
         """
         request = self._stream_request(text, tasks, arguments)
 
@@ -152,15 +153,16 @@ class Client(BaseClient):
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
     ) -> Iterator[tuple[K, Analysis | OctavoError]]:
-        """Any number of documents, each an (id, text), as (id, `analyze`'s answer) in the order of completion.
+        """Analyze (id, text) documents and yield (id, result) in order of completion.
 
-        They go through one stream in the bulk class, at the server's pace, with up to `in_flight` unanswered at a time
-        (less when they are long). `documents` is read ahead in another thread. Ids are for you alone: they are not
-        sent and need not differ. When the server stops or the connection breaks, what is unanswered is sent again over
-        a new one. An empty document and the like spoil no other: with `return_exceptions` their errors take the place
-        of answers, else one DocumentsFailed tells of all of them after the last answer. `timeout` is for everything.
+        The documents are sent through one stream in the bulk class, at the server's pace, with up to `in_flight` of
+        them unanswered (fewer if they are long). `documents` is read ahead in another thread. Ids are not sent and need
+        not be unique. If the server stops or the connection breaks, unanswered documents are sent again over a new
+        stream. An invalid document does not affect others: with `return_exceptions` its error is yielded as its result,
+        else one DocumentsFailed with all errors is raised at the end. `timeout` applies to the whole call.
 
-        Without tasks: {"embed": Embed()}. Answers tell segments with `segments`, or where a task asks for vectors.
+        By default, `tasks` is {"embed": Embed()}. Results include segments with `segments=True`, or if a task returns
+        segment vectors.
         """
         ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
         stream = DocumentStream(
@@ -172,7 +174,7 @@ class Client(BaseClient):
         return stream.answers(return_exceptions=return_exceptions)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
-        """The models that the server serves."""
+        """List the server's models."""
         found: list[Model] = []
         request = models_pb2.ListModelsRequest()
         attempts = self._attempts(timeout)
@@ -184,12 +186,12 @@ class Client(BaseClient):
             request.page_token = reply.next_page_token
 
     def model(self, name: str = "", *, timeout: float | None = None) -> Model:
-        """One model by "name" or "name@version"; the server's default without a name."""
+        """Return one model by "name" or "name@version"; the default model if the name is empty."""
         request = models_pb2.GetModelRequest(name=name)
         return replies.model(self._call(self._models.GetModel, request, self._attempts(timeout)).model)
 
     def close(self) -> None:
-        """Ends the connection, and with it all calls under way."""
+        """Close the connection and cancel all calls in progress."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -207,7 +209,7 @@ class Client(BaseClient):
         attempts: Attempts,
         future: "grpc._CallFuture[_Response] | None" = None,
     ) -> _Response:
-        """The answer, after as many attempts as it takes; `future` is a first one that is under way."""
+        """Call until it succeeds or no further attempt is allowed; `future` is a first attempt in progress."""
         while True:
             try:
                 return (
@@ -271,7 +273,7 @@ class Client(BaseClient):
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """A call of `embed_many` that is under way."""
+    """A call of `embed_many` in progress."""
 
     request: pb.EmbedRequest
     attempts: Attempts

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class InferenceServiceStub(object):
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     def __init__(self, channel):
@@ -64,42 +64,43 @@ class InferenceServiceStub(object):
 
 
 class InferenceServiceServicer(object):
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     def Segment(self, request, context):
-        """Cuts and counts a document without running the model.
+        """Segments a document and counts its tokens, without running the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Vectors of one or several documents: Analyze with one task.
+        """Embeds one or several documents: like Analyze with one task.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Analyze(self, request, context):
-        """One pass over one document for any number of tasks.
+        """Runs any number of tasks in one pass over a document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamSegments(self, request, context):
-        """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last.
+        """Like Analyze, for documents of any length: sends each segment as soon as it is ready, in document order, then a
+        summary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProcessDocuments(self, request_iterator, context):
-        """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
-        results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
-        again.
+        """Like Analyze, for any number of documents, in the bulk class. The first message is the start, the others are
+        documents. Results come in order of completion, with exactly one final result for each id. If the stream breaks,
+        send the unanswered documents again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,8 +143,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     @staticmethod

@@ -18,8 +18,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class InferenceServiceStub:
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -27,76 +27,80 @@ class InferenceServiceStub:
         octavo.v1.inference_pb2.SegmentRequest,
         octavo.v1.inference_pb2.SegmentResponse,
     ]
-    """Cuts and counts a document without running the model."""
+    """Segments a document and counts its tokens, without running the model."""
 
     Embed: grpc.UnaryUnaryMultiCallable[
         octavo.v1.inference_pb2.EmbedRequest,
         octavo.v1.inference_pb2.EmbedResponse,
     ]
-    """Vectors of one or several documents: Analyze with one task."""
+    """Embeds one or several documents: like Analyze with one task."""
 
     Analyze: grpc.UnaryUnaryMultiCallable[
         octavo.v1.inference_pb2.AnalyzeRequest,
         octavo.v1.inference_pb2.AnalyzeResponse,
     ]
-    """One pass over one document for any number of tasks."""
+    """Runs any number of tasks in one pass over a document."""
 
     StreamSegments: grpc.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
         octavo.v1.inference_pb2.StreamSegmentsResponse,
     ]
-    """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
+    """Like Analyze, for documents of any length: sends each segment as soon as it is ready, in document order, then a
+    summary.
+    """
 
     ProcessDocuments: grpc.StreamStreamMultiCallable[
         octavo.v1.inference_pb2.ProcessDocumentsRequest,
         octavo.v1.inference_pb2.ProcessDocumentsResponse,
     ]
-    """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
-    results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
-    again.
+    """Like Analyze, for any number of documents, in the bulk class. The first message is the start, the others are
+    documents. Results come in order of completion, with exactly one final result for each id. If the stream breaks,
+    send the unanswered documents again.
     """
 
 class InferenceServiceAsyncStub:
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     Segment: grpc.aio.UnaryUnaryMultiCallable[
         octavo.v1.inference_pb2.SegmentRequest,
         octavo.v1.inference_pb2.SegmentResponse,
     ]
-    """Cuts and counts a document without running the model."""
+    """Segments a document and counts its tokens, without running the model."""
 
     Embed: grpc.aio.UnaryUnaryMultiCallable[
         octavo.v1.inference_pb2.EmbedRequest,
         octavo.v1.inference_pb2.EmbedResponse,
     ]
-    """Vectors of one or several documents: Analyze with one task."""
+    """Embeds one or several documents: like Analyze with one task."""
 
     Analyze: grpc.aio.UnaryUnaryMultiCallable[
         octavo.v1.inference_pb2.AnalyzeRequest,
         octavo.v1.inference_pb2.AnalyzeResponse,
     ]
-    """One pass over one document for any number of tasks."""
+    """Runs any number of tasks in one pass over a document."""
 
     StreamSegments: grpc.aio.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
         octavo.v1.inference_pb2.StreamSegmentsResponse,
     ]
-    """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
+    """Like Analyze, for documents of any length: sends each segment as soon as it is ready, in document order, then a
+    summary.
+    """
 
     ProcessDocuments: grpc.aio.StreamStreamMultiCallable[
         octavo.v1.inference_pb2.ProcessDocumentsRequest,
         octavo.v1.inference_pb2.ProcessDocumentsResponse,
     ]
-    """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
-    results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
-    again.
+    """Like Analyze, for any number of documents, in the bulk class. The first message is the start, the others are
+    documents. Results come in order of completion, with exactly one final result for each id. If the stream breaks,
+    send the unanswered documents again.
     """
 
 class InferenceServiceServicer(metaclass=abc.ABCMeta):
-    """Long documents in, numbers out. Every method reads all of the text it is given, in segments of at most 512 tokens,
-    and says exactly what it did. No method has side effects that a caller could observe, so each may be retried.
+    """Runs models over long documents. Every method reads the whole text, in segments of at most 512 tokens, and reports
+    exactly what it did. No method has side effects visible to callers, so all may be retried.
     """
 
     @abc.abstractmethod
@@ -105,7 +109,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: octavo.v1.inference_pb2.SegmentRequest,
         context: _ServicerContext,
     ) -> typing.Union[octavo.v1.inference_pb2.SegmentResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.SegmentResponse]]:
-        """Cuts and counts a document without running the model."""
+        """Segments a document and counts its tokens, without running the model."""
 
     @abc.abstractmethod
     def Embed(
@@ -113,7 +117,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: octavo.v1.inference_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> typing.Union[octavo.v1.inference_pb2.EmbedResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.EmbedResponse]]:
-        """Vectors of one or several documents: Analyze with one task."""
+        """Embeds one or several documents: like Analyze with one task."""
 
     @abc.abstractmethod
     def Analyze(
@@ -121,7 +125,7 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: octavo.v1.inference_pb2.AnalyzeRequest,
         context: _ServicerContext,
     ) -> typing.Union[octavo.v1.inference_pb2.AnalyzeResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.AnalyzeResponse]]:
-        """One pass over one document for any number of tasks."""
+        """Runs any number of tasks in one pass over a document."""
 
     @abc.abstractmethod
     def StreamSegments(
@@ -129,7 +133,9 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request: octavo.v1.inference_pb2.StreamSegmentsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[octavo.v1.inference_pb2.StreamSegmentsResponse], collections.abc.AsyncIterator[octavo.v1.inference_pb2.StreamSegmentsResponse]]:
-        """Analyze for documents of any length: each segment as soon as it is ready, in document order, the summary last."""
+        """Like Analyze, for documents of any length: sends each segment as soon as it is ready, in document order, then a
+        summary.
+        """
 
     @abc.abstractmethod
     def ProcessDocuments(
@@ -137,9 +143,9 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[octavo.v1.inference_pb2.ProcessDocumentsRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[octavo.v1.inference_pb2.ProcessDocumentsResponse], collections.abc.AsyncIterator[octavo.v1.inference_pb2.ProcessDocumentsResponse]]:
-        """Analyze for any number of documents, in the bulk class. The first message is the start, the others are documents;
-        results come in the order of completion, exactly one final one for each id. After a break send the unanswered ids
-        again.
+        """Like Analyze, for any number of documents, in the bulk class. The first message is the start, the others are
+        documents. Results come in order of completion, with exactly one final result for each id. If the stream breaks,
+        send the unanswered documents again.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

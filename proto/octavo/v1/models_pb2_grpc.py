@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """What this server serves, and how.
+    """Describes the models of this server.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """What this server serves, and how.
+    """Describes the models of this server.
     """
 
     def ListModels(self, request, context):
@@ -85,7 +85,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """What this server serves, and how.
+    """Describes the models of this server.
     """
 
     @staticmethod

@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class ModelServiceStub:
-    """What this server serves, and how."""
+    """Describes the models of this server."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     ListModels: grpc.UnaryUnaryMultiCallable[
@@ -32,7 +32,7 @@ class ModelServiceStub:
     ]
 
 class ModelServiceAsyncStub:
-    """What this server serves, and how."""
+    """Describes the models of this server."""
 
     ListModels: grpc.aio.UnaryUnaryMultiCallable[
         octavo.v1.models_pb2.ListModelsRequest,
@@ -45,7 +45,7 @@ class ModelServiceAsyncStub:
     ]
 
 class ModelServiceServicer(metaclass=abc.ABCMeta):
-    """What this server serves, and how."""
+    """Describes the models of this server."""
 
     @abc.abstractmethod
     def ListModels(
