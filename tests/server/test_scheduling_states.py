@@ -39,7 +39,7 @@ MINUTE = 60.0
 PATIENCE = 100 * 24 * 3600.0  # seconds: longer than any queue here
 ENOUGH = 10 * 24 * 3600.0  # for whatever these machines can pile up
 BATCH_TOKENS = 512
-READERS = 2
+READERS = 1
 CACHED_PRICE = 0.25
 REQUEST_BYTES = 1 << 20
 
@@ -61,7 +61,7 @@ segments = st.lists(
     min_size=1,
     max_size=5,
 )
-deadlines = st.sampled_from((0.02, 1.0, 20.0, 61.0, 600.0, PATIENCE, PATIENCE))
+deadlines = st.sampled_from((0.02, 1.0, 20.0, 61.0, 600.0, PATIENCE, PATIENCE, PATIENCE))
 pauses = st.sampled_from((0.0, 0.0, 0.001, 0.005, 0.02, 0.3, 5.0, 45.0, 61.0))
 faults = st.sampled_from((0.0, 0.001, 0.02, 0.5))
 steps = st.integers(0, 4)  # of the loop, before time may pass
@@ -75,6 +75,7 @@ class Model:
 
     def __init__(self, simulation: Simulation) -> None:
         self.poison: set[int] = set()
+        self.poisoned: set[int] = set()  # at any time
         self._simulation = simulation
 
     def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
@@ -168,13 +169,25 @@ class NotingScheduler(Scheduler):
         self.paid.append((time.monotonic(), client.name, price))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Caller:
-    """A call, and what it wants."""
+    """A call, what it wants, and how it ended."""
 
     call: Call
     wanted: list[tuple[int, str]]
     task: "asyncio.Task[list[Result]]"
+    has_left: bool = False
+    ended: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.task.add_done_callback(self._end)
+
+    def leave(self) -> None:
+        self.has_left = True
+        self.task.cancel()
+
+    def _end(self, _: object) -> None:
+        self.ended = time.monotonic()
 
 
 class States(RuleBasedStateMachine):
@@ -186,7 +199,7 @@ class States(RuleBasedStateMachine):
         self.loop = self.simulation.loop
         self.model = Model(self.simulation)
         self.callers: list[Caller] = []
-        self.ended = 0
+        self.is_closed = False
         self.faults: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context))
 
@@ -264,7 +277,7 @@ class States(RuleBasedStateMachine):
     @precondition(lambda self: self.callers)
     @rule(which=st.integers(0), steps=steps, pause=pauses)
     def hang_up(self, which: int, steps: int, pause: float) -> None:
-        self.callers[which % len(self.callers)].task.cancel()
+        self.callers[which % len(self.callers)].leave()
         self.run(passing(steps, pause))
 
     @rule(seconds=st.sampled_from((0.001, 0.05, 2.0)))
@@ -275,6 +288,7 @@ class States(RuleBasedStateMachine):
     def poison(self, number: int) -> None:
         """A segment begins to fail, or ceases to."""
         self.model.poison ^= {number}
+        self.model.poisoned |= {number}
 
     @rule(seconds=faults)
     def run_out_of_threads(self, seconds: float) -> None:
@@ -291,8 +305,7 @@ class States(RuleBasedStateMachine):
         waiting = []
         for caller in self.callers:
             if caller.task.done():
-                check(caller)
-                self.ended += 1
+                self._check(caller)
             else:
                 assert time.monotonic() <= caller.call.deadline + 0.001
                 waiting.append(caller)
@@ -303,6 +316,13 @@ class States(RuleBasedStateMachine):
         """Whatever raised where nobody awaits it."""
         assert not self.faults
         assert self.scheduler.is_alive()
+
+    @invariant()
+    def no_stream_sleeps_over_work(self) -> None:
+        """A stream that nobody wakes while something can be served."""
+        scheduler = self.scheduler
+        self.run(ticks(10))
+        assert scheduler._queue.peek() is None or scheduler._news.is_set() or scheduler._busy
 
     @invariant()
     def the_queue_is_as_deep_as_is_told(self) -> None:
@@ -353,15 +373,21 @@ class States(RuleBasedStateMachine):
             self.simulation.close()
 
     def _end(self) -> None:
-        self.loop.no_threads_until = self.redis.down_until = 0.0
+        self.loop.no_threads_until = min(self.loop.no_threads_until, time.monotonic())
+        self.redis.down_until = 0.0
         if self.ending == "wait":
             self._end_in_time()
         elif self.ending == "stop":
             for caller in self.callers:
-                caller.task.cancel()
+                caller.leave()
             self.run(ticks(5))
             assert all(caller.task.done() for caller in self.callers)
+        queues = self.scheduler._queue._queues.values()
+        waiting = [item for queue in queues for flow in queue._flows.values() for item in flow.items]
         self.run(self._close())
+        self.is_closed = True
+        assert not self.scheduler._parked
+        assert all(item.future.done() for item in waiting)
         if self.callers:
             self.run(asyncio.wait([caller.task for caller in self.callers], timeout=2 * PATIENCE))
         self.run(asyncio.sleep(MINUTE))  # runs that nobody waits for end
@@ -411,6 +437,24 @@ class States(RuleBasedStateMachine):
         assert not self.admission._calls
         assert not self.admission._bytes
 
+    def _check(self, caller: Caller) -> None:
+        """Its answers are its own segments', in their order; or there is a reason why there are none."""
+        numbers = [number for number, _ in caller.wanted]
+        if caller.task.cancelled():
+            assert caller.has_left or self.is_closed
+        elif error := caller.task.exception():
+            assert isinstance(error, CallError | ArithmeticError | RuntimeError)
+            assert not isinstance(error, ArithmeticError) or self.model.poisoned & set(numbers)
+            assert not isinstance(error, RuntimeError) or self.loop.no_threads_until
+            assert not isinstance(error, DeadlineExceeded) or caller.ended >= caller.call.deadline
+        else:
+            results = caller.task.result()
+            assert [number_of(result.prepared.segment) for result in results] == numbers
+            for result in results:
+                assert set(result.parts) >= set(result.prepared.heads)  # perhaps more: it shared a run
+                for head, part in result.parts.items():
+                    assert np.array_equal(part, vector(number_of(result.prepared.segment), cast("Pool", head)))
+
     def _grants(self) -> dict[str, list[tuple[float, float]]]:
         """What each client was given, and when."""
         grants: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -430,26 +474,24 @@ class States(RuleBasedStateMachine):
     ) -> list[Result]:
         """What the door and the service do."""
         group = [prepared(number, known, heads) for number, known in wanted]
-        view = cast(
-            "CacheView", Cache({each.key for each, (_, known) in zip(group, wanted, strict=True) if known == "state"})
-        )
+        states = {each.key for each, (_, known) in zip(group, wanted, strict=True) if known == "state"}
         async with self.admission.enter(call.client) as slot:
             slot.hold(REQUEST_BYTES)
             with self.pipeline.reserve(call) as reservation:
                 async with within(call.deadline):
                     if is_promised:
-                        await self._admit(call, group, wanted, reservation)
-                    document = Document(call, "", Timings(), view, reservation)
+                        await self._admit(call, group, states, reservation)
+                    document = Document(call, "", Timings(), cast("CacheView", Cache(states)), reservation)
                     async with aclosing(self.pipeline.results(document, halves(group))) as results:
-                        return [result async for result in results]
+                        answer = [result async for result in results]
+                assert not reservation._open
+                return answer
 
-    async def _admit(
-        self, call: Call, group: list[Prepared], wanted: list[tuple[int, str]], reservation: Reservation
-    ) -> None:
+    async def _admit(self, call: Call, group: list[Prepared], states: set[Key], reservation: Reservation) -> None:
         tokens = Counter[bool]()
-        for each, (_, known) in zip(group, wanted, strict=True):
-            tokens[known == "new"] += each.segment.processed_tokens
-        await self.pipeline.admit(call, reservation, tokens[True], tokens[False])
+        for each in group:
+            tokens[each.complete or each.key in states] += each.segment.processed_tokens
+        await self.pipeline.admit(call, reservation, tokens[False], tokens[True])
 
     def run(self, main: Any) -> Any:
         return self.simulation.run(main)
@@ -479,25 +521,14 @@ def prepared(number: int, known: str, heads: tuple[Pool, ...]) -> Prepared:
     return Prepared(Segment(0, 0, 0, ids, slice(0), nothing, nothing), Key(Kind.STATE, b"%d" % number), heads, parts)
 
 
+def number_of(segment: Segment) -> int:
+    return int(segment.ids[0])
+
+
 def line_of(work: Work) -> str:
     """The client and class that a segment waits for."""
     priority, _, client = work.key.decode().lstrip("s0123456789").split(" ")
     return f"{priority} {client}"
-
-
-def check(caller: Caller) -> None:
-    """Its answers are its own segments', in their order; or it was told why there are none."""
-    if caller.task.cancelled():
-        return
-    if error := caller.task.exception():
-        assert isinstance(error, CallError | ArithmeticError | RuntimeError)
-        return
-    results = caller.task.result()
-    assert [int(result.prepared.segment.ids[0]) for result in results] == [number for number, _ in caller.wanted]
-    for result in results:
-        assert set(result.parts) >= set(result.prepared.heads)  # perhaps more: it shared a run
-        for head, part in result.parts.items():
-            assert np.array_equal(part, vector(int(result.prepared.segment.ids[0]), cast("Pool", head)))
 
 
 TestStates = States.TestCase
