@@ -12,16 +12,22 @@ lines over a unix socket, one a connection:
     disk SECONDS         nothing can be written to files for so long
     gauge SECONDS        setting a gauge raises, in whatever sets one
     redis SECONDS        sending to Redis raises what nobody expects
+    executors SECONDS    no executor takes anything, as without threads
+    listener SECONDS     the loop of the HTTP listener raises
+    accept SECONDS       the HTTP listener has no descriptor left for a connection
+    watches SECONDS      watching health raises
 """
 
 import asyncio
 import builtins
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
 import io
 import os
 import socket
+import socketserver
 import sqlite3
 import sys
 import threading
@@ -32,6 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc_health.v1.health
 import prometheus_client
 import redis.asyncio.connection
 
@@ -240,7 +247,20 @@ def _raising(fault: str) -> Callable[..., Any]:
     return fail
 
 
-_FOR_A_WHILE = {"threads": _no_threads, "disk": _no_space, "gauge": _no_gauge, "redis": _no_redis}
+def _replacing(owner: Any, name: str, fault: str) -> Callable[[], Any]:
+    return lambda: _replaced(owner, name, _raising(fault))
+
+
+_FOR_A_WHILE: dict[str, Callable[[], Any]] = {
+    "threads": _no_threads,
+    "disk": _no_space,
+    "gauge": _no_gauge,
+    "redis": _no_redis,
+    "executors": _replacing(concurrent.futures.ThreadPoolExecutor, "submit", "threads"),
+    "listener": _replacing(socketserver.BaseServer, "service_actions", "exception"),
+    "accept": _replacing(socketserver.TCPServer, "get_request", "descriptors"),
+    "watches": _replacing(grpc_health.v1.health.aio.HealthServicer, "Watch", "exception"),
+}
 
 
 @contextmanager

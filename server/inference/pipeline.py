@@ -256,16 +256,23 @@ class Pipeline:
         if started:
             document.timings.computed(computed)
             # Not awaited: the answer does not wait for the cache.
-            keeping = self._keeper.submit(
-                document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
-            )
-            keeping.add_done_callback(self._report)
+            self._keep(document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self._aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
-    def _report(self, keeping: Future[None]) -> None:
+    def _keep(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[object] | None:
+        """Let the keeper run something; None if it cannot. That is reported, and no fault of the call."""
+        try:
+            keeping: Future[object] = self._keeper.submit(function, *args, **kwargs)
+        except RuntimeError as error:  # no thread can be started
+            loops.report("keeper", error, self._metrics)
+            return None
+        keeping.add_done_callback(self._report)
+        return keeping
+
+    def _report(self, keeping: Future[object]) -> None:
         """Report a segment that could not be kept; nobody awaits it."""
         if not keeping.cancelled() and (error := keeping.exception()):
             loops.report("keeper", error, self._metrics)
@@ -275,7 +282,8 @@ class Pipeline:
 
         The keeper is one thread, first in, first out; it copies and queues, and waits for no disk.
         """
-        await asyncio.wrap_future(self._keeper.submit(int))
+        if keeping := self._keep(int):
+            await asyncio.wrap_future(keeping)
 
     async def _fly(self, call: Call, prepared: Prepared, reservation: Reservation) -> tuple[Computed, bool]:
         """The segment's states, computed for this call or awaited from another's computing."""
