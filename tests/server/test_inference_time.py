@@ -317,7 +317,7 @@ def test_heads_over_a_known_segment_teach_the_forecast_nothing(
         before = list(observed)
         answer = analyze(server, text, task(spans=SPANS))
         assert [info.resumed_from_layer for info in answer.segments] == [2], "known: heads alone"
-        assert array(answer.results[0].embedding.span_vectors).any()
+        assert array(answer.results[0].embed.span_vectors).any()
         assert observed == before
 
 
