@@ -47,7 +47,7 @@ from server.rpc.call_gate import CallGate
 from server.rpc.listener import Listener, credentials_of
 from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
-from server.telemetry import logs
+from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
 from server.types import Priority
 
@@ -133,6 +133,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 metrics.registry,
                 not_live=lambda: liveness.fault,
                 not_ready=lambda: not_ready[0] or ("stopping" if drain.begun else ""),
+                report=lambda error: loops.report("http", error, metrics),
             )
             stack.enter_context(http)
             log.info("metrics", address=http.address)

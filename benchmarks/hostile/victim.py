@@ -12,15 +12,21 @@ lines over a unix socket, one a connection:
     disk SECONDS         nothing can be written to files for so long
     gauge SECONDS        setting a gauge raises, in whatever sets one
     redis SECONDS        sending to Redis raises what nobody expects
+    executors SECONDS    no executor takes anything, as without threads
+    listener SECONDS     the loop of the HTTP listener raises
+    accept SECONDS       the HTTP listener has no descriptor left for a connection
+    watches SECONDS      watching health raises
 """
 
 import asyncio
 import builtins
+import concurrent.futures
 import ctypes
 import errno
 import io
 import os
 import socket
+import socketserver
 import sqlite3
 import sys
 import threading
@@ -32,6 +38,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import grpc_health.v1.health
 import prometheus_client
 from redis.asyncio.connection import AbstractConnection
 
@@ -220,11 +227,19 @@ def _raising(fault: str) -> Callable[..., Any]:
     return fail
 
 
+def _breaking(owner: Any, name: str, fault: str) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: patch.object(owner, name, _raising(fault))
+
+
 _FOR_A_WHILE: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
-    "threads": lambda: patch.object(threading.Thread, "start", _raising("threads")),
     "disk": _no_space,
-    "gauge": lambda: patch.object(prometheus_client.Gauge, "set", _raising("exception")),
-    "redis": lambda: patch.object(AbstractConnection, "send_packed_command", _raising("exception")),
+    "threads": _breaking(threading.Thread, "start", "threads"),
+    "gauge": _breaking(prometheus_client.Gauge, "set", "exception"),
+    "redis": _breaking(AbstractConnection, "send_packed_command", "exception"),
+    "executors": _breaking(concurrent.futures.ThreadPoolExecutor, "submit", "threads"),
+    "listener": _breaking(socketserver.BaseServer, "service_actions", "exception"),
+    "accept": _breaking(socketserver.TCPServer, "get_request", "descriptors"),
+    "watches": _breaking(grpc_health.v1.health.aio.HealthServicer, "Watch", "exception"),
 }
 
 

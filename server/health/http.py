@@ -4,13 +4,15 @@ It runs in separate threads, so that a scrape never delays a call and `/livez` a
 """
 
 import socket
+import sys
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from ipaddress import IPv6Address, ip_address
 from socketserver import TCPServer
 from threading import Thread
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
@@ -18,8 +20,13 @@ from prometheus_client.exposition import MetricsHandler
 from server.config.schema import split_address
 from server.errors import StartError
 
+PAUSE_SECONDS = 0.1  # after a fault, so that the listener does not spin
+
 Check = Callable[[], str]
 """Returns the reason for a failed check, or "" if it passed."""
+
+Report = Callable[[BaseException], None]
+"""Called with a fault that the listener survived."""
 
 
 class HttpListener:
@@ -30,25 +37,27 @@ class HttpListener:
         registry: the metrics to export.
         not_live: returns why the process should be restarted, or "".
         not_ready: returns why calls should go elsewhere, or "".
+        report: called with each fault, from the listener's threads.
 
     Raises:
         StartError: the address cannot be bound.
 
     """
 
-    def __init__(self, listen: str, registry: CollectorRegistry, not_live: Check, not_ready: Check) -> None:
+    def __init__(
+        self, listen: str, registry: CollectorRegistry, not_live: Check, not_ready: Check, report: Report
+    ) -> None:
         handler = type(
             "_Bound", (_Handler,), {"registry": registry, "checks": {"/livez": not_live, "/readyz": not_ready}}
         )
         host, port = split_address(listen)
         try:
-            self._server = _Server((host, port), handler, family=_family(host))
+            self._server = _Server((host, port), handler, _family(host), report)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise StartError(f"cannot listen on {listen} for metrics: {reason}; see metrics.listen") from None
-        self._thread = Thread(
-            target=self._server.serve_forever, name="http", daemon=True, kwargs={"poll_interval": 0.1}
-        )
+        self._report = report
+        self._thread = Thread(target=self._serve, name="http", daemon=True)
 
     @property
     def address(self) -> str:
@@ -68,6 +77,17 @@ class HttpListener:
             self._thread.join()
         self._server.server_close()
 
+    def _serve(self) -> None:
+        """Answer until `close`, whatever fails."""
+        closed = False
+        while not closed:
+            try:
+                self._server.serve_forever(poll_interval=0.1)
+                closed = True
+            except Exception as error:  # noqa: BLE001 - without this thread /livez would not answer
+                self._report(error)
+                time.sleep(PAUSE_SECONDS)
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -80,12 +100,31 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_port = False  # two servers on one port would silently share its scrapes
     block_on_close = False  # an idle keep-alive connection must not delay shutdown
 
-    def __init__(self, address: tuple[str, int], handler: type["_Handler"], family: socket.AddressFamily) -> None:
+    def __init__(
+        self, address: tuple[str, int], handler: type["_Handler"], family: socket.AddressFamily, report: Report
+    ) -> None:
         self.address_family = family
+        self._report = report
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's method would look up the host's full name
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            return super().get_request()
+        except OSError as error:  # such as too many open files: the connection waits, and would be tried again at once
+            self._report(error)
+            time.sleep(PAUSE_SECONDS)
+            raise
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Report what failed, such as starting a thread; a client that hangs up is no fault."""
+        del request, client_address
+        error = sys.exception()
+        if error is not None and not isinstance(error, ConnectionError | TimeoutError):
+            self._report(error)
 
 
 class _Handler(MetricsHandler):

@@ -266,16 +266,23 @@ class Pipeline:
         if started:
             document.timings.computed(computed)
             # Not awaited: replies do not wait for the cache.
-            keeping = self._keeper.submit(
-                document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts
-            )
-            keeping.add_done_callback(self._report)
+            self._keep(document.view.keep_computed, prepared.segment, prepared.key, computed.states, computed.parts)
         parts = {**prepared.parts, **computed.parts}
         if missing := [head for head in prepared.heads if head not in parts]:
             parts |= await self.aside(call, runner.apply, computed.states[runner.layers], missing)
         return self._result(document, prepared, parts, prepared.layer if started else runner.layers)
 
-    def _report(self, keeping: Future[None]) -> None:
+    def _keep(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[object] | None:
+        """Run a function in the keeper; None if it cannot start. That is reported, and does not fail the call."""
+        try:
+            keeping: Future[object] = self._keeper.submit(function, *args, **kwargs)
+        except RuntimeError as error:  # no thread can be started
+            loops.report("keeper", error, self._metrics)
+            return None
+        keeping.add_done_callback(self._report)
+        return keeping
+
+    def _report(self, keeping: Future[object]) -> None:
         """Report a segment that could not be stored, since nothing awaits the future."""
         if not keeping.cancelled() and (error := keeping.exception()):
             loops.report("keeper", error, self._metrics)
@@ -285,7 +292,8 @@ class Pipeline:
 
         The keeper is a single FIFO thread, which copies and queues but never waits for the disk.
         """
-        await asyncio.wrap_future(self._keeper.submit(int))
+        if keeping := self._keep(int):
+            await asyncio.wrap_future(keeping)
 
     async def _fly(self, call: Call, prepared: Prepared, reservation: Reservation) -> tuple[Computed, bool]:
         """Get the segment's states, computed by this call or awaited from another call that is computing them."""

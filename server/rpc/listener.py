@@ -137,6 +137,8 @@ class _Health(health.aio.HealthServicer):
         over = asyncio.ensure_future(self._over.wait())
         try:
             await asyncio.wait((watching, over), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                await watching  # its fault is the call's, so that the client watches anew
         finally:
             watching.cancel()
             over.cancel()

@@ -4,13 +4,16 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, TypeVarTuple
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 import pytest
 
 from server.types import Computed, Work
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -39,18 +42,52 @@ class _Selector(selectors.DefaultSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """`time.monotonic` has to be the clock's while it lives. Threads take `run_seconds` of simulated time."""
+    """`time.monotonic` has to be the clock's while it lives. Executors start no threads: each run takes a fixed time.
+
+    Attributes:
+        run_seconds: how long what begins now takes an executor.
+        no_threads_until: until when executors refuse what begins.
+    """
 
     def __init__(self, clock: Clock, run_seconds: float) -> None:
         super().__init__(_Selector(clock))
-        self._run_seconds = run_seconds
+        self.run_seconds = run_seconds
+        self.no_threads_until = 0.0
 
     def run_in_executor(self, executor: object, function: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        async def later() -> T:
-            await asyncio.sleep(self._run_seconds)
-            return function(*args)
+        """Call the function at once; its outcome is known `run_seconds` later, whether or not it is still wanted."""
+        check_threads(self)
+        future: asyncio.Future[T] = self.create_future()
+        outcome: partial[None]
+        try:
+            outcome = partial(future.set_result, function(*args))
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            outcome = partial(future.set_exception, error)
+        self.call_later(self.run_seconds, lambda: None if future.done() else outcome())
+        return future
 
-        return self.create_task(later())
+
+class SameThread(Executor):
+    """In the place of an executor that is used without the loop: runs what it is given at once."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self._loop = loop
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function."""
+        check_threads(self._loop)
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            future.set_exception(error)
+        return future
+
+
+def check_threads(loop: SimulatedLoop) -> None:
+    """Refuse what begins, as an executor does that cannot start a thread."""
+    if time.monotonic() < loop.no_threads_until:
+        raise RuntimeError("can't start new thread")
 
 
 class Simulation:

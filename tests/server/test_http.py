@@ -1,7 +1,9 @@
 """The listener of /metrics, /livez and /readyz, over real sockets."""
 
+import errno
 import http.client
 import socket
+import socketserver
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from server.errors import StartError
 from server.health.http import HttpListener
 from server.telemetry.metrics import Metrics
+from tests.server.helpers import eventually
 
 
 class Server:
@@ -20,12 +23,21 @@ class Server:
 
     dead = ""
     busy = "starting"
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        self.faults: list[BaseException] = []
 
     def not_live(self) -> str:
+        if self.error:
+            raise self.error
         return self.dead
 
     def not_ready(self) -> str:
         return self.busy
+
+    def report(self, error: BaseException) -> None:
+        self.faults.append(error)
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def server() -> Server:
 def listener(server: Server) -> Iterator[HttpListener]:
     metrics = Metrics(CollectorRegistry())
     metrics.queue_depth.set(7)
-    with HttpListener("127.0.0.1:0", metrics.registry, server.not_live, server.not_ready) as listener:
+    with HttpListener("127.0.0.1:0", metrics.registry, server.not_live, server.not_ready, server.report) as listener:
         yield listener
 
 
@@ -90,7 +102,7 @@ def test_a_silent_client_holds_up_nobody(listener: HttpListener) -> None:
 
 def test_a_port_in_use_is_a_start_error_of_one_line(listener: HttpListener, server: Server) -> None:
     with pytest.raises(StartError) as caught:
-        HttpListener(listener.address, CollectorRegistry(), server.not_live, server.not_ready)
+        HttpListener(listener.address, CollectorRegistry(), server.not_live, server.not_ready, server.report)
     assert (
         str(caught.value)
         == f"cannot listen on {listener.address} for metrics: address already in use; see metrics.listen"
@@ -110,7 +122,7 @@ def test_serve_tells_a_port_in_use_on_one_line_and_exits_with_1(listener: HttpLi
 
 def test_a_host_that_does_not_resolve_is_a_start_error(server: Server) -> None:
     with pytest.raises(StartError, match=r"cannot listen on nowhere\.invalid:0 for metrics: "):
-        HttpListener("nowhere.invalid:0", CollectorRegistry(), server.not_live, server.not_ready)
+        HttpListener("nowhere.invalid:0", CollectorRegistry(), server.not_live, server.not_ready, server.report)
 
 
 def test_an_address_of_ipv6(server: Server) -> None:
@@ -118,13 +130,56 @@ def test_an_address_of_ipv6(server: Server) -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no ::1")
-    with HttpListener("[::1]:0", CollectorRegistry(), server.not_live, server.not_ready) as listener:
+    with HttpListener("[::1]:0", CollectorRegistry(), server.not_live, server.not_ready, server.report) as listener:
         assert listener.address.startswith("[::1]:")
         assert get(listener, "/livez")[0] == 200
 
 
 def test_close_gives_the_port_back(server: Server) -> None:
-    first = HttpListener("127.0.0.1:0", CollectorRegistry(), server.not_live, server.not_ready)
+    first = HttpListener("127.0.0.1:0", CollectorRegistry(), server.not_live, server.not_ready, server.report)
     first.close()
-    with HttpListener(first.address, CollectorRegistry(), server.not_live, server.not_ready) as again:
+    with HttpListener(first.address, CollectorRegistry(), server.not_live, server.not_ready, server.report) as again:
         assert again.address == first.address
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (socketserver.BaseServer, "service_actions", RuntimeError("injected")),
+        (socketserver.TCPServer, "get_request", OSError(errno.EMFILE, "too many open files")),
+        (socketserver.ThreadingMixIn, "process_request", RuntimeError("can't start new thread")),
+    ],
+    ids=["anything", "no descriptor", "no thread"],
+)
+def test_a_fault_does_not_end_the_listener(
+    listener: HttpListener, server: Server, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(owner, name, fail)
+        asked = threads.submit(get, listener, "/livez")
+        eventually(lambda: error in server.faults)
+        patch.undo()
+        if name != "process_request":  # there the connection was closed
+            assert asked.result() == (200, "ok\n")
+        else:
+            assert asked.exception()
+    assert get(listener, "/livez") == (200, "ok\n")
+
+
+def test_a_client_that_hangs_up_is_no_fault(listener: HttpListener, server: Server) -> None:
+    server.error = ConnectionResetError()
+    with pytest.raises(http.client.RemoteDisconnected):
+        get(listener, "/livez")
+    server.error = None
+    assert get(listener, "/livez") == (200, "ok\n")
+    assert not server.faults
+
+
+def test_a_check_that_fails_is_told(listener: HttpListener, server: Server) -> None:
+    server.error = KeyError()
+    with pytest.raises(http.client.RemoteDisconnected):
+        get(listener, "/livez")
+    eventually(lambda: server.faults == [server.error])

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
-from server.config.schema import ComputeSettings
+from server.config.schema import CacheSettings, ComputeSettings
 from server.inference.runner import Runner
+from server.scheduling.forecast import Speed
 from server.scheduling.scheduler import Scheduler
 from server.types import Computed, Work
 from tests.server.helpers import (
@@ -286,3 +288,57 @@ def test_a_bug_in_the_machine_is_internal_for_its_callers_and_forgotten_then(
             assert refusal == Refusal(grpc.StatusCode.INTERNAL, "INTERNAL", "", refusal.message)
             assert "SECRET" not in refusal.message
     assert np.isfinite(vector(embed(own, prose(900)))).all()
+
+
+SPANS = [pb.Span(start=i % 7, end=900 - i % 11) for i in range(4096)]  # which all cover the one segment
+
+
+@pytest.fixture
+def observed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of the runs that teach the forecast how fast the machine is."""
+    seconds: list[float] = []
+    observe = Speed.observe
+
+    def noted(speed: Speed, tokens: int, taken: float, threads: int) -> None:
+        seconds.append(taken)
+        observe(speed, tokens, taken, threads)
+
+    monkeypatch.setattr(Speed, "observe", noted)
+    return seconds
+
+
+def test_heads_over_a_known_segment_teach_the_forecast_nothing(
+    models: Path, tmp_path: Path, observed: list[float]
+) -> None:
+    cache = CacheSettings(dir=tmp_path / "cache", secret_file=tmp_path / "secret")
+    with serving(settings().model_copy(update={"cache": cache})) as server:
+        text = prose(200)
+        analyze(server, text)
+        before = list(observed)
+        answer = analyze(server, text, task(spans=SPANS))
+        assert [info.resumed_from_layer for info in answer.segments] == [2], "known: heads alone"
+        assert array(answer.results[0].embed.span_vectors).any()
+        assert observed == before
+
+
+def test_heads_that_take_long_do_not_make_the_machine_slow(
+    models: Path, observed: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = 0.2
+    apply, compute = Runner.apply, Runner.compute
+    took: list[float] = []
+
+    def applied(*arguments: Any) -> Any:
+        time.sleep(slow)
+        return apply(*arguments)
+
+    def computed(*arguments: Any) -> list[Computed]:
+        done = compute(*arguments)
+        took.append(done[0].finished - done[0].started)
+        return done
+
+    with serving(settings()) as server:
+        monkeypatch.setattr(Runner, "apply", applied)
+        monkeypatch.setattr(Runner, "compute", computed)
+        analyze(server, prose(200), task(spans=SPANS))
+        eventually(lambda: took and observed[-1] <= took[-1] - slow)

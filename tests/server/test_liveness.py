@@ -3,15 +3,18 @@
 import asyncio
 import http.client
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from server import app
@@ -27,7 +30,7 @@ from server.scheduling.scheduler import Scheduler
 from server.telemetry import loops
 from server.telemetry.metrics import Metrics
 from server.types import Computed, Priority, Work
-from tests.server.helpers import settings
+from tests.server.helpers import embed, serving, settings, vector
 from tests.server.simulated import Machine
 
 if TYPE_CHECKING:
@@ -152,6 +155,41 @@ async def test_a_report_that_fails_does_not_end_the_watch() -> None:
             await asyncio.sleep(0.001)
     assert watch.is_alive()
     watch.stop()
+
+
+def test_a_keeper_without_a_thread_fails_no_call(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("keeper"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with serving(settings()) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert vector(embed(server, "A sentence that cannot be kept.")).any()
+        kept, waited = server.sample("background_faults_total", loop="keeper"), 1
+        assert kept == 1 + waited, "once for the segment, once for waiting until it can be looked up"
+        embed(server, "A sentence that can.")
+        assert server.sample("background_faults_total", loop="keeper") == kept
+
+
+def test_a_watch_that_fails_tells_its_client_who_watches_anew(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise KeyError
+
+    with serving(settings()) as server:
+        stub: Any = health_pb2_grpc.HealthStub(server.channel())
+        with monkeypatch.context() as patch:
+            patch.setattr(health.aio.HealthServicer, "Watch", fail)
+            with pytest.raises(grpc.RpcError) as failed:
+                list(stub.Watch(health_pb2.HealthCheckRequest(), timeout=SOON))
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        again = stub.Watch(health_pb2.HealthCheckRequest(), timeout=SOON)
+        assert next(again).status == health_pb2.HealthCheckResponse.SERVING
+        again.cancel()
 
 
 async def test_livez_of_a_server_whose_stream_has_ended(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
