@@ -62,7 +62,7 @@ def joined(found: list[Segment]) -> list[tuple[int, int, int]]:
     ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(text=TEXTS, cutting=CUTTINGS, prefix=st.sampled_from(["", "query: "]))
 def test_any_text_is_read_whole(tokenizer: Tokenizer, text: str, cutting: Cutting, prefix: str) -> None:
     found = segments(text, tokenizer, cutting, prefix)
@@ -90,7 +90,7 @@ def test_any_text_is_read_whole(tokenizer: Tokenizer, text: str, cutting: Cuttin
         assert each.token_ends.max() <= each.end
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30)
 @given(text=TEXTS, cutting=CUTTINGS)
 def test_the_same_text_is_cut_alike(tokenizer: Tokenizer, text: str, cutting: Cutting) -> None:
     def spans() -> list[tuple[int, int, bytes]]:
@@ -99,7 +99,7 @@ def test_the_same_text_is_cut_alike(tokenizer: Tokenizer, text: str, cutting: Cu
     assert spans() == spans()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(text=TEXTS)
 def test_spans_name_the_same_text_in_all_units(minilm: Tokenizer, text: str) -> None:
     found = segments(text, minilm, Cutting("content", 64, 16))

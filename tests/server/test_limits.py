@@ -64,7 +64,7 @@ def most_in_a_window(grants: list[tuple[float, float]], seconds: float) -> float
     gap=st.sampled_from([0.0, 0.001, 0.05, 1.0, 20.0]),
     largest=st.sampled_from([10, 512, 1_000]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_window_of_60_seconds_is_granted_more_than_the_rate(rate: int, seed: int, gap: float, largest: int) -> None:
     clock = Clock()
     source = random.Random(seed)
