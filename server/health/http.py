@@ -44,7 +44,7 @@ class HttpListener:
         try:
             self._server = _Server((host, port), handler, family=_family(host))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = error.strerror or error
             raise StartError(f"cannot listen on {listen} for metrics: {reason}; see metrics.listen") from None
         self._thread = Thread(
             target=self._server.serve_forever, name="http", daemon=True, kwargs={"poll_interval": 0.1}
