@@ -328,6 +328,57 @@ def test_a_reader_that_goes_away_is_no_complaint(double: Double, tmp_path: Path)
         assert process.wait(30) == 141
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["--version"]])
+def test_help_that_nobody_reads_ends_as_any_other_output(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "octavo.cli", *arguments],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("<&-", 1, "octavo: -: Bad file descriptor\n"),
+        (">&-", 1, "octavo: standard output: Bad file descriptor\n"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_standard_streams_that_are_closed(double: Double, tmp_path: Path, closed: str, code: int, said: str) -> None:
+    (tmp_path / "book").write_text("a text")
+    file = "-" if closed == "<&-" else str(tmp_path / "book")
+    line = f"{sys.executable} -m octavo.cli embed --server {double.address} {file} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(tmp_path: Path) -> None:
+    """`click` is the first thing that it loads; here that takes until the signal."""
+    (tmp_path / "click.py").write_text("import os, time\nopen(os.environ['STARTED'], 'w').close()\ntime.sleep(60)\n")
+    environment = {**os.environ, "STARTED": str(tmp_path / "started")}
+    environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen([sys.executable, "-m", "octavo.cli"], env=environment, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (130, b"")
+
+
 def test_ctrl_c_ends_at_once_with_130(double: Double, book: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     released = threading.Event()

@@ -1,8 +1,10 @@
 """The command `octavo`, and what becomes of faults: one line on standard error and an exit code for scripts."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -14,13 +16,25 @@ from octavo.cli.group import PluginGroup
 class Root(PluginGroup):
     """`octavo` itself. What commands return says nothing; only what they raise does."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the command line, which may ask for help or the version."""
+        with _readers_gone():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> None:
-        """Runs the command. A BrokenPipeError goes by another name, since click would make exit code 1 of it."""
-        try:
+        """Runs the command."""
+        with _readers_gone():
             super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError as fault:
-            raise OutputGone("the output's reader went away") from fault
+
+
+@contextlib.contextmanager
+def _readers_gone() -> Iterator[None]:
+    """Raises a BrokenPipeError by another name, since click would make exit code 1 of it."""
+    try:
+        yield
+    except BrokenPipeError as fault:
+        raise OutputGone("the output's reader went away") from fault
 
 
 @click.group(

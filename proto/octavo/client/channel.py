@@ -9,6 +9,7 @@ MAX_DOCUMENT_BYTES = 16_000_000
 
 _HEADROOM = 1024 * 1024  # for what a message holds beside the document
 _LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+|unix(-abstract)?:.+")
+LAST_PORT = 65_535
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _ADDRESS = re.compile(r"[^/:\s]+:\d{1,5}|\[[0-9a-fA-F:.%\w]+\]:\d{1,5}|unix(-abstract)?:.+|(dns|ipv4|ipv6|xds):.+")
 
@@ -17,6 +18,9 @@ def checked_address(address: str) -> str:
     """The address, where it can be one. gRPC would look up 'http' or take port 443 for what it cannot read."""
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"a server's address is HOST:PORT, [IPV6]:PORT or unix:PATH, not {address!r}")
+    port = address.rpartition(":")[2]
+    if not address.startswith("unix") and port.isdecimal() and not 1 <= int(port) <= LAST_PORT:
+        raise ValueError(f"a server's port is a number from 1 to {LAST_PORT}, not {port}")
     return address
 
 
