@@ -73,6 +73,15 @@ def _check_key(text: str) -> str:
     return text
 
 
+def _read_size(value: Any) -> Any:
+    """Read "4GB" or "1.5 GiB"; what is no size stays as it is."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    number, prefix, binary = match.groups()
+    return round(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix.replace("K", "k") or " "))
+
+
 class StorageUrl(SecretStr):
     """Where something is stored: shown without the password that its URL may hold."""
 
@@ -87,6 +96,7 @@ def _check_storage(storage: StorageUrl) -> StorageUrl:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
 MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]  # gRPC counts in int32; 1 MiB for the rest
 Count = Annotated[int, Field(ge=1)]
 CountOrAuto = Annotated[int, Field(ge=0)]
@@ -101,6 +111,11 @@ class Section(BaseModel):
     """A table of settings: immutable, every key known, defaults held to the same rules as values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_sizes(cls, value: Any, info: ValidationInfo) -> Any:
+        return _read_size(value) if "bytes" in str(info.field_name) else value
 
 
 class ServerSettings(Section):

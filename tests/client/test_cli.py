@@ -1,5 +1,6 @@
 """The command line against a server double: what it prints, how it fails, what it exits with."""
 
+import contextlib
 import json
 import os
 import signal
@@ -302,8 +303,34 @@ def test_no_server_is_one_line_that_helps_and_3(run: Run, book: Path) -> None:
             assert "octavo serve" in done.stderr
 
 
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_port_of_another_program_is_told_as_such(run: Run, book: Path, greeting: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    connection.sendall(greeting + bytes(64))
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = run("embed", "--server", address, book)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"octavo: {address}: something answers there that does not speak gRPC: is the port another program's?\n"
+    )
+
+
+def test_a_name_that_does_not_resolve_is_told_as_such(run: Run, book: Path) -> None:
+    done = run("embed", "--server", "nowhere.invalid:50051", book)
+    assert done.returncode == 3
+    assert done.stderr.startswith("octavo: nowhere.invalid:50051: this name does not resolve")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_address_that_is_none_is_wrong_usage(invoke: Callable[..., Result], book: Path) -> None:
-    for address in ("localhost", "http://localhost:50051", "localhost:port", ""):
+    for address in ("localhost", "http://localhost:50051", "localhost:port", "localhost:70000", "localhost:0", ""):
         done = invoke("embed", "--server", address, book)
         assert done.exit_code == 2, address
 

@@ -16,14 +16,17 @@ from octavo.client.channel import checked_address, is_local
 
 RETRY = Retry(attempts=3)  # somebody waits at the terminal
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which everybody on the machine could read in the list of processes
-_TLS_FAULTS = {
+_CONNECTION_FAULTS = {
+    "errors resolving": "this name does not resolve: is it spelt right, and does the name service answer?",
+    "SETTINGS frame": "something answers there that does not speak gRPC: is the port another program's?",
+    "http1.x": "something answers there that does not speak gRPC: is the port another program's?",
     "Hostname Verification Check failed": "the server's certificate is for another name",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted or not valid: name one to trust with --ca",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave --tls and --ca out",
     "Socket closed": "the server closed the connection: if it speaks TLS, add --tls",
     "Failed to create security handshaker": "no certificate to trust can be read: name one with --ca",
 }
-"""What gRPC's messages say of a connection that TLS has spoilt, and what to do."""
+"""What gRPC's messages say of a connection that failed otherwise than because nobody listens, and what to do."""
 
 
 @contextlib.contextmanager
@@ -90,7 +93,7 @@ def is_unreachable(fault: OctavoError) -> bool:
 def failure(fault: OctavoError, address: str) -> click.ClickException:
     """The command's fault for a call's."""
     if is_unreachable(fault):
-        for sign, why in _TLS_FAULTS.items():
+        for sign, why in _CONNECTION_FAULTS.items():
             if sign in fault.message:
                 return Unreachable(f"{address}: {why}")
         return Unreachable(
