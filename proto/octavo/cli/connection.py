@@ -106,6 +106,7 @@ def explained(fault: OctavoError) -> str:
     """What went wrong in the words of the command line: options for the request's fields, and what would help."""
     text = str(fault)
     for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
+        text = text.replace(" (document.text)", "")  # the file is named already
         text = text.replace(field, _option(field))
     if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
         return f"{text} (the variable {KEY_VARIABLE} takes the key)"

@@ -1,15 +1,34 @@
 """What calls return. Character positions index the Python string that was sent; times are in seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from octavo.client.arguments import Segmentation
 
 Array = NDArray[Any]
 """float32, float16 or int8 as asked for; "binary" is uint8 of the packed signs."""
+
+
+class Brief:
+    """Shows arrays by type and shape and segments by number: a document may have thousands."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={_brief(getattr(self, each.name))}" for each in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"<{len(value):,} {'segment' if len(value) == 1 else 'segments'}>"
+    return repr(value.hex() if isinstance(value, bytes) else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +65,8 @@ class Timings:
     compute: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Segment(Brief):
     """A stretch of the document, `text[char_start:char_end]`. The segments of a document tile it.
 
     `resumed_from_layer` counts the layers whose output was known already; None when all ran. `digest` names what the
@@ -61,20 +80,20 @@ class Segment:
     processed_tokens: int
     resumed_from_layer: int | None
     digest: bytes
-    vector: Array | None = field(default=None, repr=False)
+    vector: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedding:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Embedding(Brief):
     """An Embed task's answer: of a document, or of one segment of a stream (whose `vector` has to be asked for)."""
 
-    vector: Array | None = field(repr=False)  # (dimensions,)
-    segment_vectors: Array | None = field(default=None, repr=False)  # (segments, dimensions)
-    span_vectors: Array | None = field(default=None, repr=False)  # (spans, dimensions)
+    vector: Array | None  # (dimensions,)
+    segment_vectors: Array | None = None  # (segments, dimensions)
+    span_vectors: Array | None = None  # (spans, dimensions)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reply:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Reply(Brief):
     """What every answer tells. Two vectors may share an index only when their fingerprints are equal."""
 
     model: ModelRef
@@ -84,16 +103,16 @@ class Reply:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class EmbedResult(Reply):
     """A document's vector and its segments."""
 
-    vector: Array = field(repr=False)  # (dimensions,)
+    vector: Array  # (dimensions,)
     segments: tuple[Segment, ...]
-    span_vectors: Array | None = field(default=None, repr=False)  # (spans, dimensions)
+    span_vectors: Array | None = None  # (spans, dimensions)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Analysis(Reply):
     """A document's segments and the answer of each task, by its name."""
 
@@ -101,7 +120,7 @@ class Analysis(Reply):
     results: Mapping[str, Embedding]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class SegmentationResult(Reply):
     """How a document is cut, and what it would cost now.
 
@@ -123,15 +142,15 @@ class StreamHeader:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SegmentResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SegmentResult(Brief):
     """One segment of a stream and the answer of each task for it, by the task's name."""
 
     segment: Segment
     results: Mapping[str, Embedding]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class StreamSummary(Reply):
     """What a stream says last: the document's answers; `partial` when the deadline came before the document's end."""
 
