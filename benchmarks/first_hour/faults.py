@@ -139,7 +139,7 @@ SETTINGS = faults(
     (0, "octavo config check --config empty.txt"),
     (2, "echo '[server' > a.toml; octavo config check --config a.toml"),
     (2, "echo 'server = 3' > b.toml; octavo serve --config b.toml"),
-    (2, "printf '[cache]\nsize_limit_bytes = \"4GB\"\n' > c.toml; octavo serve --config c.toml"),
+    (2, "printf '[cache]\nsize_limit_bytes = \"4 gigs\"\n' > c.toml; octavo serve --config c.toml"),
     (2, "printf '[server]\nlisten = 50051\nmax_tasks = \"many\"\n' > d.toml; octavo serve --config d.toml"),
     (2, "printf '[server]\nlissten = [\"x\"]\n[modles]\n' > e.toml; octavo serve --config e.toml"),
     (2, "printf 'models = [1, {{}}, []]\n' | tr -s '{{}}' > f.toml; octavo serve --config f.toml"),
