@@ -31,6 +31,14 @@ class Fault:
     line: str
     code: int
 
+    def wrong(self, code: int, said: str) -> str:
+        """What is wrong with how it ended, "" if nothing is."""
+        if code == HUNG:
+            return "it hung"
+        if any(trace in said for trace in TRACES):
+            return "a traceback"
+        return "" if code == self.code else f"exit code {code}, not {self.code}"
+
 
 def faults(*table: tuple[int, str]) -> tuple[Fault, ...]:
     """Read a table of exit codes and lines."""
@@ -230,10 +238,9 @@ def measure(model: str) -> Figures:
         table = Bench(found.folder, found.environment, {**found.values, **others})
         for kind, each in ((kind, fault) for kind, members in ALL.items() for fault in members):
             code, said = table.shell(each.line)
-            if code != each.code or any(trace in said for trace in TRACES):
+            if wrong := each.wrong(code, said):
                 counts[kind] += 1
-                told = "it hung" if code == HUNG else f"exit code {code}, not {each.code}"
-                click.echo(f"first-hour: {each.line}\n  {told}: {said.strip()[-600:]}", err=True)
+                click.echo(f"first-hour: {each.line}\n  {wrong}: {said.strip()[-600:]}", err=True)
     total = sum(map(len, ALL.values()))
     return {
         "tracebacks": Figure(sum(counts.values()), "faults", n=total),
@@ -248,7 +255,7 @@ def strangers(model: str) -> Iterator[dict[str, str]]:
         http_port = _listening(stack, _Http)
         ssh_port = _listening(stack, _Banner)
         mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        flags = ("--model", model, "--set", "server.drain_delay_seconds=600", "--set", "cache.enabled=false")
+        flags = ("--model", model, "--set", "server.drain_delay_seconds=3600", "--set", "cache.enabled=false")
         stopping = stack.enter_context(serve(*flags))
         os.kill(stopping.pid, 15)
         stack.callback(os.kill, stopping.pid, 15)  # at once
