@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from encoder.families import Architecture
 
@@ -22,6 +21,8 @@ def calibration_ids(folder: Path, shape: Architecture) -> list[Tensor]:
         draw = torch.Generator().manual_seed(0)
         size = (_RANDOM_SEGMENTS, shape.max_tokens // 4)
         return list(torch.randint(shape.vocabulary, size, generator=draw))
+    from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second, and a model is quantised once
+
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     text = resources.files("encoder").joinpath("calibration.txt").read_text("utf-8")
     paragraphs = text.strip().split("\n\n")

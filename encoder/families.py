@@ -78,6 +78,22 @@ class Architecture:
         return f"post-norm·{shape}·code={FAMILIES[self.family].version}"
 
 
+FIELDS = {
+    "model_type",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "pad_token_id",
+    "type_vocab_size",
+    "vocab_size",
+}
+"""All that `architecture` needs of a configuration."""
+
+
 def architecture(config: dict[str, Any]) -> Architecture:
     """Parse a configuration that uses transformers' field names.
 

@@ -44,7 +44,7 @@ from server.inference.service import Service
 from server.inference.storage import open_store, secret
 from server.limits import Admission, Limiter
 from server.rpc.call_gate import CallGate
-from server.rpc.listener import Listener, credentials_of
+from server.rpc.listener import Listener, check_listen, credentials_of
 from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
 from server.telemetry import logs, loops
@@ -137,6 +137,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             )
             stack.enter_context(http)
             log.info("metrics", address=http.address)
+        credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
+        check_listen(settings.server.listen)
+        authenticator = Authenticator(settings)
 
         deployment_secret = secret(settings.cache)
         store = await asyncio.to_thread(open_store, settings.cache) if settings.cache.enabled else None
@@ -178,13 +181,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             deployment_secret,
             settings.server.max_connection_age_seconds,
             CallGate(
-                Authenticator(settings),
+                authenticator,
                 Admission(limiter, settings.limits, metrics),
                 drain,
                 settings.server.default_deadline_seconds,
             ),
         )
-        credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         addresses = await listener.bind(settings.server.listen, credentials)
         server = Running(addresses, listener, drain, settings.server)
         stack.push_async_callback(server.stop_at_once)

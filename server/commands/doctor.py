@@ -1,8 +1,6 @@
 """`octavo doctor`: checks everything that serving needs, and explains which kernels are used."""
 
-import errno
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,8 +14,9 @@ from prometheus_client import CollectorRegistry
 from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
-from server.config.schema import UNIX, ModelSettings, Settings, split_address
+from server.config.schema import ModelSettings, Settings
 from server.errors import StartError
+from server.rpc.addresses import check_free
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
@@ -125,33 +124,10 @@ def cores(wanted: int) -> Iterator[Finding]:
 def listener(subject: str, address: str) -> Finding:
     """Check that an address can be bound."""
     try:
-        if address.startswith(UNIX):
-            _bind_unix(Path(address.removeprefix(UNIX)))
-        else:
-            _bind(*split_address(address))
+        check_free(address)
     except OSError as error:
-        return Finding("fail", subject, f"{address}: {(error.strerror or str(error)).lower()}")
+        return Finding("fail", subject, f"{address}: {error.strerror or error}")
     return Finding("ok", subject, f"{address} is free")
-
-
-def _bind(host: str, port: int) -> None:
-    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(where)
-        probe.listen()
-
-
-def _bind_unix(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        if path.exists():
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                return  # left over from a stopped server; gRPC replaces it
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        probe.bind(str(path))
-    path.unlink()
 
 
 def cache_folder(folder: Path) -> Finding:

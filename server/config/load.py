@@ -230,19 +230,41 @@ def _origin(path: tuple[str | int, ...], leaves: Sequence[Leaf]) -> Origin:
     return DEFAULT
 
 
+_WORDS = {
+    "missing": "is missing",
+    "model_type": "must be a table of settings",
+    "model_attributes_type": "must be a table of settings",
+    "dict_type": "must be a table of tables",
+    "tuple_type": "must be a list",
+    "string_type": "must be a string",
+    "path_type": "must be a path",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+"""Plain words for pydantic's types of errors, where its own messages speak of Python."""
+
+
 def _fault(details: ErrorDetails, leaves: Sequence[Leaf]) -> Fault:
     path = details["loc"]
-    match details["type"]:
-        case "extra_forbidden":
-            message = "unknown setting" + _suggestion(path)
-        case "missing":
-            message = "is missing"
-        case "model_type" | "model_attributes_type":
-            message = "must be a table of settings"
-        case "tuple_type":
-            message = "must be a list"
-        case _:
-            message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if details["type"] == "extra_forbidden":
+        message = "unknown setting" + _suggestion(path)
+    elif (whole := details["type"].startswith("int_")) and "bytes" in str(path[-1]):
+        message = 'must be a number of bytes, or a size such as "4GB" or "4GiB"'
+    elif whole:
+        message = "must be a whole number"
+    elif words := _WORDS.get(details["type"]):
+        message = words.format(
+            **{name: f"{bound}".removesuffix(".0") for name, bound in details.get("ctx", {}).items()}
+        )
+    else:
+        message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
     path = path[:-1] if path[-1:] == ("[key]",) else path  # pydantic's way to say that a table's name is wrong
     return Fault(dotted(path), message, _origin(path, leaves))
 

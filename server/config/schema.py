@@ -27,6 +27,8 @@ UNIX = "unix:"
 MAX_PORT = 65535
 MAX_SOCKET_PATH_BYTES = 107  # Linux's sun_path without its NUL
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
+
 
 def cache_home() -> Path:
     """Return the folder of models and cached states: `$XDG_CACHE_HOME/octavo`, by default `~/.cache/octavo`."""
@@ -73,6 +75,15 @@ def _check_key(text: str) -> str:
     return text
 
 
+def _read_size(value: Any) -> Any:
+    """Read "4GB" or "1.5 GiB"; what is no size stays as it is."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return value
+    number, prefix, binary = match.groups()
+    return round(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix.replace("K", "k") or " "))
+
+
 class StorageUrl(SecretStr):
     """A URL, shown without its password."""
 
@@ -87,9 +98,8 @@ def _check_storage(storage: StorageUrl) -> StorageUrl:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
-MessageBytes = Annotated[
-    int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))
-]  # gRPC's int32 limit less 1 MiB for the rest of the message
+MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]
+"""gRPC's int32 limit less 1 MiB for the rest of the message."""
 Count = Annotated[int, Field(ge=1)]
 CountOrAuto = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -103,6 +113,11 @@ class Section(BaseModel):
     """A table of settings: immutable, without unknown keys. Defaults are validated like values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_sizes(cls, value: Any, info: ValidationInfo) -> Any:
+        return _read_size(value) if "bytes" in str(info.field_name) else value
 
 
 class ServerSettings(Section):

@@ -54,7 +54,7 @@ class HttpListener:
         try:
             self._server = _Server((host, port), handler, _family(host), report)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = error.strerror or error
             raise StartError(f"cannot listen on {listen} for metrics: {reason}; see metrics.listen") from None
         self._report = report
         self._thread = Thread(target=self._serve, name="http", daemon=True)

@@ -13,9 +13,6 @@ from fractions import Fraction
 from typing import Protocol
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 UNITS = 1000
 REDIS_SECONDS = 0.5  # for one answer; a limiter must not become the slowest part of a call
@@ -155,6 +152,10 @@ class SharedWindows:
     """
 
     def __init__(self, url: str, health: Health, clock: Callable[[], float] = time.monotonic) -> None:
+        from redis.asyncio import Redis  # noqa: PLC0415 - for those who use it
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+
         self._redis = Redis.from_url(
             url.replace("redis+unix://", "unix://"),
             socket_timeout=REDIS_SECONDS,

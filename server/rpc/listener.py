@@ -1,9 +1,8 @@
 """The gRPC server: services, health, reflection, addresses."""
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from server.errors import StartError
 from server.health.drain import Drain
 from server.inference.models import Catalogue
 from server.inference.service import Service
+from server.rpc.addresses import check_free
 from server.rpc.call_gate import CallGate, GrpcContext
 from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Outermost
@@ -79,15 +79,14 @@ class Listener:
         await self._tell(serving=False)
         bound = []
         for address in addresses:
-            if address.startswith("unix:"):
-                _check_free(address)
+            check_listen([address])  # gRPC would take a socket's path from a server that listens on it
             try:
                 if credentials and not address.startswith("unix:"):
                     port = self._server.add_secure_port(address, credentials)
                 else:
                     port = self._server.add_insecure_port(address)
             except RuntimeError:
-                raise StartError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+                raise StartError(f"cannot listen on {address}") from None
             bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
         await self._server.start()
         return bound
@@ -144,21 +143,17 @@ class _Health(health.aio.HealthServicer):
             over.cancel()
 
 
-def _check_free(address: str) -> None:
-    """Refuse a socket that somebody listens on: gRPC would take its path away from him without a word.
+def check_listen(addresses: Iterable[str]) -> None:
+    """Check that all of them can be had.
 
     Raises:
-        StartError: it is in use.
+        StartError: one cannot; the message has the system's words.
     """
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
+    for address in addresses:
         try:
-            probe.connect(address.removeprefix("unix:"))
-        except (ConnectionRefusedError, FileNotFoundError):  # left over from a server that was killed, or new
-            return
-        except OSError:  # busy, not ours, or no socket at all
-            pass
-    raise StartError(f"cannot listen on {address}: in use, or not a socket of ours")
+            check_free(address)
+        except OSError as error:
+            raise StartError(f"cannot listen on {address}: {error.strerror or error}; see server.listen") from None
 
 
 def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
@@ -175,7 +170,7 @@ def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCre
     except ssl.SSLError as error:
         raise StartError(f"{certificate} and {key} are no certificate and its key: {error.reason or error}") from None
     except OSError as error:
-        raise StartError(f"{error.filename or certificate}: {(error.strerror or str(error)).lower()}") from None
+        raise StartError(f"{error.filename or certificate}: {error.strerror or error}") from None
     return grpc.ssl_server_credentials([chain[::-1]])
 
 

@@ -60,8 +60,12 @@ def test_embed_returns_vector_segments_usage_and_times(call: Caller) -> None:
     assert (result.fingerprint, result.request_id) == (FINGERPRINT, "r-1")
 
 
-def test_a_result_shows_itself_without_its_numbers(call: Caller) -> None:
-    assert "array" not in repr(call("embed", TEXT, segment_vectors=True))
+def test_a_result_shows_what_it_has_without_its_numbers(call: Caller) -> None:
+    result = call("embed", TEXT, segment_vectors=True)
+    shown = repr(result)
+    assert shown.startswith("EmbedResult(model=ModelRef(name='tiny', version='3'")
+    assert f"vector=float32[{DIMENSIONS}], segments=<{len(pieces(TEXT))} segments>, span_vectors=None)" in shown
+    assert f"digest='01', vector=float32[{DIMENSIONS}])" in repr(result.segments[1])
 
 
 def test_segment_and_span_vectors_come_when_asked_for(call: Caller) -> None:
@@ -359,6 +363,23 @@ def test_many_ends_with_the_first_fault_or_puts_faults_in_their_places(call: Cal
     double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "empty", "EMPTY_DOCUMENT"))
     results = call.many(["a", "b"], return_exceptions=True, in_flight=1)
     assert [isinstance(result, OctavoError) for result in results] == [True, False]
+
+
+def test_errors_of_many_have_the_index_of_their_text(call: Caller, double: Double) -> None:
+    """Each text is a request of its own, in which the server calls it the first."""
+
+    texts = ["a", "x" * 60, "b", "x" * 60]
+    results = call.many(texts, return_exceptions=True, client={"max_document_bytes": 50})
+    assert [str(each).partition(":")[0] for each in results if isinstance(each, OctavoError)] == [
+        "texts[1]",
+        "texts[3]",
+    ]
+    fault = Fault(grpc.StatusCode.INVALID_ARGUMENT, "no token", "EMPTY_DOCUMENT", field="documents[0].text")
+    with pytest.raises(InvalidArgument) as caught:
+        call.many(["a", "b"], each=lambda _: double.faults.append(fault), in_flight=1)
+    assert [each.field for each in caught.value.violations] == ["texts[1]"]
+    assert str(caught.value).startswith("texts[1]: no token")
+    assert "documents[0]" not in str(caught.value)
 
 
 def test_leaving_many_cancels_what_is_under_way(double: Double) -> None:

@@ -1,5 +1,6 @@
 """The command line against a server double: what it prints, how it fails, what it exits with."""
 
+import contextlib
 import json
 import os
 import signal
@@ -302,8 +303,34 @@ def test_no_server_is_one_line_that_helps_and_3(run: Run, book: Path) -> None:
             assert "octavo serve" in done.stderr
 
 
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_port_of_another_program_is_told_as_such(run: Run, book: Path, greeting: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    connection.sendall(greeting + bytes(64))
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = run("embed", "--server", address, book)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"octavo: {address}: something answers there that does not speak gRPC: is the port another program's?\n"
+    )
+
+
+def test_a_name_that_does_not_resolve_is_told_as_such(run: Run, book: Path) -> None:
+    done = run("embed", "--server", "nowhere.invalid:50051", book)
+    assert done.returncode == 3
+    assert done.stderr.startswith("octavo: nowhere.invalid:50051: this name does not resolve")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_address_that_is_none_is_wrong_usage(invoke: Callable[..., Result], book: Path) -> None:
-    for address in ("localhost", "http://localhost:50051", "localhost:port", ""):
+    for address in ("localhost", "http://localhost:50051", "localhost:port", "localhost:70000", "localhost:0", ""):
         done = invoke("embed", "--server", address, book)
         assert done.exit_code == 2, address
 
@@ -326,6 +353,57 @@ def test_a_reader_that_goes_away_is_no_complaint(double: Double, tmp_path: Path)
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(30) == 141
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["--version"]])
+def test_help_that_nobody_reads_ends_as_any_other_output(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "octavo.cli", *arguments],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("<&-", 1, "octavo: -: Bad file descriptor\n"),
+        (">&-", 1, "octavo: standard output: Bad file descriptor\n"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_standard_streams_that_are_closed(double: Double, tmp_path: Path, closed: str, code: int, said: str) -> None:
+    (tmp_path / "book").write_text("a text")
+    file = "-" if closed == "<&-" else str(tmp_path / "book")
+    line = f"{sys.executable} -m octavo.cli embed --server {double.address} {file} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(tmp_path: Path) -> None:
+    """`click` is the first thing that it loads; here that takes until the signal."""
+    (tmp_path / "click.py").write_text("import os, time\nopen(os.environ['STARTED'], 'w').close()\ntime.sleep(60)\n")
+    environment = {**os.environ, "STARTED": str(tmp_path / "started")}
+    environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen([sys.executable, "-m", "octavo.cli"], env=environment, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (130, b"")
 
 
 def test_ctrl_c_ends_at_once_with_130(double: Double, book: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 import encoder
+from encoder.configuration import read_architecture
 from encoder.errors import (
     DamagedFileError,
     DeviceError,
@@ -19,6 +21,7 @@ from encoder.errors import (
     SchemeError,
     UnsupportedError,
 )
+from encoder.families import FIELDS, architecture
 from encoder.folder import describe
 
 Edit = Callable[[Path], Any]
@@ -207,3 +210,34 @@ def test_unknown_schemes_kernels_and_devices_are_refused(folder: Path) -> None:
     for device in ("tpu", "mps", "cuda:99"):
         with pytest.raises(DeviceError, match=device):
             encoder.load(folder, device=device)
+
+
+def test_a_model_is_loaded_without_transformers_unless_its_configuration_is_incomplete(
+    splade_tiny: Path, tmp_path: Path
+) -> None:
+    """It takes as long to import as all else that a start needs but torch."""
+    folder = shutil.copytree(splade_tiny, tmp_path / "complete")
+    code = """
+import sys
+from pathlib import Path
+import encoder
+loaded = encoder.load(Path(sys.argv[1]), scheme="fp32", device="cpu")
+print("transformers" in sys.modules, loaded.layers)
+"""
+
+    def said() -> str:
+        return subprocess.run([sys.executable, "-c", code, folder], check=True, capture_output=True, text=True).stdout
+
+    whole = said()
+    assert whole.startswith("False ")
+    changed("config.json", layer_norm_eps=None)(folder)
+    assert said() == whole.replace("False", "True")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert"])
+def test_a_complete_configuration_reads_as_transformers_reads_it(splade_tiny: Path, tmp_path: Path, kind: str) -> None:
+    folder = shutil.copytree(splade_tiny, tmp_path / "complete")
+    changed("config.json", model_type=kind, pad_token_id=1)(folder)
+    assert json.loads((folder / "config.json").read_text("utf-8")).keys() >= FIELDS
+    complete = read_architecture(folder)
+    assert complete == architecture(AutoConfig.from_pretrained(folder).to_dict())

@@ -102,7 +102,7 @@ def test_a_model_that_cannot_be_served_fails_on_one_line(folder: Path, spoil: Ca
 def test_a_port_in_use_fails(folder: Path, taken: str) -> None:
     result = run("--model", str(folder), "--listen", taken)
     assert result.exit_code == 1
-    assert f"fail listen    {taken}: address already in use" in result.output
+    assert f"fail listen    {taken}: Address already in use" in result.output
 
 
 def test_a_free_port_is_left_free() -> None:
@@ -118,7 +118,7 @@ def test_unix_sockets_new_left_over_and_in_use(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        assert listener("listen", f"unix:{path}").says == f"unix:{path}: address already in use"
+        assert listener("listen", f"unix:{path}").says == f"unix:{path}: Address already in use"
     assert listener("listen", f"unix:{path}").level == "ok"
     assert path.exists()
     assert listener("listen", f"unix:{tmp_path}/no/socket").level == "fail"

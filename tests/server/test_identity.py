@@ -489,7 +489,7 @@ def test_certificates_that_cannot_be_used_stop_the_start(certificate: tuple[Path
     assert credentials_of(None, None) is None
     assert credentials_of(*certificate) is not None
     gone = tmp_path / "gone.pem"
-    with pytest.raises(StartError, match="no such file"):
+    with pytest.raises(StartError, match="No such file"):
         credentials_of(gone, certificate[1])
     with pytest.raises(StartError, match="no certificate and its key"):
         credentials_of(certificate[0], certificate[0])

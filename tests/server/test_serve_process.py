@@ -275,6 +275,79 @@ def test_two_servers_cannot_share_an_address(
     assert segment(taken).info.usage.tokens == 2
 
 
+def test_a_name_of_which_another_server_has_one_address_is_taken(
+    told_on_exit: Callable[..., str], tmp_path: Path
+) -> None:
+    """`localhost` is 127.0.0.1 and ::1 on most machines; gRPC is content with either."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"localhost:{other.getsockname()[1]}"
+        line = told_on_exit("--model", str(tmp_path / "none"), "--listen", address)
+    assert line == f"cannot listen on {address}: Address already in use; see server.listen"
+
+
+def test_what_cannot_be_listened_on_is_found_before_models_are_loaded(
+    told_on_exit: Callable[..., str], tmp_path: Path
+) -> None:
+    """No model is there: the message would be about it if it had been looked for."""
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        refused = {
+            f"127.0.0.1:{other.getsockname()[1]}": "Address already in use",
+            f"unix:{tmp_path}/missing/socket": "No such file or directory",
+            f"unix:{tmp_path}/file": "File exists",
+            f"unix:{tmp_path}/file/socket": "Not a directory",
+        }
+        for address, words in refused.items():
+            line = told_on_exit("--model", str(tmp_path / "none"), "--listen", address)
+            assert line == f"cannot listen on {address}: {words}; see server.listen"
+
+
+def test_files_of_tls_and_keys_are_read_before_models_are_loaded(
+    told_on_exit: Callable[..., str], tmp_path: Path
+) -> None:
+    nothing = ("--model", str(tmp_path / "none"))
+    pair = [part for name in ("certificate", "key") for part in ("--set", f"server.tls_{name}={tmp_path}/{name}.pem")]
+    assert told_on_exit(*nothing, *pair) == f"{tmp_path}/certificate.pem: No such file or directory"
+    for name in ("certificate", "key"):
+        (tmp_path / f"{name}.pem").write_text("no PEM")
+    assert "are no certificate and its key" in told_on_exit(*nothing, *pair)
+    (tmp_path / "keys.json").write_text("{")
+    assert "keys.json is not JSON" in told_on_exit(*nothing, "--set", f"server.keys_file={tmp_path}/keys.json")
+
+
+def test_nobody_is_let_in_before_the_server_is_ready(models: Path, tmp_path: Path) -> None:
+    """While models load, connections are refused, so that callers go to another server; /readyz says why."""
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as operator:
+        address, metrics = (f"127.0.0.1:{each.getsockname()[1]}" for each in (free, operator))
+    slowly = f"""
+import time
+from server import app
+load = app.open_catalogue
+def slow(*arguments):
+    time.sleep(2)
+    return load(*arguments)
+app.open_catalogue = slow
+{SERVE}
+"""
+    arguments = ("--listen", address, "--set", f"metrics.listen={metrics}")
+    with process(tmp_path, *arguments, program=slowly) as server:
+        eventually(lambda: is_up(metrics))
+        assert get(metrics, "/readyz") == (503, "starting\n")
+        assert not is_up(address)
+        assert server.ready() == [address]
+        assert get(metrics, "/readyz")[0] == 200
+        assert is_up(address)
+
+
+def is_up(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=SOON).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_a_socket_that_a_killed_server_left_is_taken_over(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as killed:

@@ -106,7 +106,6 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
         "OCTAVO_MODELS__0__PATH": "x",
         "OCTAVO_SERVER__LISTEN": "[oops",
     }
-    unparsed = "unable to parse string as an integer"
     assert sorted(faults(file, (assignment("server.max_tasks=0"),), environ)) == sorted(
         [
             f"servr: unknown setting; did you mean server? (file {file})",
@@ -115,12 +114,44 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
             f"models[0].path: is missing (file {file})",
             f"models[0].scheme: must be 'auto', 'int8', 'bf16' or 'fp32' (file {file})",
             "models.0.path: models is no table here; set it as a whole (environment OCTAVO_MODELS__0__PATH)",
-            f"compute.threads: must be a valid integer, {unparsed} (environment OCTAVO_COMPUTE__THREADS)",
+            "compute.threads: must be a whole number (environment OCTAVO_COMPUTE__THREADS)",
             "server.listen: is neither JSON nor a list parted by commas (environment OCTAVO_SERVER__LISTEN)",
-            "server.max_tasks: must be greater than or equal to 1 (flag --set server.max_tasks)",
+            "server.max_tasks: must be at least 1 (flag --set server.max_tasks)",
             "unknown variable; did you mean OCTAVO_SERVER__LISTEN? (environment OCTAVO_SERVER_LISTEN)",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("cache.size_limit_bytes", '"4 gigabytes"', 'must be a number of bytes, or a size such as "4GB" or "4GiB"'),
+        ("limits.max_bytes_in_flight", '"much"', 'must be a number of bytes, or a size such as "4GB" or "4GiB"'),
+        ("cache.size_limit_bytes", '"1kB"', "must be at least 1048576"),
+        ("cache.verify", "2", "must be at most 1"),
+        ("cache.cuts", "3", "must be a list"),
+        ("cache.enabled", '"perhaps"', "must be true or false"),
+        ("cache.time_to_live_seconds", "[]", "must be a number"),
+        ("cache.time_to_live_seconds", "0", "must be more than 0"),
+        ("server.max_tasks", "1.5", "must be a whole number"),
+        ("server.max_tasks", "1e99", "must be a whole number"),
+        ("server.tls_key", "3", "must be a path"),
+        ("plans", "3", "must be a table of tables"),
+        ("plans.Gold", "{}", "must match ^[a-z0-9][a-z0-9_-]{0,63}$"),
+    ],
+)
+def test_faults_are_told_in_plain_words(write_file: WriteFile, setting: str, value: str, message: str) -> None:
+    file = write_file(f"{setting} = {value}\n")
+    assert faults(file) == [f"{setting}: {message} (file {file})"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4 * 10**9), ("1.5 GiB", 3 << 29), ("64 MiB", 64 << 20), ("2000kB", 2_000_000), ("2000000B", 2_000_000)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert load(environ={"OCTAVO_CACHE__SIZE_LIMIT_BYTES": text}).settings.cache.size_limit_bytes == size
+    assert load(None, [assignment(f"cache.size_limit_bytes={text}")]).settings.cache.size_limit_bytes == size
 
 
 def test_a_broken_file_does_not_hide_other_faults(write_file: WriteFile) -> None:

@@ -16,14 +16,17 @@ from octavo.client.channel import checked_address, is_local
 
 RETRY = Retry(attempts=3)  # a user waits at the terminal
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
-_TLS_FAULTS = {
+_CONNECTION_FAULTS = {
+    "errors resolving": "the name does not resolve: check its spelling and the name service",
+    "SETTINGS frame": "another program answers there, which does not speak gRPC: check the port",
+    "http1.x": "another program answers there, which does not speak gRPC: check the port",
     "Hostname Verification Check failed": "the server's certificate is for another name",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is invalid or not trusted: name one to trust with --ca",
     "WRONG_VERSION_NUMBER": "the server does not use TLS: remove --tls and --ca",
     "Socket closed": "the server closed the connection: if it uses TLS, add --tls",
     "Failed to create security handshaker": "no trusted certificate can be read: name one with --ca",
 }
-"""Parts of gRPC's messages about failed TLS connections, with an explanation."""
+"""Parts of gRPC's messages about failed connections, with an explanation."""
 
 
 @contextlib.contextmanager
@@ -90,7 +93,7 @@ def is_unreachable(fault: OctavoError) -> bool:
 def failure(fault: OctavoError, address: str) -> click.ClickException:
     """Convert a call's error to the command's."""
     if is_unreachable(fault):
-        for sign, why in _TLS_FAULTS.items():
+        for sign, why in _CONNECTION_FAULTS.items():
             if sign in fault.message:
                 return Unreachable(f"{address}: {why}")
         return Unreachable(
@@ -103,6 +106,7 @@ def explained(fault: OctavoError) -> str:
     """Rewrite an error for the command line: names options instead of the request's fields, and adds hints."""
     text = str(fault)
     for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
+        text = text.replace(" (document.text)", "")  # the file is named already
         text = text.replace(field, _option(field))
     if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
         return f"{text} (set {KEY_VARIABLE} to your key)"

@@ -1,8 +1,10 @@
 """The command `octavo`. Errors become one line on standard error and an exit code."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -14,13 +16,25 @@ from octavo.cli.group import PluginGroup
 class Root(PluginGroup):
     """The root command. Return values of commands are ignored; errors are raised."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the command line, which may ask for help or the version."""
+        with _readers_gone():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> None:
-        """Run the command. Converts BrokenPipeError, for which click would use exit code 1."""
-        try:
+        """Run the command."""
+        with _readers_gone():
             super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError as fault:
-            raise OutputGone("the output was closed") from fault
+
+
+@contextlib.contextmanager
+def _readers_gone() -> Iterator[None]:
+    """Convert BrokenPipeError, for which click would use exit code 1."""
+    try:
+        yield
+    except BrokenPipeError as fault:
+        raise OutputGone("the output was closed") from fault
 
 
 @click.group(

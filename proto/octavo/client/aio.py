@@ -4,6 +4,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -238,23 +239,25 @@ class AsyncClient(BaseClient):
         arguments: EmbedArguments,
     ) -> AsyncIterator[EmbedResult | OctavoError]:
         under_way: deque[asyncio.Task[EmbedResult]] = deque()
+        indices = count()
         try:
             async for text in texts:
                 under_way.append(asyncio.create_task(self.embed(text, timeout=timeout, **arguments)))
                 if len(under_way) == in_flight:
-                    yield await _outcome(under_way.popleft(), return_exceptions)
+                    yield await _outcome(under_way.popleft(), next(indices), return_exceptions)
             while under_way:
-                yield await _outcome(under_way.popleft(), return_exceptions)
+                yield await _outcome(under_way.popleft(), next(indices), return_exceptions)
         finally:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _outcome(task: asyncio.Task[EmbedResult], return_exceptions: bool) -> EmbedResult | OctavoError:
+async def _outcome(task: asyncio.Task[EmbedResult], index: int, return_exceptions: bool) -> EmbedResult | OctavoError:
     try:
         return await task
     except OctavoError as error:
+        error.number(index)
         if return_exceptions:
             return error
         raise

@@ -9,6 +9,7 @@ MAX_DOCUMENT_BYTES = 16_000_000
 
 _HEADROOM = 1024 * 1024  # for the rest of the message
 _LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+|unix(-abstract)?:.+")
+LAST_PORT = 65_535
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _ADDRESS = re.compile(r"[^/:\s]+:\d{1,5}|\[[0-9a-fA-F:.%\w]+\]:\d{1,5}|unix(-abstract)?:.+|(dns|ipv4|ipv6|xds):.+")
 
@@ -17,6 +18,9 @@ def checked_address(address: str) -> str:
     """Validate an address. gRPC itself would look up the host 'http', or assume port 443 for a malformed address."""
     if not _ADDRESS.fullmatch(address):
         raise ValueError(f"a server's address is HOST:PORT, [IPV6]:PORT or unix:PATH, not {address!r}")
+    port = address.rpartition(":")[2]
+    if not address.startswith("unix") and port.isdecimal() and not 1 <= int(port) <= LAST_PORT:
+        raise ValueError(f"a server's port is a number from 1 to {LAST_PORT}, not {port}")
     return address
 
 

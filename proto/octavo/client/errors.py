@@ -77,6 +77,15 @@ class OctavoError(Exception):
         parts = [self.message, *(self._unsaid(each) for each in self.violations)]
         return " ".join(" ".join(parts).split()) or self.reason or type(self).__name__
 
+    def number(self, index: int) -> None:
+        """Says which of several texts this is about. Each was a request of its own, in which it was the first."""
+        self.message = f"texts[{index}]: {self.message}"
+        self.args = (self.message,)
+        self.violations = tuple(
+            FieldViolation(each.field.replace("documents[0].text", f"texts[{index}]"), each.description)
+            for each in self.violations
+        )
+
     def _unsaid(self, violation: FieldViolation) -> str:
         """The part of a violation that the message does not mention."""
         if violation.description not in self.message:

@@ -1,15 +1,34 @@
 """Results of calls. Character positions index the Python string that was sent; times are in seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from octavo.client.arguments import Segmentation
 
 Array = NDArray[Any]
 """float32, float16 or int8 as requested; "binary" is uint8 with packed signs."""
+
+
+class Brief:
+    """Shows arrays by type and shape and segments by number: a document may have thousands."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={_brief(getattr(self, each.name))}" for each in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"<{len(value):,} {'segment' if len(value) == 1 else 'segments'}>"
+    return repr(value.hex() if isinstance(value, bytes) else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +73,8 @@ class Timings:
     compute: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Segment(Brief):
     """A span of the document, `text[char_start:char_end]`. Segments tile the document.
 
     Attributes:
@@ -71,11 +90,11 @@ class Segment:
     processed_tokens: int
     resumed_from_layer: int | None
     digest: bytes
-    vector: Array | None = field(default=None, repr=False)
+    vector: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedding:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Embedding(Brief):
     """An Embed task's result for a document or for one segment of a stream.
 
     Attributes:
@@ -84,13 +103,13 @@ class Embedding:
         span_vectors: (spans, dimensions), if requested.
     """
 
-    vector: Array | None = field(repr=False)
-    segment_vectors: Array | None = field(default=None, repr=False)
-    span_vectors: Array | None = field(default=None, repr=False)
+    vector: Array | None
+    segment_vectors: Array | None = None
+    span_vectors: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reply:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Reply(Brief):
     """The fields of every reply. Vectors may only share an index if their fingerprints are equal."""
 
     model: ModelRef
@@ -100,7 +119,7 @@ class Reply:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class EmbedResult(Reply):
     """A document's vector and segments.
 
@@ -109,12 +128,12 @@ class EmbedResult(Reply):
         span_vectors: (spans, dimensions), if requested.
     """
 
-    vector: Array = field(repr=False)
+    vector: Array
     segments: tuple[Segment, ...]
-    span_vectors: Array | None = field(default=None, repr=False)
+    span_vectors: Array | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Analysis(Reply):
     """A document's segments and the result of each task by name."""
 
@@ -122,7 +141,7 @@ class Analysis(Reply):
     results: Mapping[str, Embedding]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class SegmentationResult(Reply):
     """A document's segments and its current cost.
 
@@ -146,15 +165,15 @@ class StreamHeader:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SegmentResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SegmentResult(Brief):
     """One segment of a stream and the result of each task by name."""
 
     segment: Segment
     results: Mapping[str, Embedding]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class StreamSummary(Reply):
     """The last message of a stream: the document's results.
 

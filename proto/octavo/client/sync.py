@@ -234,15 +234,18 @@ class Client(BaseClient):
         arguments: EmbedArguments,
     ) -> Iterator[EmbedResult | OctavoError]:
         under_way: deque[_Started | OctavoError] = deque()
+        index = -1
         try:
             while True:
                 for text in islice(texts, in_flight - len(under_way)):
                     under_way.append(self._start(text, timeout, arguments))
                 if not under_way:
                     return
+                index += 1
                 try:
                     yield self._finish(under_way.popleft())
                 except OctavoError as error:
+                    error.number(index)
                     if not return_exceptions:
                         raise
                     yield error

@@ -1,0 +1,1 @@
+"""What a new user meets: faults of everyday life, outputs, deadlines, the start."""
