@@ -541,7 +541,7 @@ TestStates = States.TestCase
 TestStates.settings = settings(
     derandomize=True,
     deadline=None,
-    max_examples=100,
+    max_examples=160,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
