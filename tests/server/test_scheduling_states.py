@@ -200,6 +200,7 @@ class States(RuleBasedStateMachine):
         self.model = Model(self.simulation)
         self.callers: list[Caller] = []
         self.is_closed = False
+        self.owed: dict[str, float] = defaultdict(float)  # for known segments of calls that were answered
         self.faults: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context))
 
@@ -301,8 +302,9 @@ class States(RuleBasedStateMachine):
     def calls_end_as_they_should(self) -> None:
         """And none outlives its deadline."""
         waiting = []
+        self.run(ticks(2))  # the callbacks of those who have just ended
         for caller in self.callers:
-            if caller.task.done():
+            if caller.ended:
                 self._check(caller)
             else:
                 assert time.monotonic() <= caller.call.deadline + 0.001
@@ -345,6 +347,8 @@ class States(RuleBasedStateMachine):
     @invariant()
     def charges_are_what_was_released(self) -> None:
         grants = self._grants()
+        for name, owed in self.owed.items():
+            assert sum(price for _, payer, price in self.scheduler.paid if payer == name) >= owed - 1e-6
         for name in CLIENTS:
             total = sum(amount for _, amount in grants[name])
             charged = self.metrics.registry.get_sample_value("octavo_charged_tokens_total", {"client": name}) or 0.0
@@ -448,6 +452,10 @@ class States(RuleBasedStateMachine):
         else:
             results = caller.task.result()
             assert [number_of(result.prepared.segment) for result in results] == numbers
+            states = {number for number, known in caller.wanted if known == "state"}
+            for number, known in caller.wanted:
+                if known == "result" or number in states:
+                    self.owed[caller.call.client.name] += CACHED_PRICE * SIZES[number]
             for result in results:
                 assert set(result.parts) >= set(result.prepared.heads)  # perhaps more: it shared a run
                 for head, part in result.parts.items():
@@ -533,7 +541,7 @@ TestStates = States.TestCase
 TestStates.settings = settings(
     derandomize=True,
     deadline=None,
-    max_examples=100,
+    max_examples=160,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
