@@ -25,7 +25,8 @@ from benchmarks.figures import Figure, Figures, attempt
 from benchmarks.peers.protocol import Ids, Vectors
 from benchmarks.statistics import proportion, summarise
 from chunking import Policy, Tokenizer, load_tokenizer
-from server.config.schema import ModelSettings, cache_home
+from server.config.folders import cache_home
+from server.config.schema import ModelSettings
 
 Embed = Callable[[Sequence[Ids]], Vectors]
 

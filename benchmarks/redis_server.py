@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.served import free_port
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 PACKAGES = (
     "redis-server", "redis-tools", "libjemalloc2", "liblua5.1-0", "libatomic1", "liblzf1", "lua-bitop", "lua-cjson",

@@ -16,7 +16,8 @@ from benchmarks.statistics import ratio
 from benchmarks.workloads import document_segments
 from chunking import load_tokenizer
 from encoder.threads import usable_cores
-from server.config.schema import ComputeSettings, cache_home
+from server.config.folders import cache_home
+from server.config.schema import ComputeSettings
 from server.inference.runner import Runner
 from server.telemetry.metrics import Metrics
 from server.types import Pool, Work

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 from server.fetch import fetch
 
 

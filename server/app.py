@@ -21,6 +21,7 @@ from encoder.folder import describe
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
+from server.config.folders import cache_home
 from server.config.schema import (
     CacheSettings,
     LimitSettings,
@@ -28,7 +29,6 @@ from server.config.schema import (
     SegmentationSettings,
     ServerSettings,
     Settings,
-    cache_home,
 )
 from server.errors import StartError
 from server.health.drain import Drain

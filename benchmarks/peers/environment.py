@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 _MADE = "requirements.blake2b"
 

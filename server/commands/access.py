@@ -11,7 +11,8 @@ from server.auth.authenticator import clients_of, inline_keys
 from server.auth.clients import ANONYMOUS
 from server.auth.keys import KeysError, default_keys_path, read_keys
 from server.commands.finding import Finding
-from server.config.schema import LimitSettings, Settings, is_local
+from server.config.schema import LimitSettings, Settings
+from server.config.values import is_local
 from server.errors import StartError
 
 SOON_DAYS = 21  # automatic renewal should have replaced a certificate that expires sooner

@@ -3,110 +3,35 @@
 `Settings()` has only defaults; `server.config.load.load` reads a file, the environment and command line options.
 """
 
-import os
-import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from server.config.folders import xdg_folder
-
-UNIX = "unix:"
-MAX_PORT = 65535
-MAX_SOCKET_PATH_BYTES = 107  # Linux's sun_path without its NUL
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
-
-
-def cache_home() -> Path:
-    """Return the folder of models and cached states: `$XDG_CACHE_HOME/octavo`, by default `~/.cache/octavo`."""
-    return xdg_folder("XDG_CACHE_HOME", ".cache") / "octavo"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split `host:port` or `[v6]:port` into host and port; raise ValueError for anything else."""
-    match = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\s:/\[\]]+)):(\d{1,5})", address)
-    if match is None or int(match[3]) > MAX_PORT:
-        raise ValueError(f"{address!r} is not an address: write host:port, [::1]:port or unix:/path")
-    return match[1] or match[2], int(match[3])
-
-
-def is_local(address: str) -> bool:
-    """Tell whether only this machine can reach the address: a Unix socket, a loopback IP address or `localhost`."""
-    if address.startswith(UNIX):
-        return True
-    host, _ = split_address(address)
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"  # another name may resolve differently after the check
-
-
-def _check_address(address: str) -> str:
-    if not address.startswith(UNIX):
-        split_address(address)
-    elif not 1 <= len(os.fsencode(address.removeprefix(UNIX))) <= MAX_SOCKET_PATH_BYTES:
-        raise ValueError(f"the path of a Unix socket must have 1 to {MAX_SOCKET_PATH_BYTES} bytes")
-    return address
-
-
-def _check_local(address: str, allowed_by: str, info: ValidationInfo) -> None:
-    if not (info.data.get(allowed_by) or is_local(address)):
-        raise ValueError(
-            f"{address} can be reached from other machines in plain text; set {allowed_by} = true to allow"
-        )
-
-
-def _check_key(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-z]{12}:[0-9a-f]{32}:[0-9a-f]{64}(:.+)?", text):
-        raise ValueError("a key's record is ID:SALT:DIGEST or ID:SALT:DIGEST:EXPIRES")
-    return text
-
-
-def _read_size(value: Any) -> Any:
-    """Read "4GB" or "1.5 GiB"; what is no size stays as it is."""
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return value
-    number, prefix, binary = match.groups()
-    return round(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix.replace("K", "k") or " "))
-
-
-class StorageUrl(SecretStr):
-    """A URL, shown without its password."""
-
-    def _display(self) -> str:
-        return re.sub(r"//[^@/]*@", "//***@", self.get_secret_value())
-
-
-def _check_storage(storage: StorageUrl) -> StorageUrl:
-    if not re.fullmatch(r"memory|rediss?://\S+|redis\+unix:///\S+", storage.get_secret_value()):
-        raise ValueError("must be memory, redis://host:port/db, rediss://host:port/db or redis+unix:///path?db=0")
-    return storage
-
-
-Address = Annotated[str, AfterValidator(_check_address)]
-MessageBytes = Annotated[int, Field(ge=1, le=(1 << 31) - 1 - (1 << 20))]
-"""gRPC's int32 limit less 1 MiB for the rest of the message."""
-Count = Annotated[int, Field(ge=1)]
-CountOrAuto = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # of a table: lower case, no dots
-# Half width in tokens; "none" is a more readable alternative to 0.
-Window = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value == "none" else value)]
+from server.config.folders import cache_home
+from server.config.values import (
+    Address,
+    Count,
+    CountOrAuto,
+    Folder,
+    KeyRecord,
+    MessageBytes,
+    Name,
+    Seconds,
+    Storage,
+    StorageUrl,
+    Window,
+    check_local,
+    read_size,
+    split_address,
+)
 
 
 class Section(BaseModel):
@@ -117,7 +42,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read_sizes(cls, value: Any, info: ValidationInfo) -> Any:
-        return _read_size(value) if "bytes" in str(info.field_name) else value
+        return read_size(value) if "bytes" in str(info.field_name) else value
 
 
 class ServerSettings(Section):
@@ -184,7 +109,7 @@ class ServerSettings(Section):
             raise ValueError("at least one address is required")
         for address in listen:
             if not info.data.get("tls_certificate"):
-                _check_local(address, "allow_plaintext_remote", info)
+                check_local(address, "allow_plaintext_remote", info)
         return listen
 
     @model_validator(mode="after")
@@ -334,7 +259,7 @@ class MetricsSettings(Section):
     def _listen_is_local(cls, listen: str, info: ValidationInfo) -> str:
         if listen:
             split_address(listen)
-            _check_local(listen, "allow_remote", info)
+            check_local(listen, "allow_remote", info)
         return listen
 
 
@@ -385,7 +310,7 @@ class ClientSettings(Section):
         description="Clients of one tenant share cached entries and digests; unset: a tenant of the client's own name.",
     )
     plan: Name | None = Field(default=None, description="Its plan; unset: `default`, and `anonymous` for `anonymous`.")
-    keys: tuple[Annotated[str, AfterValidator(_check_key)], ...] = Field(
+    keys: tuple[KeyRecord, ...] = Field(
         default=(), description="Records of keys, as printed by `octavo keys add --inline`, besides those in the file."
     )
     disabled: bool = Field(default=False, description="Refuse the client as if its keys did not exist.")
@@ -394,7 +319,7 @@ class ClientSettings(Section):
 class LimitSettings(Section):
     """How limits are counted, and the limits of all clients together."""
 
-    storage: Annotated[StorageUrl, AfterValidator(_check_storage)] = Field(
+    storage: Storage = Field(
         default=StorageUrl("memory"),
         description="Where tokens and requests are counted: `memory`, or `redis://…` (`rediss://…`, "
         "`redis+unix:///path`) if several servers share limits.",

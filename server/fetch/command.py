@@ -2,7 +2,7 @@
 
 import click
 
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 from server.fetch import FetchError, is_fetched, items, place
 from server.fetch import fetch as fetch_item
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
-from server.config.schema import split_address
+from server.config.values import split_address
 from server.errors import StartError
 
 PAUSE_SECONDS = 0.1  # after a fault, so that the listener does not spin

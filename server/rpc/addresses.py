@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from server.config.schema import UNIX, split_address
+from server.config.values import UNIX, split_address
 
 
 def check_free(address: str) -> None:

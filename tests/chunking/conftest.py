@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chunking import Tokenizer, load_tokenizer
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 
 def model_folder(name: str) -> Path:

@@ -31,7 +31,7 @@ from chunking import (
 )
 from chunking.boundaries import boundaries
 from chunking.cuts import HASHED, cuts, keys
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 TEXTS = st.lists(

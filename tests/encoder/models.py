@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import encoder
 from encoder import Encoder
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 Make = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 
 ROOT = Path(__file__).parents[2]
 OLDEST = ("protobuf==5.29.6", "grpcio==1.71.2", "googleapis-common-protos==1.66.0", "numpy", "click==8.2.0")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 from tests.server.helpers import E5, MINILM, TINY, Server, model, serving, settings
 
 

@@ -17,15 +17,9 @@ from benchmarks import redis_server
 from server.auth.keys import KeptKey, Key, changing_keys
 from server.commands.access import certificate, keys, redis
 from server.commands.doctor import cache_folder, cores, doctor, listener, processor, served, software
-from server.config.schema import (
-    ClientSettings,
-    LimitSettings,
-    ModelSettings,
-    ServerSettings,
-    Settings,
-    StorageUrl,
-    cache_home,
-)
+from server.config.folders import cache_home
+from server.config.schema import ClientSettings, LimitSettings, ModelSettings, ServerSettings, Settings
+from server.config.values import StorageUrl
 
 TINY = cache_home() / "models" / "splade-tiny"
 AMX = "flags\t\t: avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16\n"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from octavo.v1 import inference_pb2 as pb
-from server.config.schema import cache_home
+from server.config.folders import cache_home
 from tests.server.helpers import E5, MINILM, WORDS, Server, analyze, array, prose, task
 
 if TYPE_CHECKING:

@@ -11,8 +11,10 @@ from server.app import WARM_UP_CLIENT
 from server.auth.clients import Client
 from server.auth.keys import default_keys_path
 from server.commands.reference import DOCS, renewed, settings_table
+from server.config.folders import cache_home
 from server.config.load import Configuration, ConfigurationError, Leaf, assignment, dotted, flag, load
-from server.config.schema import ModelSettings, ServerSettings, Settings, cache_home, is_local, split_address
+from server.config.schema import ModelSettings, ServerSettings, Settings
+from server.config.values import is_local, split_address
 from server.inference.verify import VERIFIER
 from server.rpc.call_gate import HEALTH_CLIENT
 
