@@ -318,14 +318,14 @@ def test_a_port_of_another_program_is_told_as_such(run: Run, book: Path, greetin
         done = run("embed", "--server", address, book)
     assert done.returncode == 3
     assert done.stderr == (
-        f"octavo: {address}: something answers there that does not speak gRPC: is the port another program's?\n"
+        f"octavo: {address}: another program answers there, which does not speak gRPC: check the port\n"
     )
 
 
 def test_a_name_that_does_not_resolve_is_told_as_such(run: Run, book: Path) -> None:
     done = run("embed", "--server", "nowhere.invalid:50051", book)
     assert done.returncode == 3
-    assert done.stderr.startswith("octavo: nowhere.invalid:50051: this name does not resolve")
+    assert done.stderr.startswith("octavo: nowhere.invalid:50051: the name does not resolve")
     assert done.stderr.count("\n") == 1
 
 
