@@ -121,7 +121,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
         vocabulary=_positive(config, "vocab_size"),
         positions=_positive(config, "max_position_embeddings"),
         token_types=_positive(config, "type_vocab_size"),
-        first_position=int(config["pad_token_id"]) + 1 if follow else 0,
+        first_position=_token(config, "pad_token_id") + 1 if follow else 0,
     )
 
 
@@ -136,6 +136,13 @@ def _positive(config: dict[str, Any], field: str) -> int:
     value = config.get(field)
     if not isinstance(value, int) or value < 1:
         raise DamagedFileError(f"config.json: {field} must be a positive integer")
+    return value
+
+
+def _token(config: dict[str, Any], field: str) -> int:
+    value = config.get(field)
+    if not isinstance(value, int) or value < 0:
+        raise DamagedFileError(f"config.json: {field} must be a token's id")
     return value
 
 

@@ -121,3 +121,8 @@ class DeadlineExceeded(CallError):
 
 class StartError(Exception):
     """The server cannot start as configured; the message is one line and says what to change."""
+
+
+def words_of(error: OSError | UnicodeError) -> str:
+    """Return the system's words for a fault if it has some, else the exception's."""
+    return getattr(error, "strerror", None) or str(error)

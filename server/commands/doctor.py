@@ -15,7 +15,7 @@ from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
 from server.config.schema import ModelSettings, Settings
-from server.errors import StartError
+from server.errors import StartError, words_of
 from server.rpc.addresses import check_free
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
@@ -125,8 +125,8 @@ def listener(subject: str, address: str) -> Finding:
     """Check that an address can be bound."""
     try:
         check_free(address)
-    except OSError as error:
-        return Finding("fail", subject, f"{address}: {error.strerror or error}")
+    except (OSError, UnicodeError) as error:
+        return Finding("fail", subject, f"{address}: {words_of(error)}")
     return Finding("ok", subject, f"{address} is free")
 
 

@@ -372,8 +372,10 @@ class Settings(Section):
     @classmethod
     def _limits_hold_a_document(cls, limits: LimitSettings, info: ValidationInfo) -> LimitSettings:
         server = info.data.get("server")
-        if server and limits.max_bytes_in_flight < server.max_document_bytes:
-            raise ValueError(f"max_bytes_in_flight is less than server.max_document_bytes, {server.max_document_bytes}")
+        if server and limits.max_bytes_in_flight < (least := server.max_document_bytes + 2 * server.max_reply_bytes):
+            raise ValueError(
+                f"max_bytes_in_flight is less than server.max_document_bytes and twice server.max_reply_bytes, {least}"
+            )
         return limits
 
     @field_validator("plans")

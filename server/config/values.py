@@ -69,7 +69,8 @@ class StorageUrl(SecretStr):
     """A URL, shown without its password."""
 
     def _display(self) -> str:
-        return re.sub(r"//[^@/]*@", "//***@", self.get_secret_value())
+        hidden = re.sub(r"//[^/?]*@", "//***@", self.get_secret_value())
+        return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
 
 
 def _check_storage(storage: StorageUrl) -> StorageUrl:

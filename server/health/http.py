@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
 from server.config.values import split_address
-from server.errors import StartError
+from server.errors import StartError, words_of
 
 PAUSE_SECONDS = 0.1  # after a fault, so that the listener does not spin
 
@@ -53,9 +53,8 @@ class HttpListener:
         host, port = split_address(listen)
         try:
             self._server = _Server((host, port), handler, _family(host), report)
-        except OSError as error:
-            reason = error.strerror or error
-            raise StartError(f"cannot listen on {listen} for metrics: {reason}; see metrics.listen") from None
+        except (OSError, UnicodeError) as error:
+            raise StartError(f"cannot listen on {listen} for metrics: {words_of(error)}; see metrics.listen") from None
         self._report = report
         self._thread = Thread(target=self._serve, name="http", daemon=True)
 

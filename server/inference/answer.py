@@ -40,11 +40,13 @@ class Answer:
     """Takes in a document's results in order, and holds what a reply needs of them, never a state.
 
     Attributes:
+        call: the call that it answers.
         usage: of the segments taken in so far.
         segments: their descriptions; empty for a stream, which sends each one on.
     """
 
     def __init__(self, call: Call, *, stream: bool = False) -> None:
+        self.call = call
         self.usage = Usage()
         self.segments: list[SegmentAnswer] = []
         self._stream = stream

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from server.inference.models import ServedModel
 
 
+MANY_SPANS = 64  # 4,096 of them in one segment take 0.1 s
+
+
 class CacheMode(Enum):
     """What a call wants of the cache."""
 
@@ -58,6 +61,11 @@ class Call:
     cache_mode: CacheMode
     tasks: tuple[EmbedTask, ...]
     fingerprint: str
+
+    @property
+    def has_many_spans(self) -> bool:
+        """Whether merging a segment takes so long that it must not be done on the event loop."""
+        return sum(len(task.spans) for task in self.tasks) > MANY_SPANS
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:
         """What the model has to make of a segment for all of the tasks, each once."""

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 from server.errors import EmptyDocument
-from server.inference.answer import Answer
+from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
 from server.scheduling.forecast import Reservation
@@ -114,6 +114,12 @@ class Service:
                         return
                     yield result
 
+    async def take(self, answer: Answer, result: Result) -> SegmentAnswer:
+        """Let an answer take in its next segment, off the event loop if there are many spans."""
+        if answer.call.has_many_spans:
+            return await self.aside(answer.call, lambda: answer.take(result))
+        return answer.take(result)
+
     async def aside(self, call: Call, work: Callable[[], T]) -> T:
         """Run what takes long off the event loop, when it is the client's turn."""
         return await self._pipeline.aside(call, work)
@@ -183,7 +189,7 @@ class Service:
         answer = Answer(cut.document.call)
         async with aclosing(self._pipeline.results(cut.document, _stream_of(cut.groups))) as results:
             async for result in results:
-                answer.take(result)
+                await self.take(answer, result)
         return answer
 
 

@@ -8,7 +8,8 @@ limiter.py     the meters of all clients
 """
 
 from server.limits.admission import Admission, Slot
+from server.limits.arrivals import Arrivals
 from server.limits.budget import Budget
 from server.limits.limiter import Limiter
 
-__all__ = ["Admission", "Budget", "Limiter", "Slot"]
+__all__ = ["Admission", "Arrivals", "Budget", "Limiter", "Slot"]

@@ -29,13 +29,10 @@ class Admission:
 
     A client's first call may take whatever is left. With further ones, a client may hold as much as is left for the
     others: none can hold everything (dynamic thresholds; Choudhury and Hahne, 1998).
-
-    Attributes:
-        arrivals: requests that are still arriving.
     """
 
     def __init__(self, limiter: Limiter, settings: LimitSettings, metrics: Metrics) -> None:
-        self.arrivals = Arrivals()
+        self._arrivals = Arrivals()
         self._limiter = limiter
         self._max_calls = settings.max_concurrent
         self._max_streams = settings.max_bulk_streams
@@ -61,7 +58,7 @@ class Admission:
             QueueFull: the server has no room for anybody.
         """
         self._check_calls(client, streams_requests=streams_requests)
-        slot = Slot(self, client)
+        slot = Slot(self, client, self._arrivals)
         self._calls[client.name] += 1
         self._streams[client.name] += streams_requests
         try:
@@ -92,8 +89,9 @@ class Admission:
             QueueFull: the server has no room for anybody's.
         """
         own = client.plan.max_bytes_in_flight
-        if own is not None and size > own:
-            raise self._limited(client, "max_bytes_in_flight", f"{size:,} bytes; the plan allows {own:,}", ever=False)
+        if own is not None and held + size > own:
+            message = f"{held + size:,} bytes; the plan allows {own:,}"
+            raise self._limited(client, "max_bytes_in_flight", message, ever=False)
         if own is not None and self._bytes[client.name] + size > own:
             raise self._limited(client, "max_bytes_in_flight", f"calls of {own:,} bytes are being answered already")
         if not self.has_room(client, size, held):
@@ -159,9 +157,10 @@ class Slot:
         lingers: its bytes outlive its place: gRPC still holds a reply that nobody reads.
     """
 
-    def __init__(self, admission: Admission, client: Client) -> None:
+    def __init__(self, admission: Admission, client: Client, arrivals: Arrivals) -> None:
         self._admission = admission
         self._client = client
+        self._arrivals = arrivals
         self._size = 0
         self.busy = 0
         self.lingers = False
@@ -172,7 +171,11 @@ class Slot:
         Raises:
             QueueFull: it took long to arrive, and others needed its place.
         """
-        return await self._admission.arrivals.receive(self._client.name, read)
+        return await self._arrivals.receive(self._client.name, read)
+
+    def hold_again(self, size: int) -> None:
+        """Count bytes of a message that is held already, in another form, for which it must not wait."""
+        self._change(size)
 
     def hold(self, size: int) -> None:
         """Count bytes of a request or of a reply.

@@ -31,6 +31,7 @@ DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny one
 WAITING_RESPONSES = 2  # not yet written
 PART_BYTES = 900_000  # of a result; messages stay below 1 MiB
 MOST_ID_BYTES = 1024
+MAX_PART_BYTES = 1 << 20  # of a document's text
 MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
 
 Parts = AsyncIterator[pb.ProcessDocumentsRequest]
@@ -157,10 +158,12 @@ class Bulk:
             raise InvalidCall("document.id", "each document has an id")
         text = part.text
         size = len(text.encode())
+        if size > MAX_PART_BYTES:
+            raise InvalidCall("document.text", f"a part has at most {MAX_PART_BYTES:,} bytes")
         if incoming is None:
             self._check_id(part.id)
             incoming = _Incoming(part.id)
-            await self._slot.hold_soon(size)
+            self._slot.hold_again(size)  # streams that waited here would wait for each other
             incoming.held = size
         elif part.id != incoming.id:
             raise InvalidCall("document.more", "a document's parts follow one another")

@@ -15,7 +15,7 @@ from server.auth.authenticator import Authenticator, Caller
 from server.auth.clients import Client
 from server.errors import DeadlineExceeded, QueueFull
 from server.health.drain import Drain
-from server.limits import Admission, Slot
+from server.limits import Admission, Arrivals, Slot
 
 if TYPE_CHECKING:
     import grpc
@@ -25,6 +25,7 @@ GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 HEALTH = "/grpc.health.v1.Health/"
 HEALTH_PLACES = 64  # of health checks and watches together, apart from those of calls
 HEALTH_CLIENT = Client("~health", "~health")  # settings allow no such name
+MAX_HEALTH_BYTES = 1024
 BUSY_SECONDS = 1.0
 
 
@@ -59,6 +60,7 @@ class CallGate:
         self._drain = drain
         self.default_deadline = default_deadline_seconds
         self._health_calls = 0
+        self._health_arrivals = Arrivals()
 
     @asynccontextmanager
     async def enter(
@@ -88,7 +90,7 @@ class CallGate:
     def _health_place(self) -> Iterator[Slot]:
         if self._health_calls >= HEALTH_PLACES:
             raise QueueFull(f"the server answers {HEALTH_PLACES} health checks already", BUSY_SECONDS)
-        slot = Slot(self._admission, HEALTH_CLIENT)
+        slot = Slot(self._admission, HEALTH_CLIENT, self._health_arrivals)
         self._health_calls += 1
         try:
             yield slot

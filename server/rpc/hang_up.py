@@ -4,9 +4,12 @@ gRPC's asyncio server cannot cancel a call: behind a reply that the peer does no
 holds the reply until the connection ends. So the connection's socket is shut down, and gRPC sees it end.
 """
 
+import errno
 import os
 import socket
-from contextlib import closing, suppress
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,14 +28,31 @@ def hang_up(peer: str) -> bool:
         return False
     host, _, port = rest.rpartition(":")
     wanted = _plain(host.strip("[]")), int(port)
-    for entry in os.listdir(DESCRIPTORS):  # noqa: PTH208 - numbers, not paths
-        with suppress(OSError), closing(socket.socket(fileno=os.dup(int(entry)))) as connection:  # closed, or no socket
+    try:
+        entries = os.listdir(DESCRIPTORS)  # noqa: PTH208 - numbers, not paths
+    except OSError:  # such as too many open files
+        return False
+    for entry in entries:
+        with suppress(OSError), _socket(int(entry)) as connection:  # closed meanwhile, or no socket
             if connection.family in {socket.AF_INET, socket.AF_INET6}:
                 address = connection.getpeername()
                 if (_plain(address[0]), address[1]) == wanted:
                     connection.shutdown(socket.SHUT_RDWR)
                     return True
     return False
+
+
+@contextmanager
+def _socket(descriptor: int) -> Iterator[socket.socket]:
+    """A descriptor's socket, by a duplicate, which is closed at the end.
+
+    Raises:
+        OSError: it is no socket.
+    """
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+    with closing(socket.socket(fileno=os.dup(descriptor))) as connection:
+        yield connection
 
 
 def _plain(host: str) -> str:

@@ -68,11 +68,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         reply.expect(texts)
         answers = await self._service.embed(call, texts, fields, timings, reply.grow)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
-        rulers = [Ruler(text, requests.offset_unit(request.options)) for text in texts]
+        unit = requests.offset_unit(request.options)
         return await reply.make(
             lambda: pb.EmbedResponse(
                 info=replies.reply_info(call, usage, timings, self._service.price(usage)),
-                results=[self._embed_result(*each, call) for each in zip(documents, answers, rulers, strict=True)],
+                results=[
+                    self._embed_result(document, answer, Ruler(text, unit), call)
+                    for document, answer, text in zip(documents, answers, texts, strict=True)
+                ],
             )
         )
 
@@ -112,7 +115,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         try:
             async with aclosing(self._service.stream(call, text, timings)) as results:
                 async for result in results:
-                    info = replies.segment_info(answer.take(result), ruler)
+                    info = replies.segment_info(await self._service.take(answer, result), ruler)
                     if info.index >= first:
                         vectors = replies.segment_results(call.tasks, answer.of_segment(result))
                         segment = pb.SegmentResult(segment=info, results=vectors, cursor=cursors.after(info.index))
@@ -122,9 +125,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if not answer.usage.tokens and not partial:
             raise EmptyDocument("document.text")
         reply_info = replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage))
-        summary = pb.StreamSummary(
-            info=reply_info, results=replies.document_results(call.tasks, answer), partial=partial
-        )
+        of_document = await self._service.aside(call, lambda: replies.document_results(call.tasks, answer))
+        summary = pb.StreamSummary(info=reply_info, results=of_document, partial=partial)
         yield pb.StreamSegmentsResponse(summary=summary)
 
     async def ProcessDocuments(

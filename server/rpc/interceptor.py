@@ -18,10 +18,10 @@ from typing import Any, NoReturn, TypeAlias, cast
 import grpc
 import structlog
 
-from server.errors import DeadlineExceeded, Malformed
+from server.errors import DeadlineExceeded, InvalidCall, Malformed, QueueFull
 from server.inference.call import within
 from server.limits import Slot
-from server.rpc.call_gate import CallGate, Context, GrpcContext
+from server.rpc.call_gate import BUSY_SECONDS, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, Context, GrpcContext
 from server.rpc.hang_up import hang_up
 from server.rpc.messages import parse
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
@@ -174,6 +174,8 @@ class Outermost(grpc.aio.ServerInterceptor):
             requests = _each(method, context, call.slot, first, self._gate.default_deadline)
         elif first is grpc.aio.EOF:
             raise Malformed
+        elif call.client is HEALTH_CLIENT and len(first) > MAX_HEALTH_BYTES:
+            raise InvalidCall("service", f"a health request has at most {MAX_HEALTH_BYTES:,} bytes")
         else:
             call.slot.hold(len(first))
             requests = parse(first, method.deserializer)
@@ -201,10 +203,15 @@ async def _each(
 
     Raises:
         DeadlineExceeded: none came for a long time in which nothing else happened.
+        QueueFull: there was no room for the next one for as long.
     """
     while data is not grpc.aio.EOF:
         size = len(data)
-        await slot.hold_soon(size)
+        try:
+            async with asyncio.timeout(stall_seconds):
+                await slot.hold_soon(size)
+        except TimeoutError:
+            raise QueueFull("the server had no room for the stream's next message", BUSY_SECONDS) from None
         message = parse(data, method.deserializer)
         del data
         yield message

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
-from server.errors import StartError
+from server.errors import StartError, words_of
 from server.health.drain import Drain
 from server.inference.models import Catalogue
 from server.inference.service import Service
@@ -53,8 +53,8 @@ class Listener:
                 ("grpc.max_receive_message_length", limits.max_document_bytes + MIB),
                 ("grpc.max_send_message_length", limits.max_reply_bytes + MIB),
                 # Connections are closed now and then, gRPC adding a tenth of jitter, so that balancers can balance.
-                ("grpc.max_connection_age_ms", round(1000 * max_connection_age_seconds)),
-                ("grpc.max_connection_age_grace_ms", round(1000 * limits.default_deadline_seconds)),
+                ("grpc.max_connection_age_ms", _milliseconds(max_connection_age_seconds)),
+                ("grpc.max_connection_age_grace_ms", _milliseconds(limits.default_deadline_seconds)),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
@@ -143,6 +143,10 @@ class _Health(health.aio.HealthServicer):
             over.cancel()
 
 
+def _milliseconds(seconds: float) -> int:
+    return min(round(1000 * seconds), (1 << 31) - 1)  # gRPC's int32
+
+
 def check_listen(addresses: Iterable[str]) -> None:
     """Check that all of them can be had.
 
@@ -152,8 +156,8 @@ def check_listen(addresses: Iterable[str]) -> None:
     for address in addresses:
         try:
             check_free(address)
-        except OSError as error:
-            raise StartError(f"cannot listen on {address}: {error.strerror or error}; see server.listen") from None
+        except (OSError, UnicodeError) as error:
+            raise StartError(f"cannot listen on {address}: {words_of(error)}; see server.listen") from None
 
 
 def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:

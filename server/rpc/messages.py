@@ -8,8 +8,9 @@ from server.errors import InvalidCall, Malformed
 MOST_FIELDS = 20_000
 """Of one message, nested ones included. The largest sensible request has 4,096 spans of three fields each."""
 
-UNCHECKED_BYTES = 64 << 10  # hold too few fields to matter
+UNCHECKED_BYTES = 2 * MOST_FIELDS  # a field takes two bytes at least
 
+_VARINT_BITS = 70  # ten bytes
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -76,10 +77,11 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     if byte < 0x80:  # noqa: PLR2004 - one byte, as most are
         return byte, position
     number, shift = byte & 0x7F, 7
-    while True:
+    while shift < _VARINT_BITS:
         byte = data[position]
         position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004 - the last byte
             return number, position
         shift += 7
+    raise IndexError  # no varint: left to the parser, like other malformed bytes

@@ -28,7 +28,7 @@ def configured(plan: dict[str, Any] | None = None, **limits: Any) -> Settings:
         {
             "plans": {"anonymous": plan or {}},
             "limits": limits,
-            "server": {"max_document_bytes": 1_000_000, "keys_file": "/nonexistent/keys.json"},
+            "server": {"max_document_bytes": 1_000_000, "max_reply_bytes": 1, "keys_file": "/nonexistent/keys.json"},
             "metrics": {"listen": ""},
         }
     )
@@ -120,7 +120,7 @@ async def test_bytes_in_flight_of_a_client() -> None:
 
 
 async def test_bytes_in_flight_of_all() -> None:
-    async with entry(configured(max_bytes_in_flight=1_000_000)) as server, server.channel() as channel:
+    async with entry(configured(max_bytes_in_flight=1_000_002)) as server, server.channel() as channel:
         waiting = asyncio.ensure_future(echo(channel, b"wait" * 200_000))
         await until(server, 1)
         told = await refused(echo(channel, b"x" * 300_000))
@@ -292,3 +292,14 @@ async def test_our_service_s_name_is_in_the_documented_service_config() -> None:
     names = {name["service"] for name in service_config()["methodConfig"][0]["name"]}
     ours = (inference_pb2.DESCRIPTOR, models_pb2.DESCRIPTOR)
     assert names == {service.full_name for file in ours for service in file.services_by_name.values()}
+
+
+async def test_what_a_plan_never_has_room_for_is_not_tried_again() -> None:
+    metrics = Metrics(CollectorRegistry())
+    admission = Admission(Limiter(LimitSettings(), metrics), LimitSettings(), metrics)
+    client = Client("acme", "acme", Plan("p", max_bytes_in_flight=1_000_000))
+    async with admission.enter(client) as slot:
+        slot.hold(600_000)
+        with pytest.raises(RateLimited) as caught:
+            slot.hold(600_000)
+        assert caught.value.retry_after is None

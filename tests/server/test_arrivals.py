@@ -127,3 +127,19 @@ async def test_a_message_that_fails_says_so() -> None:
     with pytest.raises(ConnectionResetError):
         await arrivals.receive("anyone", broken)
     await settled(arrivals, 0)
+
+
+async def test_whoever_gives_up_waiting_leaves_nothing_behind() -> None:
+    arrivals, stalled = Arrivals(), Stalled()
+    tasks = stall(arrivals, "flood", QUICK_PLACES, stalled)
+    await asyncio.sleep(0)
+    gone = stall(arrivals, "flood", 50, Stalled())
+    await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    assert not arrivals._waiting
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await settled(arrivals, 0)

@@ -4,7 +4,9 @@ Bytes are those that the server counts itself; a test's attackers are threads of
 """
 
 import asyncio
+import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +30,7 @@ from benchmarks.served import free_port
 from cache.disk import Disk
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings, ClientSettings, LimitSettings, MetricsSettings, Settings
+from server.rpc.hang_up import hang_up
 from tests.server.helpers import SOON, Server, embed, eventually, prose, serving, settings
 
 DEADLINE_SECONDS = 2.0
@@ -148,10 +151,13 @@ def test_watches_of_health_have_a_bound_and_end_with_their_connections(victim: S
     assert sum(counted.get(f"ended.{code}", 0) for code in (RESOURCE_EXHAUSTED, UNAVAILABLE)) >= 200
 
 
-def test_a_health_check_gives_its_bytes_back(victim: Server) -> None:
+def test_a_health_check_is_small_and_gives_its_bytes_back(victim: Server) -> None:
     health: Any = health_pb2_grpc.HealthStub(victim.channel())
-    with pytest.raises(grpc.RpcError):
-        health.Check(health_pb2.HealthCheckRequest(service="x" * 1_000_000), timeout=SOON)
+    large = health_pb2.HealthCheckRequest(service="x" * 1_000_000)
+    with pytest.raises(grpc.RpcError, match="at most 1,024 bytes"):
+        health.Check(large, timeout=SOON)
+    with pytest.raises(grpc.RpcError, match="at most 1,024 bytes"):
+        next(health.Watch(large, timeout=SOON))
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=SOON).status == health_pb2.HealthCheckResponse.SERVING
     eventually(lambda: held(victim) == (0, 0))
 
@@ -244,3 +250,19 @@ def test_a_cache_that_writes_no_more_fails_livez(models: Path, tmp_path: Path, m
         assert livez() == 200
         embed(server, "A sentence.")
         eventually(lambda: livez() == 503)
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/dev/fd"))  # noqa: PTH208 - numbers, not paths
+
+
+def test_hanging_up_leaves_no_descriptor_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, (host, port) = server.accept()
+        with accepted, Path(__file__).open("rb"):
+            before = descriptors()
+            assert hang_up(f"ipv4:{host}:{port}")
+            assert descriptors() == before
+            assert client.recv(1) == b""
+            assert not hang_up("ipv4:127.0.0.1:1")
+            assert descriptors() == before

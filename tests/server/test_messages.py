@@ -67,3 +67,17 @@ def test_what_does_not_parse_is_malformed(data: bytes) -> None:
     for bad in (data, padding + data):
         with pytest.raises(Malformed):
             parse(bad, pb.EmbedRequest.FromString)
+
+
+def test_a_number_without_an_end_is_not_read_to_its_end() -> None:
+    class Watched(bytes):
+        reads = 0
+
+        def __getitem__(self, at: Any) -> Any:
+            type(self).reads += 1
+            return super().__getitem__(at)
+
+    check_fields(Watched(b"\xff" * 1_000_000), pb.EmbedRequest.DESCRIPTOR, MOST_FIELDS)
+    assert Watched.reads < 20
+    with pytest.raises(Malformed):
+        parse(b"\xff" * 1_000_000, pb.EmbedRequest.FromString)

@@ -3,13 +3,15 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import grpc
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
-from tests.server.helpers import SOON, Server, eventually, prose
+from server.config.schema import PlanSettings
+from tests.server.helpers import SOON, Server, eventually, prose, serving, settings
 
 EMBED = pb.Task(name="e", embed=pb.EmbedOptions(return_segment_vectors=True))
 
@@ -96,6 +98,7 @@ def test_a_result_too_large_for_a_message_comes_in_several(server: Server) -> No
         ([start(), part("a", "x", more=True), part("b", "y")], "document.more"),
         ([start(), part("a", "x", more=True)], "document.more"),
         ([start(), part("i" * 1025, "x")], "document.id"),
+        ([start(), part("a", "x" * ((1 << 20) + 1))], "document.text"),
     ],
 )
 def test_a_malformed_stream_is_refused_and_the_field_is_named(
@@ -193,3 +196,11 @@ def test_a_stream_that_is_cancelled_stops_computing(server: Server) -> None:
     before = server.sample("segments_total")
     time.sleep(0.5)
     assert server.sample("segments_total") == before
+
+
+def test_streams_do_not_wait_for_the_room_that_they_hold_themselves(models: Path) -> None:
+    configured = settings()
+    plan = PlanSettings(max_bytes_in_flight=1_000_000)
+    narrow = configured.model_copy(update={"plans": {"anonymous": plan}})
+    with serving(narrow) as server:
+        assert {*results(process(server, [start(), part("long", "word " * 120_000)]))} == {"long"}

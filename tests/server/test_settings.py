@@ -318,11 +318,19 @@ def test_faults_of_plans_and_clients_are_named(write_file: WriteFile) -> None:
     assert "acme.plan: unknown plan 'gold'" in faults(write_file('[clients.acme]\nplan = "gold"'))[0]
 
 
-def test_a_storage_s_password_is_not_shown() -> None:
-    settings = load(None, [assignment("limits.storage=redis://u:hunter2@h:6379/0")]).settings
-    assert str(settings.limits.storage) == "redis://***@h:6379/0"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@h:6379/0", "redis://***@h:6379/0"),
+        ("redis://:p@hunter2@h:6379/0", "redis://***@h:6379/0"),
+        ("redis+unix:///run/r.sock?password=hunter2&db=0", "redis+unix:///run/r.sock?password=***&db=0"),
+    ],
+)
+def test_a_storage_s_password_is_not_shown(url: str, shown: str) -> None:
+    settings = load(None, [assignment(f"limits.storage={url}")]).settings
+    assert str(settings.limits.storage) == shown
     assert "hunter2" not in repr(settings)
-    assert settings.limits.storage.get_secret_value() == "redis://u:hunter2@h:6379/0"
+    assert settings.limits.storage.get_secret_value() == url
     assert "must be memory, redis://" in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
     assert "hunter2" not in faults(None, (assignment("limits.storage=reddis:hunter2"),))[0]
 
