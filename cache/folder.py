@@ -32,9 +32,9 @@ from cache.errors import (
     InvalidSettingError,
     SettingsConflictError,
     UntrustedFolderError,
-    classify,
+    may_be_damage,
 )
-from cache.index import Index
+from cache.index import DATABASE, Index
 from cache.tag import RECORD_BYTES, Selector
 
 MIB = 1 << 20
@@ -141,14 +141,20 @@ class Folder:
             self._ledger, self._seen, self._broken = ledger, seen, 0
 
     def leave_if_deleted(self) -> bool:
-        """Leave the folder if it was deleted, and unread purges with it; reads as a purge of everything."""
+        """Leave the folder if its ledger was deleted, moved or replaced; reads as a purge of everything."""
         with self._lock:
-            if self._ledger is None or os.fstat(self._ledger).st_nlink:
+            if self._ledger is None or self._is_in_place(self._ledger):
                 return False
             self._left.append(self._ledger)
             self._ledger = None
             self._apply([EVERYTHING])
             return True
+
+    def _is_in_place(self, ledger: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path / LEDGER), os.fstat(ledger))  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def leave(self) -> None:
         """Leave the folder for good."""
@@ -223,17 +229,17 @@ class Folder:
         self._broken = max(self._broken, index.generation)
 
     def open_index(self, report: Callable[[BaseException, Fault], None]) -> Index:
-        """Open the newest generation that is not abandoned, or begin the next when it cannot be read.
+        """Open the newest generation that is not abandoned, or begin the next when it is damaged.
 
         Raises:
-            OSError, sqlite3.Error: the folder cannot be written, is full, or the index stays locked.
+            OSError, sqlite3.Error, MemoryError: the folder cannot be written, is full, the index stays locked, or
+                descriptors or memory ran out.
         """
         newest = max([1, self._broken + 1, *self._generations()])
         try:
             return self._open_generation(newest)
         except Exception as error:
-            # A damaged index may raise anything. A lock or a full or read-only disk says nothing about the index.
-            if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
+            if not may_be_damage(error):
                 raise
             report(error, Fault.CORRUPT_INDEX)
         return self._open_generation(newest + 1)
@@ -250,8 +256,19 @@ class Folder:
 
     def _open_generation(self, generation: int) -> Index:
         place = self._place(generation)
-        place.mkdir(mode=0o700, exist_ok=True)
-        return Index(place, generation, self._settings.lock_timeout)
+        try:
+            place.mkdir(mode=0o700)
+        except FileExistsError:
+            return Index(place, generation, self._settings.lock_timeout)
+        try:
+            return Index(place, generation, self._settings.lock_timeout)
+        except BaseException:
+            # An empty generation must not stay: all processes would leave the one before. Needs no descriptor.
+            with contextlib.suppress(OSError):
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    (place / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+                place.rmdir()
+            raise
 
     def _place(self, generation: int) -> Path:
         return self._path / f"generation-{generation}"

@@ -283,6 +283,16 @@ def test_a_deleted_folder_is_made_again(open_store: Opener) -> None:
     assert served(store, 1) == [], "who deletes the folder wants its content gone from memory too"
 
 
+def test_purges_reach_a_process_whose_folder_was_moved(open_store: Opener) -> None:
+    store = open_store(memory_bytes=1 << 20)
+    fill(store, 1)
+    open_store.folder.rename(open_store.folder.with_name("moved"))
+    wait_until(lambda: (open_store.folder / "ledger").exists() and store.stats().disk_usable)
+    fill(store, 2)
+    open_store().purge()
+    assert served(store, 1, 2) == []
+
+
 def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
     fill(open_store(), 1)
     for content in (b"", b"\xff\xfe", b"[]", b'{"size_limit": 1}'):
@@ -507,3 +517,38 @@ assert store.flush()
 print(np.array_equal(Store(settings, KEYS).get(key(3)), state(3)), faults)
 """
     assert run(program).splitlines() == ["None", "True ['io_error']"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("free", range(6))
+def test_an_index_is_not_left_behind_for_want_of_descriptors(open_store: Opener, free: int, broken: bool) -> None:
+    store = open_store()
+    fill(store, 1)
+    if broken:
+        store.close()
+        (open_store.folder / "generation-1" / "cache.db").write_bytes(b"no database" * 1_000)
+    program = f"""
+import os, resource
+from pathlib import Path
+from cache import CacheSettings
+from cache.folder import Folder
+folder = Folder(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0), lambda _: None)
+folder.enter()
+used = max(map(int, os.listdir("/proc/self/fd"))) - 1  # the last one is of the listing
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + {free}, limits[1]))
+try:
+    index = folder.open_index(lambda *_: None)
+except Exception:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print("failed", sorted(each for each in os.listdir(folder._path) if each.startswith("generation")))
+else:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print("opened", index.generation)
+"""
+    opened = f"opened {2 if broken else 1}"
+    assert run(program) in {"failed ['generation-1']", opened}
+    if free == 0:
+        assert run(program).startswith("failed")
+    if not broken:
+        assert served(store, 1) == [1]

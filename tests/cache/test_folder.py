@@ -1,4 +1,3 @@
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,17 +100,35 @@ def test_more_purges_than_are_kept_read_as_one_of_everything(view: Callable[[], 
     assert theirs.folder.since(0) == [EVERYTHING]
 
 
-@pytest.mark.parametrize("what", ["ledger", "folder"])
-def test_a_deleted_ledger_reads_as_a_purge_of_everything(view: Callable[[], View], tmp_path: Path, what: str) -> None:
+def replace(ledger: Path) -> None:
+    ledger.rename(ledger.with_name("settings.json.old"))
+    ledger.write_bytes(b"")
+
+
+def delete_but_a_link(folder: Path) -> None:
+    folder.with_name("link").hardlink_to(folder / "ledger")
+    shutil.rmtree(folder)
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "ledger deleted": lambda folder: (folder / "ledger").unlink(),
+    "ledger replaced": lambda folder: replace(folder / "ledger"),
+    "folder deleted": shutil.rmtree,
+    "folder deleted, the ledger has another link": delete_but_a_link,
+    "folder moved": lambda folder: folder.rename(folder.with_name("moved")),
+}
+
+
+@pytest.mark.parametrize("harm", GONE.values(), ids=GONE.keys())
+def test_a_ledger_that_is_gone_reads_as_a_purge_of_everything(
+    view: Callable[[], View], tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
     mine = view()
     assert not mine.folder.leave_if_deleted()
     mine.folder.announce(STATES)
     assert mine.noticed() == [STATES]
     position = mine.folder.position
-    if what == "ledger":
-        os.unlink(tmp_path / "cache" / "ledger")  # noqa: PTH108
-    else:
-        shutil.rmtree(tmp_path / "cache")
+    harm(tmp_path / "cache")
     assert mine.folder.leave_if_deleted()
     assert mine.applied == [STATES, EVERYTHING]
     assert not mine.folder.entered
