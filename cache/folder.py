@@ -48,6 +48,7 @@ LEDGER = "ledger"
 SETTINGS = "settings.json"
 _GENERATION = re.compile(r"generation-(\d{1,9})", re.ASCII)
 _OURS = re.compile(rf"{LEDGER}|{re.escape(SETTINGS)}(\.\w+)?|{_GENERATION.pattern}|lost\+found", re.ASCII)
+_OF_GENERATION = re.compile(rf"{re.escape(DATABASE)}(-\w+)?|[0-9a-f]{{2}}", re.ASCII)
 
 EVERYTHING = Selector()
 KEPT_PURGES = 1024
@@ -83,8 +84,9 @@ class CacheSettings:
 
 
 def is_cache(folder: Path) -> bool:
-    """Tell whether a folder exists and holds a store's files."""
-    return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
+    """Tell whether a folder exists and holds a store's files, and nothing else."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208
+    return not names.isdisjoint((LEDGER, SETTINGS)) and all(map(_OURS.fullmatch, names))
 
 
 class Folder:
@@ -123,7 +125,7 @@ class Folder:
         """
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_trust(self._path)
-        if any(self._path.iterdir()) and not is_cache(self._path):
+        if not is_cache(self._path) and set(os.listdir(self._path)) - {"lost+found"}:  # noqa: PTH208
             raise ForeignFolderError(f"{self._path} is neither empty nor a cache; choose another folder")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         ledger = os.open(self._path / LEDGER, flags, 0o600)
@@ -245,10 +247,12 @@ class Folder:
         return self._open_generation(newest + 1)
 
     def remove_older(self, index: Index) -> None:
-        """Remove the generations before the index's."""
+        """Remove the generations before the index's; a folder that holds anything else stays."""
         for generation in self._generations():
-            if generation < index.generation:
-                shutil.rmtree(self._place(generation), ignore_errors=True)
+            place = self._place(generation)
+            with contextlib.suppress(OSError):  # another process removes it
+                if generation < index.generation and all(map(_OF_GENERATION.fullmatch, os.listdir(place))):  # noqa: PTH208
+                    shutil.rmtree(place, ignore_errors=True)
 
     def _generations(self) -> list[int]:
         matches = (_GENERATION.fullmatch(name) for name in os.listdir(self._path))  # noqa: PTH208
