@@ -1,6 +1,7 @@
 """Whatever the disk does, the store answers on: rightly or not at all."""
 
 import contextlib
+import errno
 import os
 import pickle
 import shutil
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,8 @@ from benchmarks import faults as trials
 from cache import Event, Fault, Kind, Store
 from cache import entry as entry_module
 from cache.entry import HEADER_BYTES, MAC_BYTES
-from tests.cache.helpers import TAG, Opener, key, state
+from cache.stats import Report
+from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
 
 def fill(store: Store, *numbers: int) -> None:
@@ -346,6 +349,63 @@ def test_an_index_that_stays_locked_does_not_keep_the_store_from_starting(open_s
         assert served(store, 1, 2) == [2]
     assert set(kinds(open_store)) == {Fault.LOCKED}
     wait_until(lambda: served(store, 1) == [1])
+
+
+def damaged(open_store: Opener, *numbers: int) -> Store:
+    """Open a store with these entries, the first of them damaged."""
+    store = open_store()
+    fill(store, *numbers)
+    value = next(open_store.folder.rglob(f"{bytes(key(numbers[0])).hex()}-*.val"))
+    value.write_bytes(value.read_bytes()[:-1])
+    return store
+
+
+def test_a_check_waits_for_a_lock(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.index.WRITE_PATIENCE", 60.0)
+    store = damaged(open_store, 1, 2, 3)
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(store.check(fix=True)))
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        thread.start()
+        time.sleep(0.3)
+    thread.join(60)
+    assert reports == [Report(valid=2, invalid=1, orphans=0, index_sound=True, finished=True)]
+    assert store.check() == Report(valid=2, invalid=0, orphans=0, index_sound=True, finished=True)
+
+
+def test_a_check_that_meets_a_lasting_lock_is_not_finished(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.index.WRITE_PATIENCE", 0.1)
+    store = damaged(open_store, 1, 2, 3)
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        report = store.check(fix=True)
+    assert report == Report(valid=0, invalid=1, orphans=0, index_sound=True, finished=False)
+    assert store.check(fix=True) == Report(valid=2, invalid=1, orphans=0, index_sound=True, finished=True)
+
+
+def test_a_check_does_not_mind_an_entry_that_is_evicted_meanwhile(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1, 2, 3)
+    index = store._disk._index
+    assert index is not None
+    reports = index.check(KEYS.sealing_key(), fix=True)
+    assert [next(reports).valid for _ in range(2)] == [0, 1]  # all rows are read, and the first value
+    index.take_all("key = ?", [bytes(key(2))])
+    fill(store, 3)  # replaced
+    assert list(reports)[-1] == Report(valid=1, invalid=0, orphans=0, index_sound=True, finished=True)
+    assert served(store, 1, 2, 3) == [1, 3]
+
+
+def test_a_check_removes_nothing_that_it_cannot_read_now(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store()
+    fill(store, 1, 2)
+
+    def exhausted(*_: object) -> memoryview:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.index.read_file", exhausted)
+        assert store.check(fix=True) == Report(valid=0, invalid=0, orphans=0, index_sound=True, finished=False)
+    assert served(store, 1, 2) == [1, 2]
 
 
 def test_a_look_up_that_meets_a_lock_is_a_counted_miss(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
