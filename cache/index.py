@@ -129,8 +129,12 @@ class Index:
         self.generation = generation
         self._folder = folder
         self._path = folder / DATABASE
-        # SQLite would create it by the umask; its journal and shared memory take this file's mode.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # SQLite would create it by the umask; its journal and shared memory take this file's mode. An existing file is
+        # not opened here: closing it would end the locks of this process's connections to it (POSIX).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not self._path.is_file():
+            raise OSError(f"{self._path} is not a file")
         # diskcache waits up to a minute for each lock while opening, so probe first. The probe stays connected
         # until the end: the last connection to close would checkpoint, which waits for the disk.
         with contextlib.closing(sqlite3.connect(self._path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
