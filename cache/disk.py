@@ -209,11 +209,15 @@ class Disk:
             if not self._disk_has(nbytes):
                 self._report(OSError("less than min_free_bytes are free"), Fault.DISK_FULL)
                 return False
+        recounted = False
         while index.volume() + nbytes > limit:
             taken = patiently(WRITE_PATIENCE, index.take_oldest)
-            if not taken:
-                return False
             self._counters.add(Event.EVICTED, taken)
+            if not taken:
+                if recounted:
+                    return False
+                patiently(WRITE_PATIENCE, index.recount)  # the recorded size may be damaged
+                recounted = True
         return True
 
     def _disk_has(self, nbytes: int) -> bool:
@@ -293,6 +297,8 @@ class Disk:
                     self._sweep_part = (self._sweep_part + 1) % FANOUT
                     self._next_sweep = now if self._sweep_part else now + SWEEP_EVERY
                     self._folder.remove_older(index)
+                    if self._sweep_part == 0 and index.is_miscounted():
+                        patiently(WRITE_PATIENCE, index.recount)
 
     # Opening and closing.
 

@@ -21,6 +21,7 @@ from benchmarks import faults as trials
 from cache import Event, Fault, Kind, Store
 from cache import entry as entry_module
 from cache.entry import HEADER_BYTES, MAC_BYTES
+from cache.index import FANOUT
 from cache.stats import Report
 from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
@@ -301,6 +302,28 @@ def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
     for content in (b"", b"\xff\xfe", b"[]", b'{"size_limit": 1}'):
         (open_store.folder / "settings.json").write_bytes(content)
         assert served(open_store(), 1) == [1]
+
+
+@pytest.mark.parametrize("size", [1 << 50, -(1 << 50)])
+def test_a_wrong_size_of_the_store_is_mended_each_hour(open_store: Opener, size: int) -> None:
+    store = open_store()
+    fill(store, 1)
+    right = store.stats().disk_bytes
+    edit(open_store.folder, "UPDATE Settings SET value = ? WHERE key = 'size'", size)
+    assert store.stats().disk_bytes != right
+    store._disk._sweep_part, store._disk._next_sweep = FANOUT - 1, 0.0
+    wait_until(lambda: store.stats().disk_bytes == right)
+    assert served(store, 1) == [1]
+
+
+def test_a_size_that_is_recorded_too_high_does_not_end_all_writes(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    edit(open_store.folder, "UPDATE Settings SET value = ? WHERE key = 'size'", 1 << 50)
+    fill(store, 2)
+    assert served(store, 2) == [2]
+    fill(store, 3)
+    assert served(store, 2, 3) == [2, 3]
 
 
 @contextlib.contextmanager
