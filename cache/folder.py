@@ -106,6 +106,7 @@ class Folder:
         self._purges: deque[Selector] = deque(maxlen=KEPT_PURGES)  # the last ones noticed
         self.position = 0  # how many purges were noticed
         self._broken = 0  # the newest generation known to be broken
+        self._tried = False  # to enter
 
     # Sharing.
 
@@ -117,12 +118,16 @@ class Folder:
     def enter(self) -> None:
         """Join the processes that use the folder, creating it if needed.
 
+        Purges before that could not be noticed, so entering later than at the first attempt reads as a purge of
+        everything.
+
         Raises:
             ForeignFolderError: it holds other things.
             UntrustedFolderError: other users may write to it.
             SettingsConflictError: a live process uses it under other settings.
             OSError: it cannot be written.
         """
+        again, self._tried = self._tried, True
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_trust(self._path)
         if not is_cache(self._path) and set(os.listdir(self._path)) - {"lost+found"}:  # noqa: PTH208
@@ -141,6 +146,8 @@ class Folder:
             raise
         with self._lock:
             self._ledger, self._seen, self._broken = ledger, seen, 0
+            if again:
+                self._apply([EVERYTHING])
 
     def leave_if_deleted(self) -> bool:
         """Leave the folder if its ledger was deleted, moved or replaced; reads as a purge of everything."""

@@ -297,6 +297,28 @@ def test_purges_reach_a_process_whose_folder_was_moved(open_store: Opener) -> No
     assert served(store, 1, 2) == []
 
 
+def test_what_was_kept_while_out_of_the_folder_does_not_survive_a_purge(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store.folder.touch()  # the folder cannot be used
+    store = open_store(memory_bytes=1 << 20)
+    ticked = store._writer._tick
+    monkeypatch.setattr(store._writer, "_tick", lambda: None)
+    for _ in range(2):
+        store.put(key(1), state(1), TAG)
+        assert served(store, 1) == [1]
+        open_store.folder.unlink()
+        open_store().purge()
+        store._disk._next_attempt = 0.0
+        ticked()
+        assert store.stats().disk_usable
+        assert served(store, 1) == []
+        shutil.rmtree(open_store.folder)
+        open_store.folder.touch()
+        ticked()
+        assert not store.stats().disk_usable
+
+
 def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
     fill(open_store(), 1)
     for content in (b"", b"\xff\xfe", b"[]", b'{"size_limit": 1}'):

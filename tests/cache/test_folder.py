@@ -132,11 +132,12 @@ def test_a_ledger_that_is_gone_reads_as_a_purge_of_everything(
     assert mine.folder.leave_if_deleted()
     assert mine.applied == [STATES, EVERYTHING]
     assert not mine.folder.entered
-    mine.folder.enter()
     assert mine.folder.since(position) == [EVERYTHING], "also for what was put or queued before"
+    mine.folder.enter()
+    assert mine.folder.since(position) == [EVERYTHING] * 2, "also for what was put while out of the folder"
     mine.folder.announce(RESULTS)
     assert mine.noticed() == [RESULTS]
-    assert mine.folder.since(position) == [EVERYTHING, RESULTS]
+    assert mine.folder.since(position) == [EVERYTHING, EVERYTHING, RESULTS]
 
 
 def test_before_it_is_entered_nothing_is_noticed_or_announced(tmp_path: Path) -> None:
