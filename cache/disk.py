@@ -248,12 +248,15 @@ class Disk:
                 raise PurgeIncompleteError("memory was purged, but the disk is out of use")  # noqa: TRY301
             self._folder.remove_older(index)
             taken = patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+            self._counters.add(Event.PURGED, taken)
+            patiently(PURGE_PATIENCE, index.truncate_wal)
         except CacheError:
             raise
         except Exception as error:
             self._report(error, classify(error))
-            raise PurgeIncompleteError(f"memory was purged, the disk was not: {classify(error)}") from error
-        self._counters.add(Event.PURGED, taken)
+            raise PurgeIncompleteError(
+                f"memory was purged, the disk was not, or only in part: {classify(error)}"
+            ) from error
         return taken
 
     def usage(self) -> tuple[dict[Kind, Usage], int]:

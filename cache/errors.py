@@ -71,6 +71,7 @@ _ERRNOS = {
     errno.EROFS: Fault.READ_ONLY,
     errno.EACCES: Fault.READ_ONLY,
     errno.EPERM: Fault.READ_ONLY,
+    errno.EBUSY: Fault.LOCKED,
 }
 # SQLite's result codes; the low byte is the primary one.
 _PRIMARY_CODES = {

@@ -7,6 +7,7 @@ age while counting them by kind. Triggers maintain the bytes of each kind, so th
 """
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -246,13 +247,22 @@ class Index:
         return self.take("expire_time < ?", (now,), order="expire_time")
 
     def take_all(self, where: str, values: Sequence[Any]) -> Counter[Kind]:
-        """Remove every entry that meets a condition, and overwrite its row in the index."""
+        """Remove every entry that meets a condition, and overwrite its row; `truncate_wal` must follow."""
         self._sql("PRAGMA secure_delete = ON")
         taken: Counter[Kind] = Counter()
         while part := self.take(where, values):
             taken += part
-        self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return taken
+
+    def truncate_wal(self) -> None:
+        """Move the WAL into the database and empty it, so that it holds no removed rows.
+
+        Raises:
+            OSError: (EBUSY) another process reads or writes the index.
+        """
+        ((busy, *_),) = self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if busy:
+            raise OSError(errno.EBUSY, "the index's WAL is in use")
 
     def usage(self) -> dict[Kind, Usage]:
         """Return entries and bytes on disk by kind."""

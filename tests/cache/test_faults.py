@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks import faults as trials
-from cache import Event, Fault, Kind, Store
+from cache import Event, Fault, Kind, PurgeIncompleteError, Store
 from cache import entry as entry_module
 from cache.entry import HEADER_BYTES, MAC_BYTES
 from cache.index import FANOUT
@@ -380,6 +380,28 @@ def test_a_writer_that_hangs_delays_no_look_up(open_store: Opener) -> None:
     assert len(list(open_store.folder.rglob("*.val"))) == 1, "what got no row left no file"
     fill(store, 2)
     assert served(store, 1, 2) == [1, 2]
+
+
+def test_a_purge_is_incomplete_while_a_reader_keeps_purged_rows_in_the_wal(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.disk.PURGE_PATIENCE", 0.1)
+    store = open_store()
+    store.put(key(1), state(1, 700), TAG)  # in the index
+    assert store.flush()
+    secret = state(1, 700).tobytes()[:64]
+
+    def readable() -> bool:
+        return any(secret in path.read_bytes() for path in open_store.folder.rglob("cache.db*"))
+
+    assert readable()
+    with locked(open_store.folder, "BEGIN;SELECT * FROM Cache"):
+        with pytest.raises(PurgeIncompleteError, match="locked"):
+            store.purge()
+        assert store.get(key(1)) is None
+        assert counted(store, Event.PURGED) == 1
+    store.purge()
+    assert not readable()
 
 
 def test_an_index_that_stays_locked_does_not_keep_the_store_from_starting(open_store: Opener) -> None:
