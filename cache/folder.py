@@ -52,6 +52,7 @@ _OF_GENERATION = re.compile(rf"{re.escape(DATABASE)}(-\w+)?|[0-9a-f]{{2}}", re.A
 
 EVERYTHING = Selector()
 KEPT_PURGES = 1024
+MOST_UNREAD_BYTES = MIB  # of the ledger; more reads as a purge of everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,8 @@ class Folder:
     def _read_purges(self, ledger: int, size: int) -> list[Selector]:
         if size == self._seen:
             return []
+        if size - self._seen > MOST_UNREAD_BYTES:
+            return [EVERYTHING]
         try:
             content = os.pread(ledger, size - self._seen, self._seen)
             return [Selector.unpack(content[at : at + RECORD_BYTES]) for at in range(0, len(content), RECORD_BYTES)]

@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_a_damaged_ledger_reads_as_a_purge_of_everything(
     ledger = tmp_path / "cache" / "ledger"
     ledger.write_bytes(harm(ledger.read_bytes()))
     assert EVERYTHING in theirs.noticed()
+
+
+def test_a_huge_ledger_reads_as_a_purge_of_everything(view: Callable[[], View], tmp_path: Path) -> None:
+    mine, theirs = view(), view()
+    os.truncate(tmp_path / "cache" / "ledger", 1 << 40)
+    assert theirs.noticed() == [EVERYTHING]
+    mine.folder.announce(STATES)
+    assert theirs.noticed() == [STATES]
 
 
 def test_more_purges_than_are_kept_read_as_one_of_everything(view: Callable[[], View]) -> None:
