@@ -343,7 +343,7 @@ class Index:
     def is_miscounted(self) -> bool:
         """Whether the recorded size of all files is not the rows' sum. Scans the rows, without a lock."""
         select = "SELECT value IS NOT (SELECT COALESCE(SUM(size), 0) FROM Cache) FROM Settings WHERE key = 'size'"
-        return self._sql(select).fetchall() != [(0,)]
+        return bool(self._sql(select).fetchall() != [(0,)])
 
     def recount(self) -> None:
         """Recompute the sums that the triggers maintain."""

@@ -126,7 +126,7 @@ def test_a_copy_that_fails_leaves_the_draft_and_names_it(tmp_path: Path, monkeyp
     monkeypatch.setattr("shutil.copyfileobj", fail)
     with pytest.raises(OSError, match="Input/output error; the new content is in ") as caught:
         write(path)
-    draft = Path(caught.value.strerror.rpartition(" ")[2])
+    draft = Path(str(caught.value.strerror).rpartition(" ")[2])
     assert caught.value.filename == str(path)
     assert draft.read_bytes() == b"new"
     assert names(tmp_path) == sorted([draft.name, "file", "other"])
