@@ -341,9 +341,13 @@ class Index:
             last = batch[-1][0]
 
     def is_miscounted(self) -> bool:
-        """Whether the recorded size of all files is not the rows' sum. Scans the rows, without a lock."""
-        select = "SELECT value IS NOT (SELECT COALESCE(SUM(size), 0) FROM Cache) FROM Settings WHERE key = 'size'"
-        return bool(self._sql(select).fetchall() != [(0,)])
+        """Whether the recorded size of all files contradicts that of all entries, by more than the index's own size."""
+        select = """
+            SELECT value BETWEEN total - page_count * page_size AND total
+            FROM Settings, (SELECT SUM(bytes) AS total FROM Usage), pragma_page_count, pragma_page_size
+            WHERE Settings.key = 'size'
+        """
+        return bool(self._sql(select).fetchall() != [(1,)])
 
     def recount(self) -> None:
         """Recompute the sums that the triggers maintain."""

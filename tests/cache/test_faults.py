@@ -330,9 +330,13 @@ def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
 def test_a_wrong_size_of_the_store_is_mended_each_hour(open_store: Opener, size: int) -> None:
     store = open_store()
     fill(store, 1)
+    store.put(key(2), state(2, 700), TAG)  # in the index
+    assert store.flush()
+    assert store._disk._index is not None
+    assert not store._disk._index.is_miscounted()
     right = store.stats().disk_bytes
     edit(open_store.folder, "UPDATE Settings SET value = ? WHERE key = 'size'", size)
-    assert store.stats().disk_bytes != right
+    assert store._disk._index.is_miscounted()
     store._disk._sweep_part, store._disk._next_sweep = FANOUT - 1, 0.0
     wait_until(lambda: store.stats().disk_bytes == right)
     assert served(store, 1) == [1]
