@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 from cache.entry import Entry, Slab, decode, encode
 from cache.errors import (
@@ -27,17 +26,15 @@ from cache.errors import (
     classify,
 )
 from cache.folder import CacheSettings, Folder
-from cache.index import FANOUT, Index, Placed, Row
+from cache.index import FANOUT, WRITE_PATIENCE, Index, Placed, Row, patiently
 from cache.key import Key, Kind
 from cache.stats import Counters, Event, Report, Usage
 from cache.tag import Selector
 from cache.writer import Write
 
-Result = TypeVar("Result")
 FaultHandler = Callable[[Fault, str], None]
 
-WRITE_PATIENCE = 2.0  # seconds that a write waits for other processes' locks
-PURGE_PATIENCE = 30.0
+PURGE_PATIENCE = 30.0  # seconds that a purge waits for other processes' locks
 HELPERS = 4  # threads that read half of the entries of a slab
 SWEEP_EVERY = 3600.0
 EXPIRE_EVERY = 60.0
@@ -177,7 +174,7 @@ class Disk:
         placed: list[Placed] = []
         try:
             placed.extend(index.place(write.entry.key, *encode(write.entry, self._sealing_key)) for write in writes)
-            return _patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
+            return patiently(WRITE_PATIENCE, lambda: self._commit(index, writes, placed))
         except BaseException:
             for value in placed:
                 index.discard(value)
@@ -208,15 +205,19 @@ class Disk:
         if modest:
             return self._disk_has(nbytes) and index.volume() + nbytes <= limit
         if not self._disk_has(nbytes):  # others fill the disk: shrink a little at each write
-            self._counters.add(Event.EVICTED, _patiently(WRITE_PATIENCE, index.take_oldest))
+            self._counters.add(Event.EVICTED, patiently(WRITE_PATIENCE, index.take_oldest))
             if not self._disk_has(nbytes):
                 self._report(OSError("less than min_free_bytes are free"), Fault.DISK_FULL)
                 return False
+        recounted = False
         while index.volume() + nbytes > limit:
-            taken = _patiently(WRITE_PATIENCE, index.take_oldest)
-            if not taken:
-                return False
+            taken = patiently(WRITE_PATIENCE, index.take_oldest)
             self._counters.add(Event.EVICTED, taken)
+            if not taken:
+                if recounted:
+                    return False
+                patiently(WRITE_PATIENCE, index.recount)  # the recorded size may be damaged
+                recounted = True
         return True
 
     def _disk_has(self, nbytes: int) -> bool:
@@ -246,13 +247,16 @@ class Disk:
             if index is None:
                 raise PurgeIncompleteError("memory was purged, but the disk is out of use")  # noqa: TRY301
             self._folder.remove_older(index)
-            taken = _patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+            taken = patiently(PURGE_PATIENCE, lambda: index.take_all(*selector.where()))
+            self._counters.add(Event.PURGED, taken)
+            patiently(PURGE_PATIENCE, index.truncate_wal)
         except CacheError:
             raise
         except Exception as error:
             self._report(error, classify(error))
-            raise PurgeIncompleteError(f"memory was purged, the disk was not: {classify(error)}") from error
-        self._counters.add(Event.PURGED, taken)
+            raise PurgeIncompleteError(
+                f"memory was purged, the disk was not, or only in part: {classify(error)}"
+            ) from error
         return taken
 
     def usage(self) -> tuple[dict[Kind, Usage], int]:
@@ -263,11 +267,16 @@ class Disk:
         return {}, 0
 
     def check(self, *, fix: bool) -> Report:
-        """Read every entry and look for files without a row; `fix` removes what is invalid."""
+        """Read every entry and look for files without a row; `fix` removes what is invalid.
+
+        A fault ends the check; the report then holds what was found so far.
+        """
+        report = Report()
         with self._faults() as index:
             if index is not None:
-                return index.check(self._sealing_key, fix=fix)
-        return Report()
+                for report in index.check(self._sealing_key, fix=fix):  # noqa: B007 (the last one counts)
+                    pass
+        return report
 
     def tick(self) -> None:
         """Maintain the disk for a few milliseconds: reopen, forget, expire, sweep."""
@@ -291,6 +300,8 @@ class Disk:
                     self._sweep_part = (self._sweep_part + 1) % FANOUT
                     self._next_sweep = now if self._sweep_part else now + SWEEP_EVERY
                     self._folder.remove_older(index)
+                    if self._sweep_part == 0 and index.is_miscounted():
+                        patiently(WRITE_PATIENCE, index.recount)
 
     # Opening and closing.
 
@@ -362,15 +373,3 @@ class Disk:
         """Count a fault, and report the first of its kind."""
         if self._counters.fault(fault):
             self._on_fault(fault, f"{type(error).__name__}: {error}")
-
-
-def _patiently(patience: float, action: Callable[[], Result]) -> Result:
-    """Run an action that needs the index's write lock, retrying up to `patience` seconds while it is locked."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            if classify(error) is not Fault.LOCKED or time.monotonic() >= end:
-                raise
-        time.sleep(0.002)

@@ -207,7 +207,12 @@ def read_file(path: str, slab: Slab | None) -> memoryview:
         OSError: it cannot be read.
     """
     # Non-blocking and without following links: a FIFO in place of the file must not block the reader.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptEntryError("a link, not the file of a value") from error
+        raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:

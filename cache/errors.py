@@ -71,6 +71,7 @@ _ERRNOS = {
     errno.EROFS: Fault.READ_ONLY,
     errno.EACCES: Fault.READ_ONLY,
     errno.EPERM: Fault.READ_ONLY,
+    errno.EBUSY: Fault.LOCKED,
 }
 # SQLite's result codes; the low byte is the primary one.
 _PRIMARY_CODES = {
@@ -81,14 +82,27 @@ _PRIMARY_CODES = {
     sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
     sqlite3.SQLITE_CANTOPEN: Fault.IO_ERROR,
 }
-# A failed write says nothing about the data on disk. Other input/output errors do: a truncated file reads short.
-_WRITE_ERRORS = {
+# A failed write or a lack of memory says nothing about the data on disk. Other input/output errors do: a truncated
+# file reads short.
+_NOT_DAMAGE = {
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
     sqlite3.SQLITE_IOERR_DIR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE,
     sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_NOMEM,
 }
+
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def may_be_damage(error: BaseException) -> bool:
+    """Whether an error while opening the index may come from a damaged index; any other may pass by itself."""
+    fault = classify(error)
+    if fault is Fault.IO_ERROR:  # out of descriptors or memory, or e.g. a folder in the index's place
+        return isinstance(error, OSError) and error.errno not in _EXHAUSTED
+    return fault not in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY)
 
 
 def classify(error: BaseException) -> Fault:
@@ -96,7 +110,7 @@ def classify(error: BaseException) -> Fault:
     if isinstance(error, sqlite3.Error):
         # There is no code when a column is not UTF-8.
         code: int = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT
-        return Fault.IO_ERROR if code in _WRITE_ERRORS else _PRIMARY_CODES.get(code & 0xFF, Fault.CORRUPT_INDEX)
+        return Fault.IO_ERROR if code in _NOT_DAMAGE else _PRIMARY_CODES.get(code & 0xFF, Fault.CORRUPT_INDEX)
     if isinstance(error, OSError):
         return _ERRNOS.get(error.errno or 0, Fault.IO_ERROR)
     # diskcache trusts what it reads, so rows that are not what was written may raise anything, such as a TypeError.

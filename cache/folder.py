@@ -32,9 +32,9 @@ from cache.errors import (
     InvalidSettingError,
     SettingsConflictError,
     UntrustedFolderError,
-    classify,
+    may_be_damage,
 )
-from cache.index import Index
+from cache.index import DATABASE, Index
 from cache.tag import RECORD_BYTES, Selector
 
 MIB = 1 << 20
@@ -48,9 +48,11 @@ LEDGER = "ledger"
 SETTINGS = "settings.json"
 _GENERATION = re.compile(r"generation-(\d{1,9})", re.ASCII)
 _OURS = re.compile(rf"{LEDGER}|{re.escape(SETTINGS)}(\.\w+)?|{_GENERATION.pattern}|lost\+found", re.ASCII)
+_OF_GENERATION = re.compile(rf"{re.escape(DATABASE)}(-\w+)?|[0-9a-f]{{2}}", re.ASCII)
 
 EVERYTHING = Selector()
 KEPT_PURGES = 1024
+MOST_UNREAD_BYTES = MIB  # of the ledger; more reads as a purge of everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,9 @@ class CacheSettings:
 
 
 def is_cache(folder: Path) -> bool:
-    """Tell whether a folder exists and holds a store's files."""
-    return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
+    """Tell whether a folder exists and holds a store's files, and nothing else."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208
+    return not names.isdisjoint((LEDGER, SETTINGS)) and all(map(_OURS.fullmatch, names))
 
 
 class Folder:
@@ -104,6 +107,7 @@ class Folder:
         self._purges: deque[Selector] = deque(maxlen=KEPT_PURGES)  # the last ones noticed
         self.position = 0  # how many purges were noticed
         self._broken = 0  # the newest generation known to be broken
+        self._tried = False  # to enter
 
     # Sharing.
 
@@ -115,15 +119,19 @@ class Folder:
     def enter(self) -> None:
         """Join the processes that use the folder, creating it if needed.
 
+        Purges before that could not be noticed, so entering later than at the first attempt reads as a purge of
+        everything.
+
         Raises:
             ForeignFolderError: it holds other things.
             UntrustedFolderError: other users may write to it.
             SettingsConflictError: a live process uses it under other settings.
             OSError: it cannot be written.
         """
+        again, self._tried = self._tried, True
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_trust(self._path)
-        if any(self._path.iterdir()) and not is_cache(self._path):
+        if not is_cache(self._path) and set(os.listdir(self._path)) - {"lost+found"}:  # noqa: PTH208
             raise ForeignFolderError(f"{self._path} is neither empty nor a cache; choose another folder")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         ledger = os.open(self._path / LEDGER, flags, 0o600)
@@ -139,16 +147,24 @@ class Folder:
             raise
         with self._lock:
             self._ledger, self._seen, self._broken = ledger, seen, 0
+            if again:
+                self._apply([EVERYTHING])
 
     def leave_if_deleted(self) -> bool:
-        """Leave the folder if it was deleted, and unread purges with it; reads as a purge of everything."""
+        """Leave the folder if its ledger was deleted, moved or replaced; reads as a purge of everything."""
         with self._lock:
-            if self._ledger is None or os.fstat(self._ledger).st_nlink:
+            if self._ledger is None or self._is_in_place(self._ledger):
                 return False
             self._left.append(self._ledger)
             self._ledger = None
             self._apply([EVERYTHING])
             return True
+
+    def _is_in_place(self, ledger: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path / LEDGER), os.fstat(ledger))  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def leave(self) -> None:
         """Leave the folder for good."""
@@ -206,6 +222,8 @@ class Folder:
     def _read_purges(self, ledger: int, size: int) -> list[Selector]:
         if size == self._seen:
             return []
+        if size - self._seen > MOST_UNREAD_BYTES:
+            return [EVERYTHING]
         try:
             content = os.pread(ledger, size - self._seen, self._seen)
             return [Selector.unpack(content[at : at + RECORD_BYTES]) for at in range(0, len(content), RECORD_BYTES)]
@@ -223,26 +241,28 @@ class Folder:
         self._broken = max(self._broken, index.generation)
 
     def open_index(self, report: Callable[[BaseException, Fault], None]) -> Index:
-        """Open the newest generation that is not abandoned, or begin the next when it cannot be read.
+        """Open the newest generation that is not abandoned, or begin the next when it is damaged.
 
         Raises:
-            OSError, sqlite3.Error: the folder cannot be written, is full, or the index stays locked.
+            OSError, sqlite3.Error, MemoryError: the folder cannot be written, is full, the index stays locked, or
+                descriptors or memory ran out.
         """
         newest = max([1, self._broken + 1, *self._generations()])
         try:
             return self._open_generation(newest)
         except Exception as error:
-            # A damaged index may raise anything. A lock or a full or read-only disk says nothing about the index.
-            if classify(error) in (Fault.LOCKED, Fault.DISK_FULL, Fault.READ_ONLY):
+            if not may_be_damage(error):
                 raise
             report(error, Fault.CORRUPT_INDEX)
         return self._open_generation(newest + 1)
 
     def remove_older(self, index: Index) -> None:
-        """Remove the generations before the index's."""
+        """Remove the generations before the index's; a folder that holds anything else stays."""
         for generation in self._generations():
-            if generation < index.generation:
-                shutil.rmtree(self._place(generation), ignore_errors=True)
+            place = self._place(generation)
+            with contextlib.suppress(OSError):  # another process removes it
+                if generation < index.generation and all(map(_OF_GENERATION.fullmatch, os.listdir(place))):  # noqa: PTH208
+                    shutil.rmtree(place, ignore_errors=True)
 
     def _generations(self) -> list[int]:
         matches = (_GENERATION.fullmatch(name) for name in os.listdir(self._path))  # noqa: PTH208
@@ -250,8 +270,19 @@ class Folder:
 
     def _open_generation(self, generation: int) -> Index:
         place = self._place(generation)
-        place.mkdir(mode=0o700, exist_ok=True)
-        return Index(place, generation, self._settings.lock_timeout)
+        try:
+            place.mkdir(mode=0o700)
+        except FileExistsError:
+            return Index(place, generation, self._settings.lock_timeout)
+        try:
+            return Index(place, generation, self._settings.lock_timeout)
+        except BaseException:
+            # An empty generation must not stay: all processes would leave the one before. Needs no descriptor.
+            with contextlib.suppress(OSError):
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    (place / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+                place.rmdir()
+            raise
 
     def _place(self, generation: int) -> Path:
         return self._path / f"generation-{generation}"

@@ -7,28 +7,35 @@ age while counting them by kind. Triggers maintain the bytes of each kind, so th
 """
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import diskcache  # type: ignore[import-untyped]
 
 from cache.entry import Entry, Slab, decode, read_file, write_file
-from cache.errors import CorruptEntryError, ExpiredEntryError
+from cache.errors import CorruptEntryError, ExpiredEntryError, Fault, classify
 from cache.key import Key, Kind
 from cache.stats import Report, Usage
+
+Result = TypeVar("Result")
 
 DATABASE: str = diskcache.core.DBNAME
 FANOUT = 256  # folders of value files
 INLINE_BYTES = 16_384  # smaller values are stored in the index: a pooled vector needs no file
 OPEN_PATIENCE = 1.0
 """Seconds that opening waits for another process's lock."""
+
+WRITE_PATIENCE = 2.0
+"""Seconds that a write waits for other processes' locks."""
 
 ORPHAN_AGE = 300.0
 """Seconds after which a file that no row names is garbage: its row would have followed within milliseconds."""
@@ -123,8 +130,12 @@ class Index:
         self.generation = generation
         self._folder = folder
         self._path = folder / DATABASE
-        # SQLite would create it by the umask; its journal and shared memory take this file's mode.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # SQLite would create it by the umask; its journal and shared memory take this file's mode. An existing file is
+        # not opened here: closing it would end the locks of this process's connections to it (POSIX).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not self._path.is_file():
+            raise OSError(f"{self._path} is not a file")
         # diskcache waits up to a minute for each lock while opening, so probe first. The probe stays connected
         # until the end: the last connection to close would checkpoint, which waits for the disk.
         with contextlib.closing(sqlite3.connect(self._path, timeout=OPEN_PATIENCE, isolation_level=None)) as probe:
@@ -236,38 +247,71 @@ class Index:
         return self.take("expire_time < ?", (now,), order="expire_time")
 
     def take_all(self, where: str, values: Sequence[Any]) -> Counter[Kind]:
-        """Remove every entry that meets a condition, and overwrite its row in the index."""
+        """Remove every entry that meets a condition, and overwrite its row; `truncate_wal` must follow."""
         self._sql("PRAGMA secure_delete = ON")
         taken: Counter[Kind] = Counter()
         while part := self.take(where, values):
             taken += part
-        self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return taken
+
+    def truncate_wal(self) -> None:
+        """Move the WAL into the database and empty it, so that it holds no removed rows.
+
+        Raises:
+            OSError: (EBUSY) another process reads or writes the index.
+        """
+        ((busy, *_),) = self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if busy:
+            raise OSError(errno.EBUSY, "the index's WAL is in use")
 
     def usage(self) -> dict[Kind, Usage]:
         """Return entries and bytes on disk by kind."""
         rows = self._sql("SELECT kind, entries, bytes FROM Usage").fetchall()
         return {_KINDS[kind]: Usage(entries, nbytes) for kind, entries, nbytes in rows if kind in _KINDS}
 
-    def check(self, sealing_key: bytes, *, fix: bool) -> Report:
-        """Let SQLite check its structure, read every entry, and look for files without a row; `fix` removes them."""
+    def check(self, sealing_key: bytes, *, fix: bool) -> Iterator[Report]:
+        """Let SQLite check its structure, read every entry, and look for files without a row; `fix` removes them.
+
+        Yields what was found so far; the last report is finished, unless some values could not be read.
+        """
         now = time.time()
+        valid = invalid = unread = orphans = 0
         sound = self._sql("PRAGMA quick_check(1)").fetchall() == [("ok",)]
-        valid = invalid = 0
+        yield Report(valid, invalid, orphans, sound)
         for key, row in self._rows():
             try:
-                decode(self.fetch(row), Key(Kind(key[:1]), key[1:]), now, sealing_key)
-                valid += 1
-            except ExpiredEntryError:
-                valid += 1
-            except (ValueError, OSError):  # EntryError is a ValueError; so is a kind that does not exist
-                invalid += 1
-                if fix:
-                    self.forget(key, row)
-        orphans = sum(self.sweep(part, now, fix=fix) for part in range(FANOUT))
+                verdict = self._is_valid(key, row, now, sealing_key)
+            except OSError:  # e.g. too many open files: the value may be valid
+                unread += 1
+                continue
+            valid += verdict is True
+            invalid += verdict is False
+            yield Report(valid, invalid, orphans, sound)
+            if fix and verdict is False:
+                patiently(WRITE_PATIENCE, partial(self.forget, key, row))
+        for part in range(FANOUT):
+            orphans += self.sweep(part, now, fix=fix)
+            yield Report(valid, invalid, orphans, sound)
         if fix:
-            self._recount()
-        return Report(valid, invalid, orphans, sound)
+            patiently(WRITE_PATIENCE, self.recount)
+        yield Report(valid, invalid, orphans, sound, finished=not unread)
+
+    def _is_valid(self, key: bytes, row: Row, now: float, sealing_key: bytes) -> bool | None:
+        """Whether a row has a valid value; None if the row was removed or replaced meanwhile.
+
+        Raises:
+            OSError: the value cannot be read now.
+        """
+        try:
+            decode(self.fetch(row), Key(Kind(key[:1]), key[1:]), now, sealing_key)
+        except ExpiredEntryError:
+            return True
+        except FileNotFoundError:
+            now_there = self.find([key]).get(key)
+            return False if now_there and now_there.filename == row.filename else None
+        except ValueError:  # EntryError is a ValueError; so is a kind that does not exist
+            return False
+        return True
 
     def sweep(self, part: int, now: float, *, fix: bool = True) -> int:
         """Count files without a row, such as a killed writer's, in one of the `FANOUT` folders; `fix` removes them."""
@@ -296,7 +340,16 @@ class Index:
             yield from ((key, Row(filename, value)) for _, key, filename, value in batch)
             last = batch[-1][0]
 
-    def _recount(self) -> None:
+    def is_miscounted(self) -> bool:
+        """Whether the recorded size of all files contradicts that of all entries, by more than the index's own size."""
+        select = """
+            SELECT value BETWEEN total - page_count * page_size AND total
+            FROM Settings, (SELECT SUM(bytes) AS total FROM Usage), pragma_page_count, pragma_page_size
+            WHERE Settings.key = 'size'
+        """
+        return bool(self._sql(select).fetchall() != [(1,)])
+
+    def recount(self) -> None:
         """Recompute the sums that the triggers maintain."""
         with self.transaction():
             size = _BYTES.format("Cache")
@@ -309,3 +362,15 @@ class Index:
                 )
             self._sql('UPDATE Settings SET value = (SELECT COUNT(*) FROM Cache) WHERE key = "count"')
             self._sql('UPDATE Settings SET value = (SELECT COALESCE(SUM(size), 0) FROM Cache) WHERE key = "size"')
+
+
+def patiently(patience: float, action: Callable[[], Result]) -> Result:
+    """Run an action that needs the index's write lock, retrying up to `patience` seconds while it is locked."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if classify(error) is not Fault.LOCKED or time.monotonic() >= end:
+                raise
+        time.sleep(0.002)

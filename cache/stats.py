@@ -66,6 +66,7 @@ class Report:
     invalid: int = 0
     orphans: int = 0
     index_sound: bool = False
+    finished: bool = False  # false: a fault ended it, or some values could not be read
 
 
 class Counters:

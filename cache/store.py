@@ -136,7 +136,10 @@ class Store:
         return Stats(events, faults, usage, self._disk.usable, disk_bytes, *self._memory.size(), *self._writer.size())
 
     def check(self, *, fix: bool = False) -> Report:
-        """Verify every entry on disk and find files without a row; `fix` removes what is invalid."""
+        """Verify every entry on disk and find files without a row; `fix` removes what is invalid.
+
+        A fault ends the check; the report then holds what was found so far.
+        """
         return self._disk.check(fix=fix)
 
     def is_alive(self) -> bool:

@@ -18,8 +18,9 @@ PRIVATE = 0o600
 def replacing(path: Path, *, new: int = NEW_FILE, sync: bool = False) -> Iterator[BinaryIO]:
     """Open a draft that replaces `path` once complete; on errors `path` does not change.
 
-    Links are followed, and an existing file keeps its mode, owner and hard links. Anything but a regular file, such as
-    a device or FIFO, is written to directly.
+    Links are followed, and an existing file keeps its mode, owner and hard links. Where that takes a copy and the copy
+    fails, the draft stays and the error names it. Anything but a regular file, such as a device or FIFO, is written to
+    directly.
 
     Args:
         path: the file to write.
@@ -43,8 +44,16 @@ def replacing(path: Path, *, new: int = NEW_FILE, sync: bool = False) -> Iterato
             if sync:
                 file.flush()
                 os.fsync(descriptor)
-        _replace(target, draft, before)
-    finally:
+        in_place = before is not None and not (before.st_nlink == 1 and _resembles(draft, before))
+        if in_place:
+            _reserve(target, draft.stat().st_size)
+        else:
+            draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    if in_place:
+        _copy(draft, target)
         draft.unlink(missing_ok=True)
 
 
@@ -55,14 +64,29 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _replace(target: Path, draft: Path, before: os.stat_result | None) -> None:
-    """Rename the draft, or copy its content if a rename would lose the owner or hard links."""
-    if before is None or (before.st_nlink == 1 and _resembles(draft, before)):
-        draft.replace(target)
+def _reserve(target: Path, size: int) -> None:
+    """Allocate the space for content of this size, so that a full disk leaves the file as it was."""
+    if not hasattr(os, "posix_fallocate"):
         return
-    with draft.open("rb") as source, target.open("r+b") as file:
-        shutil.copyfileobj(source, file)
-        file.truncate()
+    with target.open("r+b") as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            file.truncate(before)
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not supported here, or size is 0
+                raise
+
+
+def _copy(draft: Path, target: Path) -> None:
+    """Copy the draft's content where a rename would lose the owner or hard links. The draft stays if that fails."""
+    try:
+        with draft.open("rb") as source, target.open("r+b") as file:
+            shutil.copyfileobj(source, file)
+            file.truncate()
+    except OSError as error:
+        reason = f"{error.strerror or error}; the new content is in {draft}"
+        raise OSError(error.errno, reason, str(target)) from error
 
 
 def _resembles(draft: Path, before: os.stat_result) -> bool:

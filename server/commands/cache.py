@@ -62,7 +62,7 @@ def stats(**options: Any) -> None:
 @click.option("--fix", is_flag=True, help="Remove invalid entries.")
 @cache_options
 def verify(fix: bool, **options: Any) -> None:
-    """Read and check every entry. Exits with 1 if anything is wrong.
+    """Read and check every entry. Exits with 1 if anything is wrong, or if the check did not finish.
 
     Entries written with another secret are invalid. To recompute and compare cached answers, set cache.verify on the
     server.
@@ -70,10 +70,12 @@ def verify(fix: bool, **options: Any) -> None:
 
     def check(_: Settings, store: Store) -> None:
         report = store.check(fix=fix)
+        index = "sound" if report.index_sound else "damaged" if report.finished else "not found sound"
         click.echo(
-            f"{report.valid:,} valid, {report.invalid:,} invalid, {report.orphans:,} files without a row, "
-            f"index {'sound' if report.index_sound else 'damaged'}"
+            f"{report.valid:,} valid, {report.invalid:,} invalid, {report.orphans:,} files without a row, index {index}"
         )
+        if not report.finished:
+            fail(FAILURE, "the check did not finish: some entries were not checked; try again")
         if not fix and (report.invalid or report.orphans or not report.index_sound):
             fail(
                 FAILURE,

@@ -1,6 +1,7 @@
 """Whatever the disk does, the store answers on: rightly or not at all."""
 
 import contextlib
+import errno
 import os
 import pickle
 import shutil
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ import numpy as np
 import pytest
 
 from benchmarks import faults as trials
-from cache import Event, Fault, Kind, Store
+from cache import Event, Fault, Kind, PurgeIncompleteError, Store
 from cache import entry as entry_module
 from cache.entry import HEADER_BYTES, MAC_BYTES
-from tests.cache.helpers import TAG, Opener, key, state
+from cache.index import FANOUT
+from cache.stats import Report
+from tests.cache.helpers import KEYS, TAG, Opener, key, state
 
 
 def fill(store: Store, *numbers: int) -> None:
@@ -283,11 +287,69 @@ def test_a_deleted_folder_is_made_again(open_store: Opener) -> None:
     assert served(store, 1) == [], "who deletes the folder wants its content gone from memory too"
 
 
+def test_purges_reach_a_process_whose_folder_was_moved(open_store: Opener) -> None:
+    store = open_store(memory_bytes=1 << 20)
+    fill(store, 1)
+    open_store.folder.rename(open_store.folder.with_name("moved"))
+    wait_until(lambda: (open_store.folder / "ledger").exists() and store.stats().disk_usable)
+    fill(store, 2)
+    open_store().purge()
+    assert served(store, 1, 2) == []
+
+
+def test_what_was_kept_while_out_of_the_folder_does_not_survive_a_purge(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store.folder.touch()  # the folder cannot be used
+    store = open_store(memory_bytes=1 << 20)
+    ticked = store._writer._tick
+    monkeypatch.setattr(store._writer, "_tick", lambda: None)
+    for _ in range(2):
+        store.put(key(1), state(1), TAG)
+        assert served(store, 1) == [1]
+        open_store.folder.unlink()
+        open_store().purge()
+        store._disk._next_attempt = 0.0
+        ticked()
+        assert store.stats().disk_usable
+        assert served(store, 1) == []
+        shutil.rmtree(open_store.folder)
+        open_store.folder.touch()
+        ticked()
+        assert not store.stats().disk_usable
+
+
 def test_a_damaged_settings_file_stops_nobody(open_store: Opener) -> None:
     fill(open_store(), 1)
     for content in (b"", b"\xff\xfe", b"[]", b'{"size_limit": 1}'):
         (open_store.folder / "settings.json").write_bytes(content)
         assert served(open_store(), 1) == [1]
+
+
+@pytest.mark.parametrize("size", [1 << 50, -(1 << 50)])
+def test_a_wrong_size_of_the_store_is_mended_each_hour(open_store: Opener, size: int) -> None:
+    store = open_store()
+    fill(store, 1)
+    store.put(key(2), state(2, 700), TAG)  # in the index
+    assert store.flush()
+    assert store._disk._index is not None
+    assert not store._disk._index.is_miscounted()
+    right = store.stats().disk_bytes
+    edit(open_store.folder, "UPDATE Settings SET value = ? WHERE key = 'size'", size)
+    assert store._disk._index.is_miscounted()
+    store._disk._sweep_part, store._disk._next_sweep = FANOUT - 1, 0.0
+    wait_until(lambda: store.stats().disk_bytes == right)
+    assert served(store, 1) == [1]
+
+
+def test_a_size_that_is_recorded_too_high_does_not_end_all_writes(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1)
+    edit(open_store.folder, "UPDATE Settings SET value = ? WHERE key = 'size'", 1 << 50)
+    fill(store, 2)
+    assert served(store, 2) == [2]
+    fill(store, 3)
+    assert served(store, 2, 3) == [2, 3]
 
 
 @contextlib.contextmanager
@@ -324,6 +386,28 @@ def test_a_writer_that_hangs_delays_no_look_up(open_store: Opener) -> None:
     assert served(store, 1, 2) == [1, 2]
 
 
+def test_a_purge_is_incomplete_while_a_reader_keeps_purged_rows_in_the_wal(
+    open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.disk.PURGE_PATIENCE", 0.1)
+    store = open_store()
+    store.put(key(1), state(1, 700), TAG)  # in the index
+    assert store.flush()
+    secret = state(1, 700).tobytes()[:64]
+
+    def readable() -> bool:
+        return any(secret in path.read_bytes() for path in open_store.folder.rglob("cache.db*"))
+
+    assert readable()
+    with locked(open_store.folder, "BEGIN;SELECT * FROM Cache"):
+        with pytest.raises(PurgeIncompleteError, match="locked"):
+            store.purge()
+        assert store.get(key(1)) is None
+        assert counted(store, Event.PURGED) == 1
+    store.purge()
+    assert not readable()
+
+
 def test_an_index_that_stays_locked_does_not_keep_the_store_from_starting(open_store: Opener) -> None:
     fill(open_store(), 1)
     open_store().close()
@@ -336,6 +420,63 @@ def test_an_index_that_stays_locked_does_not_keep_the_store_from_starting(open_s
         assert served(store, 1, 2) == [2]
     assert set(kinds(open_store)) == {Fault.LOCKED}
     wait_until(lambda: served(store, 1) == [1])
+
+
+def damaged(open_store: Opener, *numbers: int) -> Store:
+    """Open a store with these entries, the first of them damaged."""
+    store = open_store()
+    fill(store, *numbers)
+    value = next(open_store.folder.rglob(f"{bytes(key(numbers[0])).hex()}-*.val"))
+    value.write_bytes(value.read_bytes()[:-1])
+    return store
+
+
+def test_a_check_waits_for_a_lock(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.index.WRITE_PATIENCE", 60.0)
+    store = damaged(open_store, 1, 2, 3)
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(store.check(fix=True)))
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        thread.start()
+        time.sleep(0.3)
+    thread.join(60)
+    assert reports == [Report(valid=2, invalid=1, orphans=0, index_sound=True, finished=True)]
+    assert store.check() == Report(valid=2, invalid=0, orphans=0, index_sound=True, finished=True)
+
+
+def test_a_check_that_meets_a_lasting_lock_is_not_finished(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.index.WRITE_PATIENCE", 0.1)
+    store = damaged(open_store, 1, 2, 3)
+    with locked(open_store.folder, "BEGIN IMMEDIATE"):
+        report = store.check(fix=True)
+    assert report == Report(valid=0, invalid=1, orphans=0, index_sound=True, finished=False)
+    assert store.check(fix=True) == Report(valid=2, invalid=1, orphans=0, index_sound=True, finished=True)
+
+
+def test_a_check_does_not_mind_an_entry_that_is_evicted_meanwhile(open_store: Opener) -> None:
+    store = open_store()
+    fill(store, 1, 2, 3)
+    index = store._disk._index
+    assert index is not None
+    reports = index.check(KEYS.sealing_key(), fix=True)
+    assert [next(reports).valid for _ in range(2)] == [0, 1]  # all rows are read, and the first value
+    index.take_all("key = ?", [bytes(key(2))])
+    fill(store, 3)  # replaced
+    assert list(reports)[-1] == Report(valid=1, invalid=0, orphans=0, index_sound=True, finished=True)
+    assert served(store, 1, 2, 3) == [1, 3]
+
+
+def test_a_check_removes_nothing_that_it_cannot_read_now(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store()
+    fill(store, 1, 2)
+
+    def exhausted(*_: object) -> memoryview:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.index.read_file", exhausted)
+        assert store.check(fix=True) == Report(valid=0, invalid=0, orphans=0, index_sound=True, finished=False)
+    assert served(store, 1, 2) == [1, 2]
 
 
 def test_a_look_up_that_meets_a_lock_is_a_counted_miss(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,3 +648,38 @@ assert store.flush()
 print(np.array_equal(Store(settings, KEYS).get(key(3)), state(3)), faults)
 """
     assert run(program).splitlines() == ["None", "True ['io_error']"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("free", range(6))
+def test_an_index_is_not_left_behind_for_want_of_descriptors(open_store: Opener, free: int, broken: bool) -> None:
+    store = open_store()
+    fill(store, 1)
+    if broken:
+        store.close()
+        (open_store.folder / "generation-1" / "cache.db").write_bytes(b"no database" * 1_000)
+    program = f"""
+import os, resource
+from pathlib import Path
+from cache import CacheSettings
+from cache.folder import Folder
+folder = Folder(CacheSettings(Path({str(open_store.folder)!r}), min_free_bytes=0), lambda _: None)
+folder.enter()
+used = max(map(int, os.listdir("/proc/self/fd"))) - 1  # the last one is of the listing
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + {free}, limits[1]))
+try:
+    index = folder.open_index(lambda *_: None)
+except Exception:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print("failed", sorted(each for each in os.listdir(folder._path) if each.startswith("generation")))
+else:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print("opened", index.generation)
+"""
+    opened = f"opened {2 if broken else 1}"
+    assert run(program) in {"failed ['generation-1']", opened}
+    if free == 0:
+        assert run(program).startswith("failed")
+    if not broken:
+        assert served(store, 1) == [1]

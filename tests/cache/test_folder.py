@@ -92,6 +92,14 @@ def test_a_damaged_ledger_reads_as_a_purge_of_everything(
     assert EVERYTHING in theirs.noticed()
 
 
+def test_a_huge_ledger_reads_as_a_purge_of_everything(view: Callable[[], View], tmp_path: Path) -> None:
+    mine, theirs = view(), view()
+    os.truncate(tmp_path / "cache" / "ledger", 1 << 40)
+    assert theirs.noticed() == [EVERYTHING]
+    mine.folder.announce(STATES)
+    assert theirs.noticed() == [STATES]
+
+
 def test_more_purges_than_are_kept_read_as_one_of_everything(view: Callable[[], View]) -> None:
     mine, theirs = view(), view()
     for _ in range(KEPT_PURGES + 1):
@@ -101,25 +109,44 @@ def test_more_purges_than_are_kept_read_as_one_of_everything(view: Callable[[], 
     assert theirs.folder.since(0) == [EVERYTHING]
 
 
-@pytest.mark.parametrize("what", ["ledger", "folder"])
-def test_a_deleted_ledger_reads_as_a_purge_of_everything(view: Callable[[], View], tmp_path: Path, what: str) -> None:
+def replace(ledger: Path) -> None:
+    ledger.rename(ledger.with_name("settings.json.old"))
+    ledger.write_bytes(b"")
+
+
+def delete_but_a_link(folder: Path) -> None:
+    folder.with_name("link").hardlink_to(folder / "ledger")
+    shutil.rmtree(folder)
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "ledger deleted": lambda folder: (folder / "ledger").unlink(),
+    "ledger replaced": lambda folder: replace(folder / "ledger"),
+    "folder deleted": shutil.rmtree,
+    "folder deleted, the ledger has another link": delete_but_a_link,
+    "folder moved": lambda folder: folder.rename(folder.with_name("moved")),
+}
+
+
+@pytest.mark.parametrize("harm", GONE.values(), ids=GONE.keys())
+def test_a_ledger_that_is_gone_reads_as_a_purge_of_everything(
+    view: Callable[[], View], tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
     mine = view()
     assert not mine.folder.leave_if_deleted()
     mine.folder.announce(STATES)
     assert mine.noticed() == [STATES]
     position = mine.folder.position
-    if what == "ledger":
-        os.unlink(tmp_path / "cache" / "ledger")  # noqa: PTH108
-    else:
-        shutil.rmtree(tmp_path / "cache")
+    harm(tmp_path / "cache")
     assert mine.folder.leave_if_deleted()
     assert mine.applied == [STATES, EVERYTHING]
     assert not mine.folder.entered
-    mine.folder.enter()
     assert mine.folder.since(position) == [EVERYTHING], "also for what was put or queued before"
+    mine.folder.enter()
+    assert mine.folder.since(position) == [EVERYTHING] * 2, "also for what was put while out of the folder"
     mine.folder.announce(RESULTS)
     assert mine.noticed() == [RESULTS]
-    assert mine.folder.since(position) == [EVERYTHING, RESULTS]
+    assert mine.folder.since(position) == [EVERYTHING, EVERYTHING, RESULTS]
 
 
 def test_before_it_is_entered_nothing_is_noticed_or_announced(tmp_path: Path) -> None:

@@ -40,6 +40,22 @@ def test_a_full_index_reads_as_a_full_disk_and_heals(tmp_path: Path) -> None:
     index.close()
 
 
+def locks(path: Path) -> list[str]:
+    """Return the POSIX locks that processes hold on a file."""
+    inode = f":{path.stat().st_ino}"
+    return [line for line in Path("/proc/locks").read_text().splitlines() if "POSIX" in line and inode in line]
+
+
+def test_opening_an_index_again_keeps_this_processs_locks(tmp_path: Path) -> None:
+    index = Index(tmp_path, 1, 0.05)
+    before = locks(tmp_path / "cache.db")
+    assert before
+    again = Index(tmp_path, 1, 0.05)
+    assert locks(tmp_path / "cache.db") == before
+    again.close()
+    index.close()
+
+
 def fail_after_a_rollback(index: Index) -> None:
     with index.transaction():
         index._sql("ROLLBACK")  # as SQLite does by itself when a disk is full

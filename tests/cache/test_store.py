@@ -430,6 +430,36 @@ def test_a_folder_with_other_things_is_left_alone(open_store: Opener, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "generation-2/weights.pt", "generation-1/cache.db"])
+def test_a_folder_with_generations_of_something_else_is_left_alone(
+    open_store: Opener, tmp_path: Path, name: str
+) -> None:
+    runs = tmp_path / "runs"
+    (runs / "generation-1").mkdir(parents=True)
+    (runs / "generation-2").mkdir()
+    (runs / name).write_text("precious")
+    with pytest.raises(ForeignFolderError, match="neither empty nor a cache"):
+        open_store(folder=runs)
+    (runs / "ledger").touch()  # a file of the same name, by chance
+    if "/" not in name:
+        with pytest.raises(ForeignFolderError):
+            open_store(folder=runs)
+    else:
+        (runs / "generation-3").mkdir()
+        store = open_store(folder=runs)
+        store.purge()
+        assert store._disk._index is not None
+        assert store._disk._index.generation == 3
+    assert (runs / name).exists() is (name != "generation-1/cache.db")
+
+
+def test_a_mount_point_is_as_good_as_an_empty_folder(open_store: Opener) -> None:
+    (open_store.folder / "lost+found").mkdir(parents=True)
+    store = open_store()
+    fill(store, 1)
+    assert served(store, 1) == [1]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("size_limit", 5), ("min_free_bytes", -1), ("time_to_live", 0.0), ("time_to_live", float("nan")),

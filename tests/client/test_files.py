@@ -1,5 +1,6 @@
 """Files that commands write: what a name stands for is still there afterwards."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from click.testing import CliRunner
@@ -84,6 +86,50 @@ def test_hard_links_stay_links(tmp_path: Path) -> None:
     assert path.samefile(other)
     assert other.read_bytes() == b"new"
     assert names(tmp_path) == ["file", "other"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of three megabytes; without the right to mount it, there is nothing to test with."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_file_with_hard_links_stays_as_it_was_when_the_disk_is_full(small_disk: Path) -> None:
+    path, other = small_disk / "file", small_disk / "other"
+    path.write_bytes(b"old")
+    other.hardlink_to(path)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, bytes(2 << 20))  # fits once
+    assert path.read_bytes() == b"old"
+    assert names(small_disk) == ["file", "other"]
+    write(path, bytes(1 << 20))
+    assert other.read_bytes() == bytes(1 << 20)
+    assert names(small_disk) == ["file", "other"]
+
+
+def test_a_copy_that_fails_leaves_the_draft_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_bytes(b"old")
+    other.hardlink_to(path)
+
+    def fail(source: BinaryIO, file: BinaryIO) -> None:
+        file.write(source.read(1))
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("shutil.copyfileobj", fail)
+    with pytest.raises(OSError, match="Input/output error; the new content is in ") as caught:
+        write(path)
+    draft = Path(str(caught.value.strerror).rpartition(" ")[2])
+    assert caught.value.filename == str(path)
+    assert draft.read_bytes() == b"new"
+    assert names(tmp_path) == sorted([draft.name, "file", "other"])
 
 
 def test_a_file_stays_as_it_was_after_an_error(tmp_path: Path) -> None:

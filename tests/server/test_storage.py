@@ -1,4 +1,6 @@
+import contextlib
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -56,6 +58,23 @@ def test_inspecting_creates_neither_a_folder_nor_a_secret(tmp_path: Path) -> Non
     with pytest.raises(StartError, match="secret"):
         open_existing_store(settings(tmp_path))
     assert not (tmp_path / "secret").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--fix"]])
+def test_a_check_that_did_not_finish_says_so(
+    tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.commands.cache.open_existing_store", lambda _: open_existing_store(settings(tmp_path)))
+    open_store(settings(tmp_path)).close()
+    index = sqlite3.connect(tmp_path / "cache" / "generation-1" / "cache.db", isolation_level=None)
+    with contextlib.closing(index):
+        index.execute("BEGIN IMMEDIATE")
+        outcome = CliRunner().invoke(cache, ["verify", *options, "--cache-dir", str(tmp_path / "cache")])
+    assert outcome.exit_code == 1
+    assert "damaged" not in outcome.output
+    assert "the check did not finish" in outcome.output
+    outcome = CliRunner().invoke(cache, ["verify", *options, "--cache-dir", str(tmp_path / "cache")])
+    assert (outcome.exit_code, outcome.output) == (0, "0 valid, 0 invalid, 0 files without a row, index sound\n")
 
 
 def test_an_entry_of_another_secret_is_never_an_answer(tmp_path: Path) -> None:
