@@ -49,8 +49,13 @@ def _tried(way: Callable[[Bench], str], found: Bench) -> str:
         return way(found)
     except OctavoError as error:
         errors = [each for _, each in error.errors] if isinstance(error, DocumentsFailed) else [error]
-        late = all(isinstance(each, DeadlineExceeded) for each in errors)
-        return "error" if late else f"{type(error).__name__}: {error}"
+        return "error" if all(map(is_late, errors)) else f"{type(error).__name__}: {error}"
+
+
+def is_late(error: OctavoError) -> bool:
+    """Whether the deadline has passed, or the call is refused at once because it would."""
+    refused = error.reason == "QUEUE_FULL" and "deadline" in str(error)
+    return refused or isinstance(error, DeadlineExceeded)
 
 
 def _text(found: Bench) -> str:

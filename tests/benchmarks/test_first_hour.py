@@ -10,7 +10,8 @@ from benchmarks.first_hour import bench
 from benchmarks.first_hour.bench import HUNG, Bench
 from benchmarks.first_hour.faults import ALL, Fault, without_full_disk
 from benchmarks.first_hour.outputs import COMMANDS, KINDS, output
-from benchmarks.first_hour.partial import end_of
+from benchmarks.first_hour.partial import end_of, is_late
+from octavo.client import DeadlineExceeded, ServerError, Unavailable
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_a_whole_document_is_tiled() -> None:
     for spans in ([], [(0, 2)], [(0, 1), (2, 4)], [(0, 3), (2, 4)], [(2, 4)], [(0, 0), (0, 4)]):
         assert end_of("text", spans) not in {"whole", "partial"}
     assert end_of("text", [(1, 2)], partial=True) != "partial"
+
+
+def test_only_deadline_errors_are_late() -> None:
+    assert is_late(DeadlineExceeded("the deadline passed before the answer was ready", reason="DEADLINE"))
+    assert is_late(Unavailable("the call needs about 3.1 s, and its deadline leaves 0.2 s", reason="QUEUE_FULL"))
+    assert not is_late(Unavailable("too many calls are waiting", reason="QUEUE_FULL"))
+    assert not is_late(Unavailable("no connection before the deadline"))
+    assert not is_late(ServerError("internal error", reason="INTERNAL"))
 
 
 def _replaced(path: Path) -> None:
