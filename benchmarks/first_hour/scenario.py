@@ -5,8 +5,8 @@ deadline is a fraction of the time that it takes, with and without a cache: thos
 without a deadline error or an explicit partial, or with segments that do not tile what was read.
 
 outputs_damaged: every command that writes is pointed at files with modes and owners of their own, links, FIFOs, devices
-and folders: those that have another kind, mode, owner or link afterwards, whose content a failed command changed, or where
-a command hung, wrote invalid content or ended with an unexpected exit code.
+and folders: those that have another kind, mode, owner or link afterwards, whose content a failed command changed, or
+where a command hung, wrote invalid content or ended with an unexpected exit code.
 
 tracebacks: ordinary faults of files, disks, addresses, settings, keys and signals, each a line of shell with the real
 command, that end in a traceback, hang, or end with another exit code than the documents promise. `tracebacks.KIND` is
