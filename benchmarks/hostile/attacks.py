@@ -104,7 +104,7 @@ def places() -> Figures:
             time.sleep(0.1)
         time.sleep(_DEADLINE_SECONDS + _AFTER_SECONDS)
         held = server.counted("octavo_requests_in_flight")
-        size = server.counted("octavo_request_bytes_in_flight")
+        size = server.metric("octavo_request_bytes_in_flight")
         counted = attacker.stop()
     return {
         "hostile_places": Figure(held, "calls") if most else Missing("no call began"),
