@@ -1,26 +1,24 @@
-"""`outputs_damaged`: devices, FIFOs, links, modes and owners of what commands write to."""
+"""`outputs_damaged`: devices, FIFOs, links, modes, owners and content of what commands write to."""
 
+import fcntl
+import io
+import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 
 import click
+import numpy as np
+from pyarrow import parquet
 
 from benchmarks.figures import Figure, Figures
-from benchmarks.first_hour.bench import Bench, bench
+from benchmarks.first_hour.bench import HUNG, Bench, bench
 
-_COMMANDS: Mapping[str, str] = {
-    "embed": "octavo embed -o {out} book.txt",
-    "npy": "octavo embed --format npy -o {out} book.txt",
-    "failing": "octavo embed --format npy -o {out} book.txt empty.txt",
-    "batch": "octavo batch -i docs.jsonl -o {out}",
-    "keys": "octavo keys add --config server.toml --set server.keys_file={out} acme",
-    "quantize": "octavo models quantize {model} {out}",
-}
+_FILES = ("private", "readable", "owned", "link", "hard-link")
+_PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +32,97 @@ class Thing:
     target: str
 
 
-def things(path: Path) -> list[Thing]:
-    """The path itself, and what it leads to."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The path itself and what it leads to, and the bytes of its file or of each file in its folder."""
+
+    things: tuple[Thing, ...]
+    content: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A line that writes to `{out}`.
+
+    Attributes:
+        line: of bash.
+        read: parses what it has written; raises, or finds nothing, if that is not valid.
+        succeeds: the kinds of output that it must write to. It must refuse the others.
+    """
+
+    line: str
+    read: Callable[[Mapping[str, bytes]], Sized] = dict
+    succeeds: Collection[str] = ()
+
+    def damage(self, kind: str, before: Output, after: Output, code: int) -> str:
+        """What is wrong with an output of this kind afterwards, "" if nothing is."""
+        if code == HUNG:
+            return "it hung"
+        if after.things != before.things:
+            return "another kind, mode, owner or number of links"
+        if (code == 0) != (kind in self.succeeds):
+            return f"exit code {code}"
+        if code:
+            return "" if after.content == before.content else "it failed and left other content"
+        return "" if kind == "device" or self._valid(before, after) else "invalid content"
+
+    def _valid(self, before: Output, after: Output) -> bool:
+        try:
+            return after.content != before.content and len(self.read(after.content)) > 0
+        except (ValueError, LookupError, OSError):  # an ArrowInvalid is a ValueError
+            return False
+
+
+def _lines(content: Mapping[str, bytes]) -> Sized:
+    return [json.loads(line)["vector"] for line in content[""].splitlines()]
+
+
+def _array(content: Mapping[str, bytes]) -> Sized:
+    array: Sized = np.load(io.BytesIO(content[""]))
+    return array
+
+
+def _parts(content: Mapping[str, bytes]) -> Sized:
+    return [
+        row
+        for name, data in content.items()
+        if name.endswith(".parquet")
+        for row in parquet.read_table(io.BytesIO(data)).to_pylist()
+    ]
+
+
+def _keys(content: Mapping[str, bytes]) -> Sized:
+    keys: Sized = json.loads(content[""])["keys"]
+    return keys
+
+
+COMMANDS: Mapping[str, Command] = {
+    "embed": Command("octavo embed -o {out} book.txt", _lines, (*_FILES, "fifo", "device")),
+    "npy": Command("octavo embed --format npy -o {out} book.txt", _array, (*_FILES, "fifo", "device")),
+    "failing": Command("octavo embed --format npy -o {out} book.txt empty.txt"),
+    "batch": Command("octavo batch -i docs.jsonl -o {out}", _parts, ("folder", "linked-folder")),
+    "keys": Command("octavo keys add --config server.toml --set server.keys_file={out} acme", _keys, _FILES),
+    "quantize": Command("octavo models quantize {model} {out}"),
+}
+
+
+def output(path: Path) -> Output:
+    """Read what is at a path."""
+    things = []
     for status in (path.lstat(), path.stat()):
         kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
         target = str(path.readlink()) if path.is_symlink() else ""
-        found.append(Thing(kind, mode, (status.st_uid, status.st_gid), status.st_nlink, target))
-    return found
+        things.append(Thing(kind, mode, (status.st_uid, status.st_gid), status.st_nlink, target))
+    return Output(tuple(things), _content(path))
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    if path.is_dir():
+        return {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    if path.is_fifo():
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:  # noqa: PTH123
+            return {"": pipe.read(_PIPE_BYTES) or b""}
+    return {"": path.read_bytes()}
 
 
 def _private(path: Path) -> None:
@@ -71,8 +152,9 @@ def _hard_link(path: Path) -> None:
 
 
 def _fifo(path: Path) -> None:
+    """A FIFO that holds what is written until it is read: it stays open."""
     os.mkfifo(path, 0o600)
-    Thread(target=path.read_bytes, daemon=True).start()
+    fcntl.fcntl(os.open(path, os.O_RDWR | os.O_NONBLOCK), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _device(path: Path) -> None:
@@ -111,15 +193,19 @@ def measure(model: str) -> Figures:
         damaged = list(_damaged(found))
     for each in damaged:
         click.echo(f"first-hour: {each}", err=True)
-    return {"outputs_damaged": Figure(len(damaged), "outputs", n=len(KINDS) * len(_COMMANDS))}
+    return {"outputs_damaged": Figure(len(damaged), "outputs", n=len(KINDS) * len(COMMANDS))}
 
 
 def _damaged(found: Bench) -> Iterator[str]:
-    for command, line in _COMMANDS.items():
+    keys = (found.folder / "keys.json").read_bytes()
+    for name, command in COMMANDS.items():
         for kind, make in KINDS.items():
-            path = found.folder / f"{command}-{kind}"
+            path = found.folder / f"{name}-{kind}"
             make(path)
-            before = things(path)
-            code, said = found.shell(f"timeout 30 {line.replace('{out}', path.name)}")
-            if not os.path.lexists(path) or things(path) != before:
-                yield f"{command} to a {kind}: exit code {code}; {said.strip()[-300:]}"
+            if path.is_file():
+                path.write_bytes(keys)
+            before = output(path)
+            code, said = found.shell(f"timeout 30 {command.line.replace('{out}', path.name)}")
+            damage = command.damage(kind, before, output(path), code) if path.exists() else "it is gone"
+            if damage:
+                yield f"{name} to a {kind}: {damage}; {said.strip()[-300:]}"

@@ -2,10 +2,11 @@
 
 partial_unnoticed: a document is read in every way that client and command line have, by a server whose default
 deadline is a fraction of the time that it takes, with and without a cache: those that end before the document's end
-without an error or an explicit partial.
+without a deadline error or an explicit partial, or with segments that do not tile what was read.
 
 outputs_damaged: every command that writes is pointed at files with modes and owners of their own, links, FIFOs, devices
-and folders: those that are another thing, or have another mode, owner or link, afterwards.
+and folders: those that have another kind, mode, owner or link afterwards, whose content a failed command changed, or
+where a command hung, wrote invalid content or ended with an unexpected exit code.
 
 tracebacks: ordinary faults of files, disks, addresses, settings, keys and signals, each a line of shell with the real
 command, that end in a traceback, hang, or end with another exit code than the documents promise. `tracebacks.KIND` is

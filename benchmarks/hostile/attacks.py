@@ -104,9 +104,11 @@ def places() -> Figures:
             time.sleep(0.1)
         time.sleep(_DEADLINE_SECONDS + _AFTER_SECONDS)
         held = server.counted("octavo_requests_in_flight")
+        size = server.metric("octavo_request_bytes_in_flight")
         counted = attacker.stop()
     return {
-        "hostile_places": Figure(held, "calls"),
+        "hostile_places": Figure(held, "calls") if most else Missing("no call began"),
         "hostile_places_most": Figure(most, "calls"),
+        "hostile_places_bytes": Figure(size, "bytes"),
         **{f"hostile_client.places.{what}": Figure(value, "") for what, value in counted.items()},
     }

@@ -38,6 +38,7 @@ _LEAVING = 0.1  # share of calls that are cancelled
 _DEEPEST = 4
 _MOST_REPEATED = 4
 _LONGEST_TEXT = 2_000
+_LONGEST_RUN = 200_000  # bytes
 _OWN_FAULT = "Internal error from Core"  # what gRPC's client says when a call ends while it still sends; no status came
 _COMPRESSED = b"\x01"  # a frame's first byte
 _CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
@@ -246,19 +247,21 @@ def _text(chance: random.Random) -> str:
 
 
 def _mutated(data: bytes, chance: random.Random) -> bytes:
-    """Flip, cut, double or insert some bytes."""
+    """Flip, cut, double or insert some bytes, or insert a long run of 0xff: a number without an end."""
     made = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(made) + 1)
-        match chance.randrange(4):
+        match chance.randrange(5):
             case 0 if at < len(made):
                 made[at] ^= 1 << chance.randrange(8)
             case 1:
                 del made[at:]
             case 2:
                 made[at:at] = made[at : at + chance.randrange(1, 20)]
-            case _:
+            case 3:
                 made[at:at] = chance.randbytes(chance.randrange(1, 12))
+            case _:
+                made[at:at] = b"\xff" * chance.choice((1, 10, 1_000, _LONGEST_RUN))
     return bytes(made)
 
 

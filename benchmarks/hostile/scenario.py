@@ -13,7 +13,8 @@ hostile_latency: p99 of the polite client's calls during an attack over that bef
 call counts as its deadline of 10 s. `hostile_cores.ATTACK` is the server's CPU use meanwhile, in cores.
 
 hostile_places: calls in flight, according to /metrics, 5 s after the default deadline of 64 stalled calls of eight
-kinds that have no deadline of their own. The default deadline is set to 5 s.
+kinds that have no deadline of their own. The default deadline is set to 5 s. `hostile_places_bytes` are the bytes of
+requests in flight then.
 
 hostile_internal: of 20,000 calls to all methods with random fields, mutated messages and aborted streams, the number
 that ended as INTERNAL or UNKNOWN.

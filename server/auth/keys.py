@@ -181,6 +181,8 @@ def changing_keys(path: Path) -> Iterator[list[KeptKey]]:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_fifo():  # reading it would wait for ever
+            raise KeysError(f"{path} is a FIFO, not a file")
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # concurrent changes would lose keys
             keys = read_keys(path)

@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks.first_hour import bench
 from benchmarks.first_hour.bench import HUNG, Bench
-from benchmarks.first_hour.faults import ALL, Fault
-from benchmarks.first_hour.outputs import KINDS, things
+from benchmarks.first_hour.faults import ALL, Fault, without_full_disk
+from benchmarks.first_hour.outputs import COMMANDS, KINDS, output
+from benchmarks.first_hour.partial import end_of, is_late
+from octavo.client import DeadlineExceeded, ServerError, Unavailable
 
 
 @pytest.fixture
@@ -37,6 +39,29 @@ def test_there_are_enough_faults_and_none_twice() -> None:
     assert len(lines) == len(set(lines)) >= 60
 
 
+def test_without_a_full_file_system_only_its_faults_are_left_out() -> None:
+    tried = without_full_disk()
+    assert len(ALL["disks"]) - len(tried["disks"]) == 5
+    assert any("/dev/full" in fault.line for fault in tried["disks"])
+    assert all(tried[kind] == ALL[kind] for kind in ALL if kind != "disks")
+
+
+def test_a_whole_document_is_tiled() -> None:
+    assert end_of("text", [(0, 2), (2, 4)]) == "whole"
+    assert end_of("text", [(0, 2)], partial=True) == "partial"
+    for spans in ([], [(0, 2)], [(0, 1), (2, 4)], [(0, 3), (2, 4)], [(2, 4)], [(0, 0), (0, 4)]):
+        assert end_of("text", spans) not in {"whole", "partial"}
+    assert end_of("text", [(1, 2)], partial=True) != "partial"
+
+
+def test_only_deadline_errors_are_late() -> None:
+    assert is_late(DeadlineExceeded("the deadline passed before the answer was ready", reason="DEADLINE"))
+    assert is_late(Unavailable("the call needs about 3.1 s, and its deadline leaves 0.2 s", reason="QUEUE_FULL"))
+    assert not is_late(Unavailable("too many calls are waiting", reason="QUEUE_FULL"))
+    assert not is_late(Unavailable("no connection before the deadline"))
+    assert not is_late(ServerError("internal error", reason="INTERNAL"))
+
+
 def _replaced(path: Path) -> None:
     path.unlink()
     path.write_text("new")
@@ -51,9 +76,24 @@ def _opened(path: Path) -> None:
 def test_damage_is_seen(tmp_path: Path, kind: str, damage: Callable[[Path], None]) -> None:
     path = tmp_path / "out"
     KINDS[kind](path)
-    before = things(path)
-    assert things(path) == before
+    before = output(path)
+    assert output(path) == before
     damage(path)
-    assert things(path) != before
-    if kind == "fifo" and path.is_fifo():
-        path.write_bytes(b"")  # lets its reader go
+    assert "another kind" in COMMANDS["keys"].damage(kind, before, output(path), 0)
+
+
+@pytest.mark.parametrize("kind", ["private", "link", "fifo"])
+def test_content_is_compared(tmp_path: Path, kind: str) -> None:
+    command, path = COMMANDS["embed"], tmp_path / "out"
+    KINDS[kind](path)
+    before = output(path)
+    assert command.damage(kind, before, before, 1) == "exit code 1"
+    assert command.damage(kind, before, before, HUNG) == "it hung"
+    assert command.damage(kind, before, output(path), 0) == "invalid content"
+    for written, wrong in ((b"", "invalid content"), (b'{"vec', "invalid content"), (b'{"vector": [1]}\n', "")):
+        path.write_bytes(written)
+        assert command.damage(kind, before, output(path), 0) == wrong
+    path.write_bytes(b"half")
+    assert COMMANDS["failing"].damage(kind, before, output(path), 1) == "it failed and left other content"
+    assert COMMANDS["failing"].damage(kind, before, before, 1) == ""
+    assert COMMANDS["failing"].damage(kind, before, before, 0) == "exit code 0"

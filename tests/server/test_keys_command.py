@@ -1,10 +1,12 @@
 """`octavo keys`, as a person types it."""
 
 import json
+import os
 import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -169,3 +171,15 @@ def test_a_file_that_cannot_be_used_is_told_and_left_alone(file: Path, content: 
         assert "hunter2" not in result.stderr
         assert result.stderr.count("\n") == 1
     assert file.read_text() == content
+
+
+@pytest.mark.parametrize("arguments", [("add", "acme"), ("revoke", "x")])
+def test_a_fifo_is_refused_and_not_read(file: Path, arguments: tuple[str, ...]) -> None:
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file, 0o600)
+    writer = Thread(target=file.write_text, args=("{}",), daemon=True)  # ends a read that should not happen
+    writer.start()
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr.count("is a FIFO")) == (1, 1)
+    assert file.read_text() == "{}"
+    writer.join()
