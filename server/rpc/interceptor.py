@@ -21,7 +21,7 @@ import structlog
 from server.errors import DeadlineExceeded, InvalidCall, Malformed, QueueFull
 from server.inference.call import within
 from server.limits import Slot
-from server.rpc.call_gate import BUSY_SECONDS, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, Context, GrpcContext
+from server.rpc.call_gate import BUSY_SECONDS, HEALTH, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, Context, GrpcContext
 from server.rpc.hang_up import hang_up
 from server.rpc.messages import parse
 from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
@@ -151,7 +151,8 @@ class Outermost(grpc.aio.ServerInterceptor):
                 seconds = time.monotonic() - began
                 self._metrics.requests_in_flight.labels(method.name).dec()
                 self._metrics.observe_request(method.name, code.name, reason, seconds)
-                log.info("call", code=code.name, reason=reason, seconds=round(seconds, 4))
+                tell = log.debug if method.name.startswith(HEALTH) else log.info  # probes come every few seconds
+                tell("call", code=code.name, reason=reason, seconds=round(seconds, 4))
 
     async def _let_in(self, method: _Method, context: GrpcContext, writer: _Writer, request_id: str) -> None:
         entering = self._gate.enter(method.name, context, request_id, streams_requests=method.streams_requests)
