@@ -17,7 +17,9 @@ kinds that have no deadline of their own. The default deadline is set to 5 s. `h
 requests in flight then.
 
 hostile_internal: of 20,000 calls to all methods with random fields, mutated messages and aborted streams, the number
-that ended as INTERNAL or UNKNOWN.
+that ended as INTERNAL or UNKNOWN, by the client's count or the server's, whichever is more.
+`hostile_internal_by_protocol` are those among them that gRPC must end so, below the server: a compressed frame in a
+call without an encoding.
 
 parked_cpu, parked_p95: a client with 60,000 tokens per minute spends them evenly over a minute, then sends 3,000 small
 documents at once. From the 75th second on: the server's CPU beyond that of as many tokens in the first minute, when
