@@ -299,9 +299,8 @@ class Pipeline:
         """Get the segment's states, computed by this call or awaited from another call that is computing them."""
         model = call.model
         # Flights are shared only within a client and a class, so that no call waits for another client's queue or
-        # tokens. A call that must not read, or has to write, does not join one that may have read, or does not.
-        mode = f"{call.cache_mode.reads:d}{call.cache_mode.writes:d}"
-        key = bytes(prepared.key) + f"{call.priority.value} {mode} {call.client.name}".encode()
+        # tokens, and within a cache mode: a bypassing call must not get a cached state, and a writing call must store.
+        key = bytes(prepared.key) + f"{call.priority.value} {call.cache_mode.value} {call.client.name}".encode()
         cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
         ids = prepared.segment.ids
         work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads)

