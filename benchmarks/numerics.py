@@ -26,10 +26,10 @@ from encoder.calibration import calibration_ids
 from encoder.configuration import read_architecture
 from encoder.heads.pooling import pool
 from encoder.layers import Linear, read_embeddings, read_layer
-from encoder.ops import Quantiser
+from encoder.ops import Embeddings8, Quantiser
 from encoder.ops import bytes as in_bytes
 from encoder.ops.reference import Reference, activate, attention
-from encoder.quantise import POSITIVE, SIGNED, QuantisedEmbeddings, QuantisedLinear, quantise
+from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear, quantise
 from encoder.weights import Checkpoint
 from server.config.schema import ModelSettings
 
@@ -102,7 +102,7 @@ class TakenApart:
             self._embeddings = read_embeddings(checkpoint, self._shape, Tensor.float)
             self._layers = [read_layer(checkpoint, self._shape, i, Tensor.float) for i in range(self._shape.layers)]
             tables, *self._eight = quantise(checkpoint, self._shape, calibration_ids(folder, self._shape))
-        assert isinstance(tables, QuantisedEmbeddings)
+        assert isinstance(tables, Embeddings8)
         self._tables = tables
 
     def vectors(self, segments: Sequence[Ids], parts: Parts) -> Vectors:
@@ -120,7 +120,7 @@ class TakenApart:
             words = self._tables.words[ids] * self._tables.scale[ids, None]
         state = kept(self._embeddings.norm(words + self._embeddings.positions[: len(ids)]))
         for layer, eight in zip(self._layers, self._eight, strict=True):
-            assert not isinstance(eight, QuantisedEmbeddings)
+            assert not isinstance(eight, Embeddings8)
             qkv = kept(_apply(layer.qkv, eight.qkv, state, SIGNED, parts))
             attend = in_bytes.attention if parts.attention else attention
             context = kept(attend(qkv, (len(ids),), self._shape.heads, 0).float())

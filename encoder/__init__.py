@@ -18,7 +18,7 @@ _HOMES = {
 
 
 def load(
-    folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto", keep: Path | None = None
+    folder: Path, *, scheme: str = "auto", device: str = "auto", isa: str = "auto", keep: Path | None = None
 ) -> "Encoder":
     """Load a model folder: configuration through transformers, weights from memory-mapped safetensors.
 
@@ -26,19 +26,20 @@ def load(
         folder: a folder in Hugging Face's layout; see `encoder.folder`.
         scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 if a fast implementation is exact here, else fp32 (CUDA: bf16).
         device: 'cpu', 'cuda:N', or 'auto': the first CUDA device if there is one, else the CPU.
-        kernels: the fastest implementation of the 8-bit operations to consider on a CPU: 'native', 'onednn' or
-            'reference'; 'auto' considers all. They agree within rounding.
+        isa: the instruction set of the 8-bit operations on a CPU: a form of the native core ('amx', 'avx512',
+            'avx_vnni', 'avx2', 'neon', 'generic'), all with the same bits, or 'reference' for plain PyTorch; 'auto' takes
+            the fastest form.
         keep: a folder for quantised weights, so that later loads reuse them. If None or not writable, each load
             quantises again, which takes seconds to minutes.
 
     Raises:
         encoder.errors.FolderError: the folder is missing, damaged, of an unsupported family, or requires custom code.
-        encoder.errors.SchemeError: an unknown scheme or implementation.
+        encoder.errors.SchemeError: an unknown scheme, or an instruction set that is unknown or unavailable.
         encoder.errors.DeviceError: no such device.
     """
     from encoder import loading  # noqa: PLC0415 (torch takes seconds, and describing a folder does not need it)
 
-    return loading.load(folder, scheme=scheme, device=device, kernels=kernels, keep=keep)
+    return loading.load(folder, scheme=scheme, device=device, isa=isa, keep=keep)
 
 
 def __getattr__(name: str) -> Any:

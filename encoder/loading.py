@@ -20,14 +20,14 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def load(
-    folder: Path, *, scheme: str = "auto", device: str = "auto", kernels: str = "auto", keep: Path | None = None
+    folder: Path, *, scheme: str = "auto", device: str = "auto", isa: str = "auto", keep: Path | None = None
 ) -> Encoder:
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
     eight = quantised.is_quantised(folder)
     if eight and scheme not in {"auto", "int8"}:
         raise SchemeError(f"{folder.name} has only 8-bit weights: scheme {scheme!r} needs the original")
-    choice = choose("int8" if eight else scheme, device, kernels)
+    choice = choose("int8" if eight else scheme, device, isa)
     if choice.operations is not None and not eight and keep is not None:
         with contextlib.suppress(OSError):
             folder, eight = quantised.kept(folder, keep), True

@@ -43,7 +43,7 @@ class Encoder:
         self.state_type = torch.float32 if choice.scheme == "fp32" else torch.bfloat16
         self.device = str(choice.device)
         self.kernels = choice.kernels
-        self._build = choice.operations.build if choice.operations else ""
+        self._arithmetic = _arithmetic(choice, portable=stack.portable)
         self.kernels_reason = choice.reason
         self.layer_digests = stack.digests
         self.digest = stack.digests[-1]
@@ -94,18 +94,24 @@ class Encoder:
     def numerics(self, layer: int) -> str:
         """What a state's bits at a layer depend on besides tensors, ids and window, as one line for a cache key.
 
-        It names library versions, the instruction set, kernel sources and flags. A digest of a probe segment's states
-        up to that layer detects any other change in the arithmetic. Higher layers are left out so that checkpoints
-        with equal lower layers have equal lines.
+        It names the arithmetic, and library versions and the instruction set where bits depend on them. A digest of a
+        probe segment's states up to that layer detects any other change: what deviates separates itself. Higher layers
+        are left out so that checkpoints with equal lower layers have equal lines.
         """
         return self._numerics[layer]
 
     def _fingerprints(self) -> Iterator[str]:
         ids = np.random.default_rng(0).integers(0, self.architecture.vocabulary, min(_PROBE_TOKENS, self.max_tokens))
         batch, total = self.batch([ids]), hashlib.blake2b(digest_size=16)
-        where = machine(torch.device(self.device))
         for layer in range(self.layers + 1):
             batch = self.run(batch, max(0, layer - 1), layer)
             if batch.state is not None:
                 total.update(as_bytes(batch.state))
-            yield f"{where}·scheme={self.scheme}·kernels={self.kernels}·build={self._build}·probe={total.hexdigest()}"
+            yield f"{self._arithmetic}·probe={total.hexdigest()}"
+
+
+def _arithmetic(choice: Choice, *, portable: bool) -> str:
+    """Names what computes: our arithmetic alone where it is the same everywhere, else also machine and libraries."""
+    if choice.operations is not None and portable:
+        return f"scheme={choice.scheme}·arithmetic={choice.operations.name}"
+    return f"{machine(choice.device)}·scheme={choice.scheme}·kernels={choice.kernels}"

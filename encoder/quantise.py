@@ -23,7 +23,7 @@ from torch import Tensor
 
 from encoder.families import Architecture
 from encoder.layers import Layer, Linear, Norm, read_embeddings, read_layer
-from encoder.ops import Layer8, Linear8, Operations, Quantiser
+from encoder.ops import Embeddings8, Layer8, Linear8, Operations, Quantiser
 from encoder.ops.reference import activate, attention
 from encoder.threads import one_thread
 from encoder.weights import Checkpoint
@@ -95,22 +95,6 @@ class QuantisedLayer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class QuantisedEmbeddings:
-    """Embedding tables; see `encoder.layers.Embeddings`.
-
-    Attributes:
-        words: (vocabulary, hidden) int8.
-        scale: (vocabulary,) float32.
-        positions: (max_tokens, hidden) bfloat16.
-    """
-
-    words: Tensor
-    scale: Tensor
-    positions: Tensor
-    norm: Norm
-
-
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise (rows, columns) to int8 with a float32 scale per row, its absolute maximum over 127."""
     scale = weight.float().abs().amax(1) / 127
@@ -120,7 +104,7 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantise(
     checkpoint: Checkpoint, shape: Architecture, texts: Sequence[Tensor]
-) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
+) -> Iterator[Embeddings8 | QuantisedLayer]:
     """Quantise embeddings, then layer by layer, so that the original is never completely in memory.
 
     Args:
@@ -130,7 +114,7 @@ def quantise(
     """
     embeddings = read_embeddings(checkpoint, shape, torch.Tensor.float)
     words, scale = quantise_rows(embeddings.words)
-    yield QuantisedEmbeddings(words, scale, embeddings.positions.bfloat16(), _own(embeddings.norm))
+    yield Embeddings8(words, scale, embeddings.positions.bfloat16(), _own(embeddings.norm))
     states = [embeddings.norm(embeddings.words[ids] + embeddings.positions[: len(ids)]) for ids in texts]
     for index in range(shape.layers):
         layer = read_layer(checkpoint, shape, index, torch.Tensor.float)

@@ -25,7 +25,8 @@ from encoder.errors import DamagedFileError, FolderError
 from encoder.families import Architecture
 from encoder.folder import QUANTISED, describe, weight_files
 from encoder.layers import Norm
-from encoder.quantise import OUTLIERS, QuantisedEmbeddings, QuantisedLayer, QuantisedLinear, quantise
+from encoder.ops import Embeddings8
+from encoder.quantise import OUTLIERS, QuantisedLayer, QuantisedLinear, quantise
 from encoder.tensors import named
 from encoder.weights import Checkpoint
 
@@ -95,7 +96,7 @@ def kept(folder: Path, home: Path) -> Path:
     return out
 
 
-def read(folder: Path, shape: Architecture) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
+def read(folder: Path, shape: Architecture) -> Iterator[Embeddings8 | QuantisedLayer]:
     """Read a folder's parts, embeddings first; tensors are views of the mapped file.
 
     Raises:
@@ -103,7 +104,7 @@ def read(folder: Path, shape: Architecture) -> Iterator[QuantisedEmbeddings | Qu
     """
     reader = _Reader(folder, shape)
     hidden, wide = shape.hidden, shape.intermediate
-    yield QuantisedEmbeddings(
+    yield Embeddings8(
         words=reader.get("embeddings.words", torch.int8, (shape.vocabulary, hidden)),
         scale=reader.get("embeddings.scale", torch.float32, (shape.vocabulary,)),
         positions=reader.get("embeddings.positions", torch.bfloat16, (shape.max_tokens, hidden)),
@@ -172,5 +173,5 @@ class _Reader:
         )
 
 
-def _names(index: int, part: QuantisedEmbeddings | QuantisedLayer) -> Iterator[tuple[str, Tensor]]:
+def _names(index: int, part: Embeddings8 | QuantisedLayer) -> Iterator[tuple[str, Tensor]]:
     return named(part, "embeddings." if index == 0 else f"layers.{index - 1}.")

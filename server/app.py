@@ -24,6 +24,7 @@ from server.auth.clients import Client
 from server.config.folders import cache_home
 from server.config.schema import (
     CacheSettings,
+    ComputeSettings,
     LimitSettings,
     ModelSettings,
     SegmentationSettings,
@@ -246,7 +247,7 @@ def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
     Raises:
         StartError: one of them cannot be served; the message names it.
     """
-    models = [open_model(model, settings.compute.batch_tokens, metrics) for model in settings.models]
+    models = [open_model(model, settings.compute, metrics) for model in settings.models]
     return Catalogue(replace(model, cuts=cuts_of(model, models, settings.cache)) for model in models)
 
 
@@ -261,7 +262,7 @@ def cuts_of(model: ServedModel, models: Sequence[ServedModel], settings: CacheSe
     return tuple(sorted({*settings.cuts, *shared_cuts(model, models), model.runner.layers}))
 
 
-def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> ServedModel:
+def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metrics) -> ServedModel:
     """Load and warm a model.
 
     Raises:
@@ -272,7 +273,9 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
         folder = describe(settings.folder)
         tokenizer = chunking.load_tokenizer(settings.folder)
         keep = cache_home() / "int8"  # the 8-bit weights, made once
-        trunk = encoder.load(settings.folder, scheme=settings.scheme, device=settings.device, keep=keep)
+        trunk = encoder.load(
+            settings.folder, scheme=settings.scheme, device=settings.device, isa=compute.isa, keep=keep
+        )
         prefixes = {
             "": folder.default_prompt,
             "query": folder.query_prefix if settings.query_prefix is None else settings.query_prefix,
@@ -282,7 +285,7 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
         cutting = cutting_of(settings.segmentation, budget)
     except (EncoderError, ChunkingError, OSError) as error:
         raise StartError(f"model {name}: {error}{hint(settings.folder)}") from error
-    runner = Runner(trunk, batch_tokens, name, metrics)
+    runner = Runner(trunk, compute.batch_tokens, name, metrics)
     runner.warm_up()
     model = ServedModel(
         name=name,

@@ -1,6 +1,7 @@
-"""The native core: attention and 8-bit layers in C++, built by `python -m encoder.native.build`.
+"""The native core: embeddings, attention and 8-bit layers in C++, built by `python -m encoder.native.build`.
 
-Start with `kernels.h` (an overview) and `product.h` (the matrix product that everything uses), then `attention.cpp` and
-`layer.cpp`. Only `encoder.ops.native` calls it. Nothing is compiled when a server starts: if the library is not built,
-or the processor lacks AVX-512 VNNI, another implementation of the operations serves and reports the reason.
+It knows neither Python nor torch: `core.py` calls its C interface. Start with `kernels.h` (an overview), `product.h`
+(the matrix product) and `vectors.h` (what each kind of processor has its own code for, in `forms/`), then
+`attention.cpp` and `layer.cpp`. Only `encoder.ops.native` uses it. Nothing is compiled when a server starts: if
+the library is not built, PyTorch serves and reports the reason.
 """

@@ -2,13 +2,13 @@
 //
 // GELU is x Φ(x), and Φ(x) - 1/2 is odd: x P(x²) with P of degree 6, fitted on |x| <= 3.9 so that the error of x Φ(x)
 // is at most 1.5e-4 (1.7e-4 for the tanh form). Beyond that Φ is clamped, with an error of 1.3e-5 |x|. The result is
-// quantised to 8 bits with steps a hundred times that. Eleven instructions for sixteen numbers; erf by an exponential
-// takes 20.
+// quantised to 8 bits with steps a hundred times that. Eleven instructions for a vector; erf by an exponential takes
+// 20.
 #pragma once
 
-#include "simd.h"
+#include "vectors.h"
 
-namespace octavo::OCTAVO_ISA {
+namespace octavo::OCTAVO_FORM {
 
 // Coefficients of P, constant first; minimax by reweighted least squares.
 struct Gelu {
@@ -24,20 +24,19 @@ struct GeluTanh {  // x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))), as in G
 };
 
 template <class Form>
-OCTAVO_INLINE __m512 gelu(__m512 x) {
-  const __m512 limit = _mm512_set1_ps(Form::kLimit);
-  const __m512 held = _mm512_max_ps(_mm512_min_ps(x, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));
-  const __m512 square = _mm512_mul_ps(held, held);
-  __m512 p = _mm512_set1_ps(Form::kTerms[6]);
-  for (int i = 5; i >= 0; --i) p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(Form::kTerms[i]));
-  return _mm512_mul_ps(x, _mm512_fmadd_ps(held, p, _mm512_set1_ps(0.5f)));
+OCTAVO_INLINE Floats gelu(Floats x) {
+  const Floats held = max(min(x, splat(Form::kLimit)), splat(-Form::kLimit));
+  const Floats square = held * held;
+  Floats p = splat(Form::kTerms[6]);
+  for (int i = 5; i >= 0; --i) p = fma(p, square, splat(Form::kTerms[i]));
+  return x * fma(held, p, splat(0.5f));
 }
 
 template <Activation A>
-OCTAVO_INLINE __m512 activate(__m512 x) {
+OCTAVO_INLINE Floats activate(Floats x) {
   if constexpr (A == Activation::kGelu) return gelu<Gelu>(x);
   if constexpr (A == Activation::kGeluTanh) return gelu<GeluTanh>(x);
-  return _mm512_max_ps(x, _mm512_setzero_ps());
+  return max(x, splat(0.0f));
 }
 
-}  // namespace octavo::OCTAVO_ISA
+}  // namespace octavo::OCTAVO_FORM

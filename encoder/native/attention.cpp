@@ -11,17 +11,12 @@
 // encoder/ops/bytes.py is the same in plain PyTorch, with the effect of each measure.
 
 #include <atomic>
-#include <type_traits>
 
-#include "exponent.h"
 #include "head.h"
 #include "operations.h"
-#include "product.h"
-#include "scratch.h"
-#include "simd.h"
 #include "workers.h"
 
-namespace octavo::OCTAVO_ISA {
+namespace octavo::OCTAVO_FORM {
 namespace {
 
 // Powers of two by which an end's weight may exceed the largest inner one: beyond, inner weights are negligible in
@@ -50,7 +45,7 @@ struct Workspace {
 
   int32_t* scores;            // (kRows, stride)
   Word* weights;              // (kRows, stride / 4)
-  float* end_scores;          // (kRows in whole vectors, 16): columns as in Head::end_panel
+  float* end_scores[kEnds];   // (kRows, in whole vectors)
   float* end_weights[kEnds];  // (kRows, in whole vectors)
   int32_t* largest;           // (kRows, in whole vectors): largest score
   float* start;               // (kRows, in whole vectors): reference that scores are subtracted from, in steps
@@ -61,7 +56,7 @@ struct Workspace {
   Workspace(Scratch& scratch, const Head& head) : stride(round_up(head.inner(), kGroup)) {
     scores = scratch.take<int32_t>(kRows * stride);
     weights = scratch.take<Word>(kRows * stride / 4);
-    end_scores = scratch.take<float>(round_up(kRows, kLanes) * kLanes);
+    for (float*& each : end_scores) each = scratch.take<float>(round_up(kRows, kLanes));
     for (float*& each : end_weights) each = scratch.take<float>(round_up(kRows, kLanes));
     largest = scratch.take<int32_t>(round_up(kRows, kLanes));
     start = scratch.take<float>(round_up(kRows, kLanes));
@@ -84,28 +79,42 @@ struct Reach {
     }
   }
 
-  // Calls f(masked, mask) for the 64 keys starting at `key`, with a bit for each visible key; masked is false if all
-  // are.
-  template <class F>
-  OCTAVO_INLINE void visit(int64_t key, const F& f) const {
-    if (key >= low && key + kGroup <= high) return f(std::false_type(), ~uint64_t{0});
-    const int64_t from = smaller(larger(low - key, 0), kGroup);
-    const int64_t to = smaller(larger(high - key, 0), kGroup);
-    f(std::true_type(), to > from ? ~uint64_t{0} >> (kGroup - (to - from)) << from : 0);
-  }
+  bool sees_all(int64_t key) const { return key >= low && key + kGroup <= high; }  // of the group that starts at `key`
+  OCTAVO_INLINE Mask seen(int64_t key) const { return lanes(low - key, high - key); }
 };
+
+// Computes the scores of a block's queries with the two ends, in float, sixteen queries at a time.
+void score_ends(const Head& head, const Block& block, const Workspace& work) {
+  const int64_t pairs = head.size / 2;  // words of two bfloat16
+  for (int64_t first = 0; first < block.count; first += kLanes) {
+    Floats sums[kEnds] = {splat(0.0f), splat(0.0f)};
+    for (int64_t pair = 0; pair < pairs; pair += kLanes) {
+      Words square[kLanes];
+      for (int64_t r = 0; r < kLanes; ++r) {  // half a vector may lie beyond the head, but within the row: keys follow
+        const int64_t row = smaller(first + r, block.count - 1);
+        square[r] = load_word(reinterpret_cast<const Word*>(head.q + block.token(row) * head.stride) + pair);
+      }
+      transpose(square);
+      for (int64_t w = 0; w < smaller(pairs - pair, kLanes); ++w)
+        for (int64_t end = 0; end < kEnds; ++end) {
+          const float* key = head.end_keys[end] + 2 * (pair + w);
+          sums[end] = fma(floats(shift_left<16>(square[w])), splat(key[0]), sums[end]);
+          sums[end] = fma(floats(square[w] & splat(static_cast<int32_t>(0xffff0000u))), splat(key[1]), sums[end]);
+        }
+    }
+    for (int64_t end = 0; end < kEnds; ++end) store(work.end_scores[end] + first, sums[end]);
+  }
+}
 
 // Computes a block's scores with inner keys and with the ends; returns their number.
 int64_t score(Multiplier& multiplier, const Head& head, const Block& block, const Workspace& work) {
   const int64_t vectors = (block.keys() + kLanes - 1) / kLanes;
   const int64_t words = head.query_words();
-  multiplier.multiply<DotBytes, Begin::kPanelRow>({head.queries + block.first * words, block.step * words, block.count,
-                                                   head.key_panels + block.low / kPanel * head.key_panel_words(),
-                                                   head.key_panel_words(), vectors, words,
-                                                   reinterpret_cast<Word*>(work.scores), work.stride});
-  multiplier.multiply<DotBf16>({reinterpret_cast<const Word*>(head.q + block.first * head.stride),
-                                block.step * head.stride / 2, block.count, head.end_panel, 0, 1, head.size / 2,
-                                reinterpret_cast<Word*>(work.end_scores), kLanes});
+  multiplier.multiply({head.queries + block.first * words, block.step * words, block.count,
+                       head.key_panels + block.low / kPanel * head.key_panel_words(), head.key_panel_words(), vectors,
+                       words, reinterpret_cast<Word*>(work.scores), work.stride},
+                      Begin::kPanelRow);
+  score_ends(head, block, work);
   return block.count * (vectors * kLanes + kEnds);
 }
 
@@ -114,71 +123,68 @@ void find_largest(const Head& head, const Block& block, const Workspace& work) {
   for (int64_t r = 0; r < block.count; ++r) {
     const Reach reach(head, block, block.token(r));
     const int32_t* scores = work.scores + r * work.stride;
-    __m512i most = _mm512_set1_epi32(INT32_MIN);
+    Words most = splat(INT32_MIN);
     for (int64_t key = block.low; key < block.high; key += kGroup, scores += kGroup)
-      reach.visit(key, [&](auto masked, uint64_t seen) {
-        for (int64_t j = 0; j < kGroup / kLanes; ++j) {
-          const __m512i x = _mm512_loadu_si512(scores + j * kLanes);
-          const auto mask = static_cast<__mmask16>(masked ? seen >> j * kLanes : 0xffff);
-          most = masked ? _mm512_mask_max_epi32(most, mask, most, x) : _mm512_max_epi32(most, x);
-        }
-      });
-    work.largest[r] = _mm512_reduce_max_epi32(most);
+      if (reach.sees_all(key))
+        for (int64_t j = 0; j < kGroup; j += kLanes) most = max(most, load(scores + j));
+      else
+        for (int64_t j = 0; j < kGroup; j += kLanes)
+          most = max(most, select(reach.seen(key + j), load(scores + j), splat(INT32_MIN)));
+    work.largest[r] = reduce_max(most);
   }
+}
+
+// 2^x with an error of at most 2e-7, by the Taylor series around whole numbers; x is at most 100. Below -200, where the
+// result is 0, it is clamped.
+OCTAVO_INLINE Floats power_of_two(Floats x) {
+  constexpr float kTerms[7] = {1.0f,           0.693147181f,   0.240226507f,  0.0555041087f,
+                               0.00961812911f, 0.00133335581f, 0.000154035304f};
+  x = max(splat(-200.0f), x);
+  const Words whole = to_words(x);
+  const Floats part = x - to_floats(whole);
+  Floats p = splat(kTerms[6]);
+  for (int i = 5; i >= 0; --i) p = fma(p, part, splat(kTerms[i]));
+  // In two factors, each a normal number, so that a denormal result is rounded once.
+  const Words half = shift_right<1>(whole + splat(256)) - splat(128);
+  const auto power = [](Words exponent) { return floats(shift_left<23>(exponent + splat(127))); };
+  return p * power(half) * power(whole - half);
 }
 
 // Computes each row's reference score and the weights of the ends, sixteen rows at a time.
 void relate(const Head& head, const Block& block, const Workspace& work) {
-  const __m512 to_power = _mm512_set1_ps(head.exponent_scale), per_half = _mm512_set1_ps(kStepsPerHalf);
-  const __m512 lead = _mm512_set1_ps(kLargestLead);
-  const __m512i rows = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __mmask16 two_ends = head.tokens > 1 ? 0xffff : 0;
+  const Floats to_power = splat(head.exponent_scale), lead = splat(kLargestLead);
   for (int64_t r = 0; r < block.count; r += kLanes) {
-    const auto end_score = [&](int64_t column) {
-      return _mm512_i32gather_ps(_mm512_slli_epi32(rows, 4), work.end_scores + r * kLanes + column, 4);
-    };
-    const __m512 mean = _mm512_add_ps(end_score(2), end_score(3));
-    const __m512 first = _mm512_mul_ps(_mm512_sub_ps(end_score(0), mean), to_power);
-    const __m512 last = _mm512_mul_ps(_mm512_sub_ps(end_score(1), mean), to_power);
-    __m512 top = _mm512_sub_ps(_mm512_max_ps(first, last), lead);
-    if (head.inner()) {
-      const __m512 score = _mm512_cvtepi32_ps(_mm512_loadu_si512(work.largest + r));
-      top = _mm512_max_ps(top, _mm512_mul_ps(score, _mm512_set1_ps(head.score_step / kStepsPerHalf)));
-    }
-    _mm512_storeu_ps(work.start + r, _mm512_mul_ps(top, per_half));
+    const Floats first = load(work.end_scores[0] + r) * to_power, last = load(work.end_scores[1] + r) * to_power;
+    Floats top = max(first, last) - lead;
+    if (head.inner()) top = max(top, to_floats(load(work.largest + r)) * splat(head.score_step / kStepsPerHalf));
+    store(work.start + r, top * splat(kStepsPerHalf));
     // Clamped to the lead, which rounding can exceed for huge scores; NaN is preserved.
-    const auto weight = [&](__m512 score) {
-      const __m512 above = _mm512_min_ps(lead, _mm512_sub_ps(score, top));
-      return _mm512_mul_ps(power_of_two(above), _mm512_set1_ps(kLargestWeight));
-    };
-    _mm512_storeu_ps(work.end_weights[0] + r, weight(first));
-    _mm512_storeu_ps(work.end_weights[1] + r, _mm512_maskz_mov_ps(two_ends, weight(last)));
+    const auto weight = [&](Floats score) { return power_of_two(min(lead, score - top)) * splat(kLargestWeight); };
+    store(work.end_weights[0] + r, weight(first));
+    store(work.end_weights[1] + r, head.tokens > 1 ? weight(last) : splat(0.0f));
   }
 }
 
 // Converts each row's scores to weights, and sums them.
 void weigh(const Head& head, const Block& block, const Workspace& work) {
-  const ByteWeights weights;
-  const __m512i far = _mm512_set1_epi32(0xffff);
-  const __m512 step = _mm512_set1_ps(head.score_step);
+  const Floats step = splat(head.score_step);
   for (int64_t r = 0; r < block.count; ++r) {
     const Reach reach(head, block, block.token(r));
     const int32_t* scores = work.scores + r * work.stride;
-    Word* out = work.weights + r * work.stride / 4;
-    const __m512 start = _mm512_set1_ps(work.start[r]);
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t key = block.low; key < block.high; key += kGroup, scores += kGroup, out += kLanes)
-      reach.visit(key, [&](auto masked, uint64_t seen) {
-        __m512i below[4];
-        for (int64_t j = 0; j < 4; ++j) {
-          const __m512 score = _mm512_cvtepi32_ps(_mm512_loadu_si512(scores + j * kLanes));
-          const __m512 x = _mm512_fnmadd_ps(score, step, start);
-          const auto mask = static_cast<__mmask16>(masked ? seen >> j * kLanes : 0xffff);
-          below[j] = masked ? _mm512_mask_cvtps_epi32(far, mask, x) : _mm512_cvtps_epi32(x);
-        }
-        _mm512_storeu_si512(out, weights.from(below, sum));
-      });
-    work.sums[r] = static_cast<float>(_mm512_reduce_add_epi32(sum)) / kFineWeight;
+    auto* out = reinterpret_cast<uint8_t*>(work.weights + r * work.stride / 4);
+    const Floats start = splat(work.start[r]);
+    const auto below = [&](const int32_t* at) { return to_words(fnma(to_floats(load(at)), step, start)); };
+    Words sum = splat(0);
+    for (int64_t key = block.low; key < block.high; key += kGroup, scores += kGroup, out += kGroup) {
+      Words group[kGroup / kLanes];
+      if (reach.sees_all(key))
+        for (int64_t j = 0; j < kGroup / kLanes; ++j) group[j] = below(scores + j * kLanes);
+      else
+        for (int64_t j = 0; j < kGroup / kLanes; ++j)
+          group[j] = select(reach.seen(key + j * kLanes), below(scores + j * kLanes), splat(0xffff));
+      store_weights(out, group, sum);
+    }
+    work.sums[r] = static_cast<float>(reduce_add(sum)) / kFineWeight;
   }
 }
 
@@ -186,16 +192,14 @@ void weigh(const Head& head, const Block& block, const Workspace& work) {
 void finish(const Head& head, const Block& block, const Workspace& work) {
   for (int64_t r = 0; r < block.count; ++r) {
     const float first = work.end_weights[0][r], last = work.end_weights[1][r];
-    const __m512 share = _mm512_set1_ps(1.0f / (work.sums[r] + first + last));
-    const __m512 first_weight = _mm512_set1_ps(first), last_weight = _mm512_set1_ps(last);
+    const Floats share = splat(1.0f / (work.sums[r] + first + last));
     const int32_t* values = work.values + r * head.value_columns();
     Bf16* out = head.out + block.token(r) * head.out_stride;
     for (int64_t column = 0; column < head.size; column += kLanes) {
-      const __m512 inner = _mm512_cvtepi32_ps(_mm512_loadu_si512(values + column));
-      __m512 x = _mm512_mul_ps(inner, _mm512_loadu_ps(head.value_scale + column));
-      x = _mm512_fmadd_ps(first_weight, _mm512_loadu_ps(head.end_values[0] + column), x);
-      x = _mm512_fmadd_ps(last_weight, _mm512_loadu_ps(head.end_values[1] + column), x);
-      store_bf16(out + column, _mm512_fmadd_ps(x, share, _mm512_loadu_ps(head.value_mean + column)));
+      Floats x = to_floats(load(values + column)) * load(head.value_scale + column);
+      x = fma(splat(first), load(head.end_values[0] + column), x);
+      x = fma(splat(last), load(head.end_values[1] + column), x);
+      store_bf16(out + column, fma(x, share, load(head.value_mean + column)));
     }
   }
 }
@@ -211,10 +215,10 @@ int64_t attend(Multiplier& multiplier, const Head& head, const Block& block, Wor
   find_largest(head, block, work);
   relate(head, block, work);
   weigh(head, block, work);
-  multiplier.multiply<DotBytes>({work.weights, work.stride / 4, block.count,
-                                 head.value_panels + block.low / 4 * kPanel, head.value_panel_words(),
-                                 head.size / kLanes, value_steps(head, block),
-                                 reinterpret_cast<Word*>(work.values), head.value_columns()});
+  multiplier.multiply({work.weights, work.stride / 4, block.count, head.value_panels + block.low / 4 * kPanel,
+                       head.value_panel_words(), head.size / kLanes, value_steps(head, block),
+                       reinterpret_cast<Word*>(work.values), head.value_columns()},
+                      Begin::kZero);
   finish(head, block, work);
   return done;
 }
@@ -225,16 +229,16 @@ void pack(Scratch& scratch, Head& head) {
   const int64_t padded = round_up(head.inner(), kGroup);
   head.queries = scratch.take<Word>(head.tokens * head.query_words());
   head.key_panels = scratch.take<Word>(padded / kPanel * head.key_panel_words());
-  head.end_panel = scratch.take<Word>(head.size / 2 * kPanel);
   head.value_panels = scratch.take<Word>(head.value_columns() / kPanel * head.value_panel_words());
   head.value_scale = scratch.take<float>(head.size);
   head.value_mean = scratch.take<float>(head.size);
+  for (float*& each : head.end_keys) each = scratch.take<float>(head.size);
   for (float*& each : head.end_values) each = scratch.take<float>(head.size);
   float* key_mean = scratch.take<float>(head.size);
   float* farthest = scratch.take<float>(head.size);
 
   centre(head, head.k, key_mean, farthest);
-  const float key_scale = pack_keys(head, key_mean, farthest, scratch.take<int8_t>(kLanes * head.size));
+  const float key_scale = pack_keys(scratch, head, key_mean, farthest);
   head.score_step = pack_queries(head) * key_scale * head.exponent_scale * kStepsPerHalf;
   if (head.score_step > kLargestStep) {
     head.exponent_scale *= kLargestStep / head.score_step;
@@ -242,7 +246,7 @@ void pack(Scratch& scratch, Head& head) {
   }
   centre(head, head.v, head.value_mean, farthest);
   pack_values(head, farthest);
-  pack_ends(head, key_mean, scratch.take<Bf16>(2 * kEnds * head.size));
+  pack_ends(head, key_mean);
 }
 
 int64_t attend_head(Multiplier& multiplier, Head head) {
@@ -271,13 +275,13 @@ int64_t attend_head(Multiplier& multiplier, Head head) {
 
 }  // namespace
 
-int64_t attention(const AttentionCall& call, const Workers& workers) {
+int64_t attention(const AttentionCall& call, int32_t threads) {
   std::atomic<int64_t> done{0};
   const auto piece = [&](int64_t begin, int64_t, Multiplier& multiplier) {
     done += attend_head(multiplier, head_of(call, begin / call.heads, begin % call.heads));
   };
-  for_each_piece<Multiplier>(workers, call.segments * call.heads, 1, piece);
+  for_each_piece<Multiplier>(threads, call.segments * call.heads, 1, piece);
   return done;
 }
 
-}  // namespace octavo::OCTAVO_ISA
+}  // namespace octavo::OCTAVO_FORM

@@ -4,7 +4,7 @@
 #include "activation.h"
 #include "linear.h"
 
-namespace octavo::OCTAVO_ISA {
+namespace octavo::OCTAVO_FORM {
 
 // Rows per block. A layer's weights are read once per block, from the L2 or L3 cache, and the data between two products
 // (rows * intermediate floats) should fit in L2. Measured on a Zen 5: from 24 to 120 rows the differences are noise.
@@ -30,7 +30,7 @@ inline void quantise_block(Scratch& scratch, const Bf16* x, int64_t count, int64
 
 inline void linear_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, int64_t count,
                          const Linear& linear, Bf16* out) {
-  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, Floats y, Floats z) {
     store_bf16(out + r * linear.outputs + column, y);
     store_bf16(out + r * linear.outputs + column + kLanes, z);
   });
@@ -43,16 +43,15 @@ void activate_block(Multiplier& multiplier, Scratch& scratch, const Rows& rows, 
   Range* ranges = scratch.take<Range>(count);
   for (int64_t r = 0; r < count; ++r) ranges[r] = Range();
   int64_t outlier = 0, next = 0;  // of the current panel: [outlier, next)
-  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
-    const __m512 left = activate<A>(y), right = activate<A>(z);
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, Floats y, Floats z) {
+    const Floats left = activate<A>(y), right = activate<A>(z);
     if (r == 0)
       for (outlier = next; next < to.outliers && to.columns[next] < column + kPanel;) ++next;
     for (int64_t o = outlier; o < next; ++o)
       out.outliers[r * to.outliers + o] = pick_bf16(left, right, to.columns[o] - column);
-    const __m512 v = _mm512_mul_ps(left, _mm512_loadu_ps(to.factor + column));
-    const __m512 w = _mm512_mul_ps(right, _mm512_loadu_ps(to.factor + column + kLanes));
-    _mm512_storeu_ps(wide + r * linear.outputs + column, v);
-    _mm512_storeu_ps(wide + r * linear.outputs + column + kLanes, w);
+    const Floats v = left * load(to.factor + column), w = right * load(to.factor + column + kLanes);
+    store(wide + r * linear.outputs + column, v);
+    store(wide + r * linear.outputs + column + kLanes, w);
     Range range = ranges[r];
     range.add(v);
     range.add(w);
@@ -80,10 +79,10 @@ inline void norm_block(Multiplier& multiplier, Scratch& scratch, const Rows& row
                        const Bf16* residual, const Norm& norm, const Quantiser* to, Bf16* state, const Rows* out) {
   const int64_t size = linear.outputs;
   float* x = scratch.take<float>(count * size);
-  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, __m512 y, __m512 z) {
+  apply_linear(multiplier, scratch, rows, count, linear, [&](int64_t r, int64_t column, Floats y, Floats z) {
     const int64_t i = r * size + column;
-    _mm512_storeu_ps(x + i, _mm512_add_ps(y, load_bf16(residual + i)));
-    _mm512_storeu_ps(x + i + kLanes, _mm512_add_ps(z, load_bf16(residual + i + kLanes)));
+    store(x + i, y + load_bf16(residual + i));
+    store(x + i + kLanes, z + load_bf16(residual + i + kLanes));
   });
   for (int64_t r = 0; r < count; ++r) {
     float* row = x + r * size;
@@ -94,4 +93,4 @@ inline void norm_block(Multiplier& multiplier, Scratch& scratch, const Rows& row
   }
 }
 
-}  // namespace octavo::OCTAVO_ISA
+}  // namespace octavo::OCTAVO_FORM

@@ -6,24 +6,21 @@ command reports it, and the reference implementation serves.
 
 import argparse
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from torch.utils import cpp_extension
-
 from encoder.native import library
 
 # GCC 12 warns about the undefined vectors in its own intrinsics headers.
 _QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
+_ONCE = ("forms.cpp", "threads.cpp")
+"""What is compiled once, for any processor of the architecture."""
 
 
 class BuildError(RuntimeError):
@@ -61,21 +58,18 @@ def writable_folder() -> Path:
     raise BuildError(f"none of {', '.join(map(str, library.folders()))} is writable")
 
 
-def _commands(compiler: str, work: Path) -> list[tuple[str, ...]]:
-    """One command per object: each kernel file for each instruction set, and the bindings once."""
-    commands = []
-    binding = library.FOLDER / "bindings.cpp"
-    includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
-    system = [part for path in includes for part in ("-isystem", path)]
-    binding_flags = (*library.BASE_FLAGS, *library.BINDING_FLAGS, f"-DTORCH_EXTENSION_NAME={library.MODULE}")
-    commands.append((compiler, *binding_flags, *system, "-c", str(binding), "-o", str(work / "bindings.o")))
-    for path in library.sources():
-        if path.suffix != ".cpp" or path == binding:
+def commands(compiler: str, architecture: str, work: Path) -> list[tuple[str, ...]]:
+    """One command per object: each kernel file for each form of an architecture, and what all forms share once."""
+    flags = (compiler, *library.BASE_FLAGS, f"-I{library.FOLDER}")
+    made = []
+    for path in sorted(library.FOLDER.glob("*.cpp")):
+        if path.name in _ONCE:
+            made.append((*flags, "-c", str(path), "-o", str(work / f"{path.stem}.o")))
             continue
-        for name, extra in library.SETS.items():
-            flags = (*library.BASE_FLAGS, *_QUIET, *library.KERNEL_FLAGS, *extra, f"-DOCTAVO_ISA={name}")
-            commands.append((compiler, *flags, "-c", str(path), "-o", str(work / f"{path.stem}.{name}.o")))
-    return commands
+        for form, extra in library.FORMS[architecture].items():
+            named = (*flags, *_QUIET, *extra, f"-DOCTAVO_FORM={form}")
+            made.append((*named, "-c", str(path), "-o", str(work / f"{path.stem}.{form}.o")))
+    return made
 
 
 def _run(command: tuple[str, ...]) -> None:
@@ -93,16 +87,14 @@ def build(compiler: str, folder: Path) -> Path:
         BuildError: the compiler failed.
     """
     target = library.build_of(folder)
-    libraries = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         work = Path(scratch)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(_run, _commands(compiler, work)))
+            list(pool.map(_run, commands(compiler, library.architecture(), work)))
         ready = work / "ready"
         ready.mkdir()
         objects = sorted(str(path) for path in work.glob("*.o"))
-        links = (f"-L{libraries}", "-lc10", "-ltorch_cpu", "-ltorch_python", "-fopenmp", f"-Wl,-rpath,{libraries}")
-        _run((compiler, "-shared", *objects, *links, "-o", str(library.library_of(ready))))
+        _run((compiler, "-shared", "-pthread", *library.LINK_FLAGS, *objects, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
         for path in (ready, library.library_of(ready)):
             path.chmod(0o755)  # regardless of umask: a library that others can write is not loaded
@@ -117,15 +109,15 @@ def ensure(*, force: bool = False) -> str:
     Raises:
         BuildError: the compiler failed, or no folder is writable.
     """
-    if platform.machine() not in {"x86_64", "AMD64"}:
-        return f"native core: not for {platform.machine()}; the reference serves"
+    if library.architecture() not in library.FORMS:
+        return f"native core: not for {library.architecture()}; PyTorch serves"
     compiler = find_compiler()
     try:
         present = library.find()
     except library.NativeUnavailableError:
         present = None
     if compiler is None:
-        return "native core: built" if present else "native core: no C++ compiler; the reference serves"
+        return "native core: built" if present else "native core: no C++ compiler; PyTorch serves"
     if present and not force and library.compiler() == describe(compiler):
         return f"native core: up to date ({present.name})"
     began = time.monotonic()
@@ -140,7 +132,7 @@ def main() -> int:
     try:
         print(ensure(force=parser.parse_args().force))
     except BuildError as error:
-        print(f"native core: not built; the reference serves\n{error}", file=sys.stderr)
+        print(f"native core: not built; PyTorch serves\n{error}", file=sys.stderr)
         return 1
     return 0
 

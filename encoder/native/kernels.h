@@ -1,7 +1,7 @@
-// The native core's interface: one table of kernels for each instruction set.
+// The native core's interface, in plain C: one table of kernels for each form. encoder/native/core.py mirrors it.
 //
-// Every kernel file is compiled once for each instruction set, in a separate namespace (see simd.h), and fills its
-// entries in that set's table. This header needs only baseline x86-64, so the bindings can include it.
+// Every kernel file is compiled once for each form, in a namespace of its own (see vectors.h), and fills that form's
+// table. Kernels do not check their arguments; core.py does. A reference is a pointer here.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,6 @@
 namespace octavo {
 
 using Bf16 = uint16_t;  // the bits of a bfloat16
-
-// Calls body(context, worker) once for each worker in [0, workers()), in parallel, and returns when all are done. The
-// bindings implement it with ATen's thread pool, so that torch.set_num_threads applies here too.
-struct Workers {
-  int (*count)();
-  void (*run)(int workers, void (*body)(void* context), void* context);
-};
 
 // Windowed attention over segments laid end to end; see attention.cpp.
 struct AttentionCall {
@@ -60,7 +53,7 @@ struct Norm {
   float eps;
 };
 
-enum class Activation { kGelu, kGeluTanh, kRelu };
+enum class Activation : int32_t { kGelu, kGeluTanh, kRelu };
 
 // One post-norm layer (Devlin et al., 2019).
 struct Layer {
@@ -84,34 +77,47 @@ struct LayersCall {
   int64_t window;
 };
 
+// Embeddings of segments laid end to end: the norm of word · scale + position.
+struct EmbedCall {
+  const int8_t* words;     // (vocabulary, hidden)
+  const float* scale;      // (vocabulary)
+  const Bf16* positions;   // (max_tokens, hidden)
+  Norm norm;
+  int64_t hidden;          // a multiple of 32
+  const int32_t* ids;      // (tokens)
+  Bf16* state;             // (tokens, hidden)
+  const int32_t* offsets;
+  int64_t segments;
+};
+
+// `threads` is how many threads may work on a call, the caller's among them.
 struct Kernels {
   // Returns the number of scores computed (query-key pairs, including padding), a measure of work independent of time.
-  int64_t (*attention)(const AttentionCall&, const Workers&);
+  int64_t (*attention)(const AttentionCall&, int32_t threads);
 
   // packed_bytes: bytes that `pack` writes. pack: converts row-major weights (outputs, inputs) to the order of
-  // products.
+  // products, the same in all forms.
   int64_t (*packed_bytes)(int64_t outputs, int64_t inputs);
   void (*pack)(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, int8_t* packed);
 
   // (count, inputs) bytes times packed weights, minus the zero point's part: (count, outputs), exact.
   void (*product)(const uint8_t* q, int64_t count, int64_t inputs, const int8_t* packed, int64_t outputs, int32_t* out,
-                  const Workers&);
+                  int32_t threads);
 
   // The operations of encoder.ops, over `count` rows each.
-  void (*quantise)(const Bf16* x, int64_t count, int64_t inputs, const Quantiser&, const Rows&, const Workers&);
-  void (*linear)(const Rows&, int64_t count, const Linear&, Bf16* out, const Workers&);
+  void (*quantise)(const Bf16* x, int64_t count, int64_t inputs, const Quantiser&, const Rows&, int32_t threads);
+  void (*linear)(const Rows&, int64_t count, const Linear&, Bf16* out, int32_t threads);
   void (*linear_activate_quantise)(const Rows&, int64_t count, const Linear&, Activation, const Quantiser&,
-                                   const Rows& out, const Workers&);
+                                   const Rows& out, int32_t threads);
   // If `to` is null, rows are not computed.
   void (*linear_norm_quantise)(const Rows&, int64_t count, const Linear&, const Bf16* residual, const Norm&,
-                               const Quantiser* to, Bf16* state, const Rows* out, const Workers&);
+                               const Quantiser* to, Bf16* state, const Rows* out, int32_t threads);
 
-  void (*layers)(const LayersCall&, const Workers&);
+  void (*layers)(const LayersCall&, int32_t threads);
+  void (*embed)(const EmbedCall&, int32_t threads);
 };
 
-const Kernels& kernels_vnni();          // AVX-512 with VNNI
-const Kernels& kernels_bf16();          // and with BF16
-const Kernels& kernels_amx();           // and with AMX tiles
-const Kernels& kernels_amx_emulated();  // the AMX code with emulated tiles, for tests on machines without AMX
-
 }  // namespace octavo
+
+// The table of a form, or null if this processor, operating system or build does not have it.
+extern "C" const octavo::Kernels* octavo_kernels(const char* form);

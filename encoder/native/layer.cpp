@@ -1,11 +1,11 @@
-// Whole layers in one call: the same operations on the same rows, and so the same bits, but each block of rows passes
+// Embeddings, and whole layers in one call: the same operations on the same rows, and so the same bits, but each block of rows passes
 // through all operations between two attentions while it is in the cache, and Python is called once.
 
 #include "blocks.h"
 #include "operations.h"
 #include "workers.h"
 
-namespace octavo::OCTAVO_ISA {
+namespace octavo::OCTAVO_FORM {
 namespace {
 
 // Computes queries, keys and values from a block of the state.
@@ -37,11 +37,29 @@ void pass(Multiplier& multiplier, const Layer& layer, const Layer* next, const B
 
 }  // namespace
 
-void layers(const LayersCall& call, const Workers& workers) {
+void embed(const EmbedCall& call, int32_t threads) {
+  struct Local {};
+  const auto piece = [&](int64_t segment, int64_t, Local&) {
+    Scratch scratch;
+    float* x = scratch.take<float>(call.hidden);
+    const int64_t begin = call.offsets[segment];
+    for (int64_t token = begin; token < call.offsets[segment + 1]; ++token) {
+      const int8_t* word = call.words + call.ids[token] * call.hidden;
+      const Bf16* position = call.positions + (token - begin) * call.hidden;
+      const Floats scale = splat(call.scale[call.ids[token]]);
+      for (int64_t i = 0; i < call.hidden; i += kLanes)
+        store(x + i, fma(to_floats(load_signed(word + i)), scale, load_bf16(position + i)));
+      normalise_row(x, call.hidden, call.norm, nullptr, call.state + token * call.hidden);
+    }
+  };
+  for_each_piece<Local>(threads, call.segments, 1, piece);
+}
+
+void layers(const LayersCall& call, int32_t threads) {
   const int64_t tokens = call.offsets[call.segments];
   if (call.count == 0 || tokens == 0) return;
   const int64_t hidden = call.layers[0]->qkv.inputs;
-  const int64_t rows = rows_a_piece(workers, tokens, kBlockRows);
+  const int64_t rows = rows_a_piece(threads, tokens, kBlockRows);
   Scratch scratch(Scratch::kCall);
   Bf16* qkv = scratch.take<Bf16>(tokens * 3 * hidden);
   Bf16* contexts = scratch.take<Bf16>(tokens * hidden);
@@ -49,17 +67,17 @@ void layers(const LayersCall& call, const Workers& workers) {
   const auto enter_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
     enter(multiplier, *call.layers[0], call.state + begin * hidden, end - begin, qkv + begin * 3 * hidden);
   };
-  for_each_piece<Multiplier>(workers, tokens, rows, enter_rows);
+  for_each_piece<Multiplier>(threads, tokens, rows, enter_rows);
   for (int64_t i = 0; i < call.count; ++i) {
     const Layer& layer = *call.layers[i];
     const Layer* next = i + 1 < call.count ? call.layers[i + 1] : nullptr;
-    attention({qkv, contexts, call.offsets, call.segments, layer.heads, hidden / layer.heads, call.window}, workers);
+    attention({qkv, contexts, call.offsets, call.segments, layer.heads, hidden / layer.heads, call.window}, threads);
     const auto pass_rows = [&](int64_t begin, int64_t end, Multiplier& multiplier) {
       pass(multiplier, layer, next, contexts + begin * hidden, end - begin, call.state + begin * hidden,
            qkv + begin * 3 * hidden);
     };
-    for_each_piece<Multiplier>(workers, tokens, rows, pass_rows);
+    for_each_piece<Multiplier>(threads, tokens, rows, pass_rows);
   }
 }
 
-}  // namespace octavo::OCTAVO_ISA
+}  // namespace octavo::OCTAVO_FORM

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-namespace octavo {
+namespace octavo::OCTAVO_FORM {
 
 // Allocates cache-line-aligned pieces; the thread's next Scratch of the same use reclaims all of them.
 class Scratch {
@@ -59,4 +59,4 @@ class Scratch {
   Block& block_;
 };
 
-}  // namespace octavo
+}  // namespace octavo::OCTAVO_FORM

@@ -1,4 +1,4 @@
-// The kernel table of this instruction set.
+// The kernel table of this form.
 #include "operations.h"
 
 #define OCTAVO_JOIN_(a, b) a##b
@@ -6,10 +6,11 @@
 
 namespace octavo {
 
-const Kernels& OCTAVO_JOIN(kernels_, OCTAVO_ISA)() {
-  using namespace OCTAVO_ISA;
-  static const Kernels kernels = {
-      attention, packed_bytes, pack, product, quantise, linear, linear_activate_quantise, linear_norm_quantise, layers,
+const Kernels& OCTAVO_JOIN(kernels_, OCTAVO_FORM)() {
+  using namespace OCTAVO_FORM;
+  static constexpr Kernels kernels = {
+      attention, packed_bytes, pack,   product, quantise, linear, linear_activate_quantise, linear_norm_quantise,
+      layers,    embed,
   };
   return kernels;
 }

@@ -2,6 +2,7 @@
 
 One layer over rows of tokens laid end to end (called by `encoder.stacks.eight`):
 
+    state   = embed(ids)                               before the first layer
     rows    = quantise(state)                          unless the layer below returned them
     qkv     = linear(rows, layer.qkv)
     context = attention(qkv)
@@ -9,8 +10,8 @@ One layer over rows of tokens laid end to end (called by `encoder.stacks.eight`)
     wide    = linear_activate_quantise(rows, layer.up)
     state   = linear_norm_quantise(wide, layer.down, state)                   and the next layer's rows
 
-Implementations: `encoder.ops.reference` in plain PyTorch, `encoder.ops.onednn` with oneDNN's integer products,
-`encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA. They agree within rounding, not bit for bit. Each guarantees:
+Implementations: `encoder.ops.reference` in plain PyTorch, `encoder.ops.native` in C++, `encoder.ops.cuda` for CUDA.
+They agree within rounding; all forms of the native one agree bit for bit. Each guarantees:
 
 **Each row of a result depends, bit for bit, only on that row of its inputs** (in attention: on its segment), whatever
 the other rows and the number of threads. So integer products are exact, outlier columns are added in a fixed order, and
@@ -88,6 +89,22 @@ class Linear8:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings8:
+    """8-bit embedding tables; see `encoder.layers.Embeddings`.
+
+    Attributes:
+        words: (vocabulary, hidden) int8.
+        scale: (vocabulary,) float32.
+        positions: (max_tokens, hidden) bfloat16.
+    """
+
+    words: Tensor
+    scale: Tensor
+    positions: Tensor
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
 class Layer8:
     """One layer, packed; see `encoder.layers.Layer`."""
 
@@ -115,12 +132,16 @@ class Operations(Protocol):
 
     @property
     def name(self) -> str:
-        """Which kernels, for which instruction set; shown to people and part of fingerprints."""
+        """Names the arithmetic; part of fingerprints."""
         ...
 
     @property
-    def build(self) -> str:
-        """For fingerprints: a digest of our kernels' source and the compiler; empty for kernels of others."""
+    def kernels(self) -> str:
+        """Which kernels, for which instruction set; shown to people."""
+        ...
+
+    def embed(self, tables: Embeddings8, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Normalise words + positions, which count within each segment: (tokens,) to (tokens, hidden) bfloat16."""
         ...
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
@@ -159,5 +180,8 @@ class Operations(Protocol):
         ...
 
     def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> Layers | None:
-        """Layers that run in one call, with the same bits as the separate operations; None if not supported."""
+        """Layers that run in one call, with the same bits as the separate operations; None if not supported.
+
+        Their bits and those of `embed` depend on no machine and no library.
+        """
         ...

@@ -22,7 +22,6 @@ class Cuda(Reference):
     """See `encoder.ops.Operations`."""
 
     name = "bitsandbytes products, PyTorch attention"
-    build = ""
 
     def product(self, q: Tensor, packed: Tensor, zero: int) -> Tensor:
         """See `Reference.product`; exact in int32. Our outlier columns replace bitsandbytes' threshold."""

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from encoder.families import Activation
 from encoder.layers import Norm
-from encoder.ops import Layer8, Layers, Linear8, Quantiser, Rows
+from encoder.ops import Embeddings8, Layer8, Layers, Linear8, Quantiser, Rows
 from encoder.ops.blocks import Block, plan
 from encoder.threads import one_thread
 
@@ -21,7 +21,17 @@ class Reference:
     """
 
     name = "PyTorch reference"
-    build = ""
+
+    @property
+    def kernels(self) -> str:
+        """See `Operations.kernels`."""
+        return self.name
+
+    def embed(self, tables: Embeddings8, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """See `Operations.embed`."""
+        positions = torch.cat([tables.positions[:length] for length in lengths]).float()
+        words = functional.embedding(ids, tables.words)
+        return tables.norm(torch.addcmul(positions, words, tables.scale[ids, None])).bfloat16()
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (part of the interface)
         """See `Operations.pack`."""

@@ -10,13 +10,13 @@ import torch
 from encoder.errors import DeviceError, SchemeError
 from encoder.ops import Operations
 from encoder.ops.native import NativeUnavailableError, best
-from encoder.ops.onednn import OneDnn
 from encoder.ops.probe import exact
 from encoder.ops.reference import Reference
 
 Scheme = Literal["int8", "bf16", "fp32"]
 SCHEMES = ("auto", "int8", "bf16", "fp32")
-KERNELS = ("auto", "native", "onednn", "reference")
+ISAS = ("auto", "amx", "avx512", "avx_vnni", "avx2", "neon", "generic", "reference")
+"""Forms of the native core, and plain PyTorch."""
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Environment variables that limit the instruction set."""
@@ -37,53 +37,48 @@ class Choice:
     reason: str
 
 
-def choose(scheme: str, device: str, kernels: str = "auto") -> Choice:
+def choose(scheme: str, device: str, isa: str = "auto") -> Choice:
     """Select for this machine; see `encoder.load` for the arguments.
 
     Raises:
-        SchemeError: an unknown scheme or implementation.
+        SchemeError: an unknown scheme, or an instruction set that is unknown or unavailable.
         DeviceError: an unknown device.
     """
     if scheme not in SCHEMES:
         raise SchemeError(f"scheme {scheme!r} is not one of {', '.join(SCHEMES)}")
-    if kernels not in KERNELS:
-        raise SchemeError(f"kernels {kernels!r} is not one of {', '.join(KERNELS)}")
+    if isa not in ISAS:
+        raise SchemeError(f"isa {isa!r} is not one of {', '.join(ISAS)}")
     where = _device(device)
     refusals: list[str] = []
     if scheme in {"auto", "int8"}:
-        forms = _cuda_forms(where, refusals) if where.type == "cuda" else _cpu_forms(kernels, refusals)
+        forms = _cuda_forms(where, refusals) if where.type == "cuda" else _cpu_forms(isa, refusals)
         fast = next(forms, None)
         if fast is not None:
-            return Choice(
-                "int8", where, fast, f"{fast.name} on {_hardware(where)}", "; ".join(refusals + _limits(where))
-            )
+            return Choice("int8", where, fast, fast.kernels, "; ".join(refusals))
         if scheme == "int8":
             plain = Reference()
-            return Choice("int8", where, plain, f"{plain.name} on {_hardware(where)}", "; ".join(refusals))
+            return Choice("int8", where, plain, plain.name, "; ".join(refusals))
     else:
         refusals = [f"scheme {scheme} was requested"]
     chosen: Scheme = "bf16" if scheme == "bf16" or (scheme == "auto" and where.type == "cuda") else "fp32"
     return Choice(chosen, where, None, f"PyTorch {chosen} on {_hardware(where)}", "; ".join(refusals + _limits(where)))
 
 
-def _cpu_forms(kernels: str, refusals: list[str]) -> Iterator[Operations]:
+def _cpu_forms(isa: str, refusals: list[str]) -> Iterator[Operations]:
     """Operations that are exact here, fastest first; appends the reasons against others to `refusals`."""
-    if kernels in {"auto", "native"}:
-        try:
-            native = best()
-        except NativeUnavailableError as error:
-            refusals.append(str(error))
-        else:
-            if exact(native):
-                yield native
-            refusals.append(f"products of {native.name} are not exact here")
-    else:
-        refusals.append(f"kernels {kernels} were requested")
-    if kernels != "reference":
-        onednn = OneDnn()
-        if exact(onednn):
-            yield onednn
-        refusals.append("oneDNN's 8-bit products are not exact here: they need VNNI")
+    if isa == "reference":
+        refusals.append("isa reference was requested")
+        return
+    try:
+        native = best(isa)
+    except NativeUnavailableError as error:
+        if isa != "auto":
+            raise SchemeError(str(error)) from error
+        refusals.append(str(error))
+        return
+    if exact(native):
+        yield native
+    refusals.append(f"products of {native.kernels} are not exact here")
 
 
 def _cuda_forms(device: torch.device, refusals: list[str]) -> Iterator[Operations]:

@@ -11,11 +11,13 @@ class Stack(Protocol):
 
     Attributes:
         digests: a digest at each layer boundary (layers + 1) of the tensors as executed below it.
+        portable: whether states have the same bits on all machines.
         layer_bytes: bytes of the layers' weights.
         embedding_bytes: bytes of the embeddings' weights.
     """
 
     digests: tuple[str, ...]
+    portable: bool
     layer_bytes: int
     embedding_bytes: int
 

@@ -5,11 +5,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from encoder.families import Architecture
-from encoder.ops import Layer8, Operations, Rows
-from encoder.quantise import QuantisedEmbeddings, QuantisedLayer
+from encoder.ops import Embeddings8, Layer8, Operations, Rows
+from encoder.quantise import QuantisedLayer
 from encoder.tensors import chain, held_bytes, moved
 from encoder.threads import one_thread
 
@@ -22,7 +21,7 @@ class EightStack:
 
     def __init__(
         self,
-        parts: Iterable[QuantisedEmbeddings | QuantisedLayer],
+        parts: Iterable[Embeddings8 | QuantisedLayer],
         shape: Architecture,
         operations: Operations,
         device: torch.device,
@@ -34,24 +33,19 @@ class EightStack:
         self.embedding_bytes = held_bytes(self._embeddings)
         self.layer_bytes = sum(map(held_bytes, self._layers))
         self._at_once = operations.stack(self._layers, shape.heads, shape.activation)
+        self.portable = self._at_once is not None
 
-    def _take(
-        self, parts: Iterable[QuantisedEmbeddings | QuantisedLayer]
-    ) -> Iterator[QuantisedEmbeddings | QuantisedLayer]:
+    def _take(self, parts: Iterable[Embeddings8 | QuantisedLayer]) -> Iterator[Embeddings8 | QuantisedLayer]:
         for part in parts:
             yield part
-            if isinstance(part, QuantisedEmbeddings):
+            if isinstance(part, Embeddings8):
                 self._embeddings = moved(part, self._device)
             else:
                 self._layers.append(moved(part, self._device).pack(self._operations))
 
     def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `Stack.embed`."""
-        tables, ids = self._embeddings, ids.to(self._device)
-        # Copying slices takes 0.14 ms for 340 tokens; indexing takes 0.32 ms.
-        positions = torch.cat([tables.positions[:length] for length in lengths])
-        summed = functional.embedding(ids, tables.words) * tables.scale[ids, None] + positions.float()
-        return tables.norm(summed).bfloat16()
+        return self._operations.embed(self._embeddings, ids.to(self._device), lengths)
 
     def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
         """See `Stack.layers`."""

@@ -22,6 +22,8 @@ from encoder.weights import Checkpoint
 class FloatingStack:
     """A model's layers in fp32 or bf16; see `encoder.stacks.Stack`."""
 
+    portable = False
+
     def __init__(self, checkpoint: Checkpoint, shape: Architecture, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = shape
 

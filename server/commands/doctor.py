@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
-from server.config.schema import ModelSettings, Settings
+from server.config.schema import ComputeSettings, ModelSettings, Settings
 from server.errors import StartError, words_of
 from server.rpc.addresses import check_free
 from server.telemetry import logs
@@ -65,7 +65,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from redis(settings.limits)
     yield cache_folder(settings.cache.dir) if settings.cache.enabled else Finding("note", "cache", "off")
     for model in settings.models:
-        yield from served(model, settings.compute.batch_tokens)
+        yield from served(model, settings.compute)
 
 
 def software() -> Iterator[Finding]:
@@ -141,13 +141,13 @@ def cache_folder(folder: Path) -> Finding:
     return Finding("ok", "cache", f"{folder} is writable")
 
 
-def served(model: ModelSettings, batch_tokens: int) -> Iterator[Finding]:
+def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     """Load and warm up a model as the server does."""
     from server import app  # noqa: PLC0415 - loads torch
 
     subject = "model"
     try:
-        found = app.open_model(model, batch_tokens, Metrics(CollectorRegistry()))
+        found = app.open_model(model, compute, Metrics(CollectorRegistry()))
     except StartError as error:
         yield Finding("fail", subject, str(error).removeprefix("model ") + _known_models(model))
         return

@@ -199,6 +199,11 @@ class ComputeSettings(Section):
     threads: CountOrAuto = Field(
         default=0, description="Cores to compute on; 0: as many as CPU affinity and the cgroup's quota allow."
     )
+    isa: Literal["auto", "amx", "avx512", "avx_vnni", "avx2", "neon", "generic", "reference"] = Field(
+        default="auto",
+        description="Instruction set of 8-bit models on a CPU; auto: the fastest that the processor has. All give the "
+        "same bits, except `reference`, which is plain PyTorch.",
+    )
     streams: CountOrAuto = Field(default=0, description="Batches computed at the same time; 0: one per thread.")
     batch_tokens: CountOrAuto = Field(
         default=0,

@@ -39,6 +39,6 @@ def random_ids(length: int, vocabulary: int = 300, seed: int = 0) -> NDArray[np.
 
 
 @cache
-def loaded(folder: Path, scheme: str, kernels: str = "auto") -> Encoder:
+def loaded(folder: Path, scheme: str, isa: str = "auto") -> Encoder:
     """A model on the CPU, loaded once for all tests: quantising takes seconds."""
-    return encoder.load(folder, scheme=scheme, device="cpu", kernels=kernels)
+    return encoder.load(folder, scheme=scheme, device="cpu", isa=isa)

@@ -202,11 +202,11 @@ def test_a_model_that_cannot_be_computed_is_refused(
         encoder.load(folder, scheme="fp32", device="cpu")
 
 
-def test_unknown_schemes_kernels_and_devices_are_refused(folder: Path) -> None:
+def test_unknown_schemes_isas_and_devices_are_refused(folder: Path) -> None:
     with pytest.raises(SchemeError, match="int4"):
         encoder.load(folder, scheme="int4")
     with pytest.raises(SchemeError, match="magic"):
-        encoder.load(folder, kernels="magic")
+        encoder.load(folder, isa="magic")
     for device in ("tpu", "mps", "cuda:99"):
         with pytest.raises(DeviceError, match=device):
             encoder.load(folder, device=device)

@@ -13,7 +13,7 @@ from encoder import Encoder
 from tests.encoder.models import Make, loaded, random_ids
 
 LENGTHS = (1, 5, 33, 77, 301, 453, 511, 512)
-SERVED = [("int8", "auto"), ("int8", "onednn"), ("bf16", "auto"), ("fp32", "auto")]
+SERVED = [("int8", "auto"), ("int8", "reference"), ("bf16", "auto"), ("fp32", "auto")]
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,18 @@ def states(model: Encoder, lengths: tuple[int, ...], window: int, cut: int = 0) 
     return list(torch.split(batch.state, list(lengths)))
 
 
-@pytest.mark.parametrize(("scheme", "kernels"), SERVED)
+@pytest.mark.parametrize(("scheme", "isa"), SERVED)
 @pytest.mark.parametrize("window", [0, 64])
 @pytest.mark.parametrize("folder", ["middle", "wide"])
 def test_a_state_depends_on_its_segment_alone(
     folder: str,
     scheme: str,
-    kernels: str,
+    isa: str,
     window: int,
     threads: Callable[[int], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    model = loaded(request.getfixturevalue(folder), scheme, kernels)
+    model = loaded(request.getfixturevalue(folder), scheme, isa)
     threads(1)
     alone = [states(model, (length,), window)[0] for length in LENGTHS]
     for count, order in ((1, (17, *LENGTHS, 3)), (2, LENGTHS[::-1])):

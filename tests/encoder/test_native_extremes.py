@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from encoder.ops.native import Native
-from tests.encoder import native_sets
-from tests.encoder.native_sets import threads
+from tests.encoder import native_forms
+from tests.encoder.native_forms import threads
 from tests.encoder.test_native_operations import Draw
 
 VALUES = (torch.nan, torch.inf, -torch.inf, 3.3e38, -3.3e38, 1e-45)
@@ -13,9 +13,9 @@ LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 511, 512)
 HIDDEN, WIDE, HEADS = 96, 160, 3
 
 
-@pytest.fixture(params=native_sets.instruction_sets())
+@pytest.fixture(params=native_forms.forms())
 def native(request: pytest.FixtureRequest) -> Native:
-    return native_sets.native(request.param)
+    return native_forms.native(request.param)
 
 
 @pytest.mark.parametrize("window", [0, 1, 16, 64, 600])

@@ -1,8 +1,5 @@
-"""Building the native core, finding it, and choosing its instruction set by flags and settings."""
+"""Building the native core, finding it, and choosing its form."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,87 +7,15 @@ import pytest
 from encoder.native import build, library
 from encoder.ops.native import best
 
-VNNI = "avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni bmi2 fma"
 
-
-def _permitted(monkeypatch: pytest.MonkeyPatch, flags: str, onednn: str = "", capability: str = "AVX512") -> object:
-    monkeypatch.setattr(library, "processor_flags", lambda: frozenset(flags.split()))
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", onednn)
+def test_forms_are_tried_from_the_fastest_down(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        return library.permitted_sets()
-    except library.NativeUnavailableError as error:
-        return str(error)
-
-
-@pytest.mark.parametrize(
-    ("flags", "sets"),
-    [
-        (VNNI, ("vnni",)),
-        (f"{VNNI} avx512_bf16", ("bf16", "vnni")),
-        (f"{VNNI} avx512_bf16 amx_tile amx_int8 amx_bf16", ("amx", "bf16", "vnni")),
-        (f"{VNNI} amx_tile amx_int8 amx_bf16", ("vnni",)),
-        (f"{VNNI} avx512_bf16 amx_tile amx_int8", ("bf16", "vnni")),
-    ],
-)
-def test_flags_choose_the_set(monkeypatch: pytest.MonkeyPatch, flags: str, sets: tuple[str, ...]) -> None:
-    assert _permitted(monkeypatch, flags) == sets
-
-
-@pytest.mark.parametrize(
-    ("setting", "sets"),
-    [
-        ("AVX512_CORE_VNNI", ("vnni",)),
-        ("avx512_core_bf16", ("bf16", "vnni")),
-        ("AVX512_CORE_AMX", ("amx", "bf16", "vnni")),
-        ("ALL", ("amx", "bf16", "vnni")),
-        ("DEFAULT", ("amx", "bf16", "vnni")),
-    ],
-)
-def test_onednns_limit_is_ours(monkeypatch: pytest.MonkeyPatch, setting: str, sets: tuple[str, ...]) -> None:
-    everything = f"{VNNI} avx512_bf16 amx_tile amx_int8 amx_bf16"
-    assert _permitted(monkeypatch, everything, onednn=setting) == sets
-
-
-def test_where_nothing_is_permitted_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "ONEDNN_MAX_CPU_ISA" in str(_permitted(monkeypatch, VNNI, onednn="AVX2"))
-    assert "ONEDNN_MAX_CPU_ISA" in str(_permitted(monkeypatch, VNNI, onednn="AVX512_CORE"))
-    assert "AVX2" in str(_permitted(monkeypatch, VNNI, capability="AVX2"))
-    assert "processor" in str(_permitted(monkeypatch, "sse2 avx2 avx512f"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, "vnni"),
-        ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "ALL"}, "PyTorch uses AVX2 here, not AVX-512"),
-    ],
-)
-def test_settings_hold_in_a_fresh_process(settings: dict[str, str], expected: str) -> None:
-    try:
-        library.permitted_sets()
         library.find()
     except library.NativeUnavailableError as error:
         pytest.skip(str(error))
-    code = (
-        "from encoder.ops.native import NativeUnavailableError, best\n"
-        "try: print(best().instruction_set)\n"
-        "except NativeUnavailableError as error: print(error)"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == expected
-
-
-def test_a_set_that_the_kernel_withholds_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        least = library.permitted_sets()[-1]
-        library.find()
-    except library.NativeUnavailableError as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(library, "permitted_sets", lambda: ("withheld", least))
-    assert best().instruction_set == least
-    monkeypatch.setattr(library, "permitted_sets", lambda: ("withheld",))
+    monkeypatch.setattr(library, "forms", lambda: ("withheld", "generic"))
+    assert best().form == "generic"
+    monkeypatch.setattr(library, "forms", lambda: ("withheld",))
     with pytest.raises(library.NativeUnavailableError, match="withheld"):
         best()
 
@@ -98,21 +23,22 @@ def test_a_set_that_the_kernel_withholds_gives_way_to_the_next(monkeypatch: pyte
 def test_the_key_follows_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     copies = []
     for path in library.sources():
-        copies.append(tmp_path / path.name)
+        copies.append(tmp_path / path.relative_to(library.FOLDER))
+        copies[-1].parent.mkdir(exist_ok=True)
         copies[-1].write_bytes(path.read_bytes())
     monkeypatch.setattr(library, "sources", lambda: tuple(copies))
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
     keys = {library.key.__wrapped__()}
-    assert keys == {library.key()}
     for path in copies:
         path.write_bytes(path.read_bytes() + b"\n")
         keys.add(library.key.__wrapped__())
     assert len(keys) == len(copies) + 1
 
 
-def test_without_a_compiler_the_reference_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_pytorch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no C++ compiler; the reference serves" in build.ensure()
+    assert "no C++ compiler; PyTorch serves" in build.ensure()
     with pytest.raises(library.NativeUnavailableError, match=r"encoder\.native\.build"):
         library.find()
 

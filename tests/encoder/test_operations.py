@@ -1,4 +1,4 @@
-"""The 8-bit operations: the reference against their formulas, and oneDNN's form against the reference."""
+"""The 8-bit operations of the reference against their formulas."""
 
 import pytest
 import torch
@@ -7,14 +7,11 @@ from torch.nn import functional
 
 from encoder.layers import Linear, Norm
 from encoder.ops import Linear8, Quantiser, Rows
-from encoder.ops.onednn import OneDnn
 from encoder.ops.probe import exact
 from encoder.ops.reference import Reference
 from encoder.quantise import POSITIVE, SIGNED, QuantisedLinear, quantise_linear, quantise_rows
 
 TOKENS, INPUTS, OUTPUTS = 19, 96, 80
-# A form that is not exact on this machine never serves: see test_selection.
-FORMS = [form for form in (Reference(), OneDnn()) if exact(form)]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -74,9 +71,9 @@ def test_a_row_of_zeros_is_zeros() -> None:
     assert (rows.scale == 0).all()
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @pytest.mark.parametrize("zero", [SIGNED, POSITIVE])
-def test_the_linear_map_is_what_is_defined(form: Reference, quantised: QuantisedLinear, zero: int) -> None:
+def test_the_linear_map_is_what_is_defined(quantised: QuantisedLinear, zero: int) -> None:
+    form = Reference()
     packed = quantised.pack(form, zero)
     rows = form.quantise(rows_with_outliers(), packed.input)
     expected = as_defined(rows, packed, quantised.weight)
@@ -91,27 +88,8 @@ def test_the_linear_map_is_close_to_the_one_that_was_quantised(linear: Linear, q
     assert torch.cosine_similarity(y, linear(x.float())).min() > 0.999
 
 
-def test_onednn_gives_the_references_bits(quantised: QuantisedLinear) -> None:
-    if len(FORMS) == 1:
-        pytest.skip("oneDNN's 8-bit products are not exact on this machine")
-    norm = Norm(draw(OUTPUTS, seed=5), draw(OUTPUTS, seed=6), 1e-12)
-    residual = draw(TOKENS, OUTPUTS, seed=7).bfloat16()
-    columns = torch.tensor([1, 7], dtype=torch.int32)
-    to = Quantiser(columns, torch.ones(OUTPUTS), POSITIVE)
-    results = []
-    for form in FORMS:
-        packed = quantised.pack(form, SIGNED)
-        rows = form.quantise(rows_with_outliers(), packed.input)
-        wide = form.linear_activate_quantise(rows, packed, "gelu", to)
-        state, above = form.linear_norm_quantise(rows, packed, residual, norm, to)
-        assert above is not None
-        results.append([form.linear(rows, packed), wide.q, wide.scale, wide.outliers, state, above.q, above.scale])
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_neither_threads_nor_rows_beside_change_a_row(form: Reference, quantised: QuantisedLinear) -> None:
+def test_neither_threads_nor_rows_beside_change_a_row(quantised: QuantisedLinear) -> None:
+    form = Reference()
     packed = quantised.pack(form, SIGNED)
     norm = Norm(draw(OUTPUTS, seed=5), draw(OUTPUTS, seed=6), 1e-12)
     to = Quantiser(torch.tensor([2], dtype=torch.int32), torch.ones(OUTPUTS), POSITIVE)

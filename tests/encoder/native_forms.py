@@ -1,4 +1,4 @@
-"""What the native core's tests share: the instruction sets that can run here, and a number of threads."""
+"""What the native core's tests share: the forms that can run here, and a number of threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,25 +8,24 @@ import pytest
 import torch
 
 from encoder.native import library
+from encoder.native.core import runs_here
 from encoder.ops.native import Native
 
 LENGTHS = (1, 5, 33, 77, 301, 453, 511, 512)
 
 
-def instruction_sets() -> list[object]:
-    """Every instruction set that can run here, emulated tiles among them, or one case that says why there is none."""
+def forms() -> list[object]:
+    """Every form that can run here, emulated ones among them, or one case that says why there is none."""
     try:
-        permitted = library.permitted_sets()
-        library.find()
+        return [form for form in library.FORMS.get(library.architecture(), ()) if runs_here(form)]
     except library.NativeUnavailableError as error:
         return [pytest.param("none", marks=pytest.mark.skip(reason=str(error)))]
-    return [*permitted, *(["amx_emulated"] if "bf16" in permitted else [])]
 
 
 @cache
-def native(name: str) -> Native:
-    """The operations on one instruction set."""
-    return Native(name)
+def native(form: str) -> Native:
+    """The operations in one form."""
+    return Native(form)
 
 
 @contextmanager
