@@ -27,8 +27,8 @@ def load(
         scheme: 'int8', 'bf16', 'fp32', or 'auto': int8 if a fast implementation is exact here, else fp32 (CUDA: bf16).
         device: 'cpu', 'cuda:N', or 'auto': the first CUDA device if there is one, else the CPU.
         isa: the instruction set of the 8-bit operations on a CPU: a form of the native core ('amx', 'avx512',
-            'avx_vnni', 'avx2', 'neon', 'generic'), all with the same bits, or 'reference' for plain PyTorch; 'auto' takes
-            the fastest form.
+            'avx_vnni', 'avx2', 'neon', 'generic'), all with the same bits, or 'reference' for plain PyTorch. 'auto'
+            takes the fastest form.
         keep: a folder for quantised weights, so that later loads reuse them. If None or not writable, each load
             quantises again, which takes seconds to minutes.
 
