@@ -31,9 +31,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A figure that could not be measured, and why. It counts as a miss: silence must never read as success."""
+    """A figure that could not be measured, and why. It counts as a miss: silence must never read as success.
+
+    Only a reason that begins with `needs: ` names another machine, and is no miss.
+    """
 
     reason: str
+
+    @property
+    def is_miss(self) -> bool:
+        """Whether this machine should have given it."""
+        return not self.reason.startswith("needs: ")
 
 
 @dataclass(frozen=True, slots=True)

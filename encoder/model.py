@@ -17,7 +17,8 @@ from encoder.ops.select import Choice, machine
 from encoder.stacks import Stack
 from encoder.tensors import as_bytes
 
-_PROBE_TOKENS = 77
+_PROBES = (((77,), 0), ((130, 3, 1), 16))
+"""Lengths of probe segments, and their window."""
 
 
 class Encoder:
@@ -27,6 +28,7 @@ class Encoder:
     (on a CPU) whatever the number of threads.
 
     Attributes:
+        arithmetic: names how numbers are computed: the same name, the same bits, if it is the native core's.
         kernels: which kernels serve, on which hardware.
         kernels_reason: why no faster kernels serve; empty if these are the fastest.
         layer_digests: hex digests at each layer boundary (layers + 1), chained over the tensors as executed, so
@@ -44,6 +46,7 @@ class Encoder:
         self.device = str(choice.device)
         self.kernels = choice.kernels
         self._arithmetic = _arithmetic(choice, portable=stack.portable)
+        self.arithmetic = choice.operations.name if choice.operations else "PyTorch"
         self.kernels_reason = choice.reason
         self.layer_digests = stack.digests
         self.digest = stack.digests[-1]
@@ -95,23 +98,30 @@ class Encoder:
         """What a state's bits at a layer depend on besides tensors, ids and window, as one line for a cache key.
 
         It names the arithmetic, and library versions and the instruction set where bits depend on them. A digest of a
-        probe segment's states up to that layer detects any other change: what deviates separates itself. Higher layers
+        probe's states up to that layer detects any other change: what deviates separates itself. Higher layers
         are left out so that checkpoints with equal lower layers have equal lines.
         """
         return self._numerics[layer]
 
     def _fingerprints(self) -> Iterator[str]:
-        ids = np.random.default_rng(0).integers(0, self.architecture.vocabulary, min(_PROBE_TOKENS, self.max_tokens))
-        batch, total = self.batch([ids]), hashlib.blake2b(digest_size=16)
+        batches = [self.batch([self._probe(length) for length in lengths], window) for lengths, window in _PROBES]
+        total = hashlib.blake2b(digest_size=16)
         for layer in range(self.layers + 1):
-            batch = self.run(batch, max(0, layer - 1), layer)
-            if batch.state is not None:
-                total.update(as_bytes(batch.state))
+            batches = [self.run(batch, max(0, layer - 1), layer) for batch in batches]
+            for batch in batches:
+                if batch.state is not None:
+                    total.update(as_bytes(batch.state))
             yield f"{self._arithmetic}·probe={total.hexdigest()}"
+
+    def _probe(self, length: int) -> NDArray[np.int64]:
+        """Token ids by an integer hash: NumPy's generators may change between versions."""
+        counted = np.arange(min(length, self.max_tokens), dtype=np.int64)
+        return (counted * 2_654_435_761 >> 16) % self.architecture.vocabulary
 
 
 def _arithmetic(choice: Choice, *, portable: bool) -> str:
     """Names what computes: our arithmetic alone where it is the same everywhere, else also machine and libraries."""
     if choice.operations is not None and portable:
         return f"scheme={choice.scheme}·arithmetic={choice.operations.name}"
-    return f"{machine(choice.device)}·scheme={choice.scheme}·kernels={choice.kernels}"
+    operations = f"·arithmetic={choice.operations.name}" if choice.operations else ""
+    return f"{machine(choice.device)}·scheme={choice.scheme}{operations}·kernels={choice.kernels}"

@@ -34,7 +34,7 @@ def moved(part: Part, device: torch.device) -> Part:
 
 
 def held_bytes(part: Any) -> int:
-    """Bytes of all tensors of a part. Tensors packed by oneDNN count by their number of elements."""
+    """Bytes of all tensors of a part."""
     return sum(tensor.numel() * tensor.element_size() for _, tensor in named(part))
 
 

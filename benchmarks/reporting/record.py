@@ -46,7 +46,11 @@ class Record:
         """Ids of figures that are missing or do not hold what they must."""
         targets = of_scenario(self.scenario)
         verdicts = {name: judge(reading, targets.get(name)) for name, reading in self.readings.items()}
-        return [name for name, verdict in verdicts.items() if verdict in {Verdict.MISS, Verdict.MISSING}]
+        elsewhere = {
+            name for name, reading in self.readings.items() if isinstance(reading, Missing) and not reading.is_miss
+        }
+        missed = [name for name, verdict in verdicts.items() if verdict in {Verdict.MISS, Verdict.MISSING}]
+        return [name for name in missed if name not in elsewhere]
 
     def as_json(self) -> dict[str, Any]:
         """Give the documented form. A missing figure has `value` null and a `missing` that says why."""

@@ -1,7 +1,7 @@
 // The feed-forward block's activations.
 //
-// GELU is x Φ(x), and Φ(x) - 1/2 is odd: x P(x²) with P of degree 6, fitted on |x| <= 3.9 so that the error of x Φ(x)
-// is at most 1.5e-4 (1.7e-4 for the tanh form). Beyond that Φ is clamped, with an error of 1.3e-5 |x|. The result is
+// GELU is x Φ(x), and Φ(x) - 1/2 is odd: x P(x²) with P of degree 6, fitted on |x| <= 3.9 so that the error of
+// x Φ(x) is at most 1.5e-4 (1.7e-4 for the tanh form). Beyond that Φ is clamped, with an error of 1.3e-5 |x|. The result is
 // quantised to 8 bits with steps a hundred times that. Eleven instructions for a vector; erf by an exponential takes
 // 20.
 #pragma once

@@ -167,13 +167,15 @@ void relate(const Head& head, const Block& block, const Workspace& work) {
 
 // Converts each row's scores to weights, and sums them.
 void weigh(const Head& head, const Block& block, const Workspace& work) {
-  const Floats step = splat(head.score_step);
+  const Floats step = splat(head.score_step), farthest = splat(65535.0f);
   for (int64_t r = 0; r < block.count; ++r) {
     const Reach reach(head, block, block.token(r));
     const int32_t* scores = work.scores + r * work.stride;
     auto* out = reinterpret_cast<uint8_t*>(work.weights + r * work.stride / 4);
     const Floats start = splat(work.start[r]);
-    const auto below = [&](const int32_t* at) { return to_words(fnma(to_floats(load(at)), step, start)); };
+    const auto below = [&](const int32_t* at) {  // clamped here, since an end's lead may be more than an int32 holds
+      return to_words(min(fnma(to_floats(load(at)), step, start), farthest));
+    };
     Words sum = splat(0);
     for (int64_t key = block.low; key < block.high; key += kGroup, scores += kGroup, out += kGroup) {
       Words group[kGroup / kLanes];

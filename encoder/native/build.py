@@ -17,8 +17,8 @@ from pathlib import Path
 
 from encoder.native import library
 
-# GCC 12 warns about the undefined vectors in its own intrinsics headers.
-_QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
+# GCC 12 warns about the undefined vectors in its own intrinsics headers; Clang does not know the warning.
+_QUIET = ("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 _ONCE = ("forms.cpp", "threads.cpp")
 """What is compiled once, for any processor of the architecture."""
 
@@ -94,7 +94,7 @@ def build(compiler: str, folder: Path) -> Path:
         ready = work / "ready"
         ready.mkdir()
         objects = sorted(str(path) for path in work.glob("*.o"))
-        _run((compiler, "-shared", "-pthread", *library.LINK_FLAGS, *objects, "-o", str(library.library_of(ready))))
+        _run((compiler, "-shared", "-pthread", *objects, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
         for path in (ready, library.library_of(ready)):
             path.chmod(0o755)  # regardless of umask: a library that others can write is not loaded

@@ -6,6 +6,7 @@ Structures have the names and fields of those in C. They hold addresses, so the 
 from collections.abc import Sequence
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from itertools import accumulate
+from operator import index
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ HEAD_UNIT = 16
 """Head sizes are multiples of this."""
 ROW_UNIT = 32
 """Sizes of rows are multiples of this."""
+MOST_TOKENS = MOST_INPUTS = 1 << 16
+"""A segment's tokens and a row's numbers, so that sums fit 32 bits."""
 
-_ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_tanh", "relu")  # in the order of kernels.h
+_ALIGNED = {"q": 4, "packed": 4, "qkv": 4}
+"""Bytes to which tensors are aligned that kernels read in words."""
+
+ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_tanh", "relu")  # in the order of kernels.h
 
 
 class _Quantiser(Structure):
@@ -172,7 +178,7 @@ class Core:
         if heads <= 0 or width % (3 * heads * HEAD_UNIT):
             raise ValueError(f"a head's size must be a multiple of {HEAD_UNIT}")
         hidden = width // 3
-        out = torch.empty((tokens, hidden), dtype=torch.bfloat16)
+        out = _made((tokens, hidden), torch.bfloat16)
         offsets = _offsets(lengths, tokens)
         call = _AttentionCall(
             address, out.data_ptr(), offsets.data_ptr(), len(lengths), heads, hidden // heads, _checked(window)
@@ -182,9 +188,11 @@ class Core:
     def pack(self, weight: Tensor, zero: int) -> Tensor:
         """Weights (outputs, inputs) int8 in the order of products: flat int8."""
         outputs, inputs = weight.shape
-        if outputs % ROW_UNIT or inputs % ROW_UNIT:
-            raise ValueError(f"a weight's sizes must be multiples of {ROW_UNIT}")
-        packed = torch.empty(self._kernels.packed_bytes(outputs, inputs), dtype=torch.int8)
+        if outputs % ROW_UNIT or inputs % ROW_UNIT or inputs > MOST_INPUTS:
+            raise ValueError(f"a weight's sizes must be multiples of {ROW_UNIT}, its inputs at most {MOST_INPUTS:,}")
+        if not 0 <= zero <= 255:  # noqa: PLR2004 (a byte)
+            raise ValueError("zero must be 0 to 255")
+        packed = _made((self._kernels.packed_bytes(outputs, inputs),), torch.int8)
         address = _address(weight, "weight", torch.int8, outputs, inputs)
         self._kernels.pack(address, outputs, inputs, zero, packed.data_ptr())
         return packed
@@ -192,9 +200,11 @@ class Core:
     def product(self, q: Tensor, packed: Tensor) -> Tensor:
         """(tokens, inputs) uint8 times packed weights, minus the zero point's part: (tokens, outputs) int32, exact."""
         tokens, inputs = q.shape
+        if inputs % ROW_UNIT:
+            raise ValueError(f"rows must have a multiple of {ROW_UNIT} columns")
         outputs = packed.numel() // self._kernels.packed_bytes(ROW_UNIT, inputs) * ROW_UNIT
         weights = _address(packed, "packed", torch.int8, self._kernels.packed_bytes(outputs, inputs))
-        out = torch.empty((tokens, outputs), dtype=torch.int32)
+        out = _made((tokens, outputs), torch.int32)
         rows = _address(q, "q", torch.uint8, tokens, inputs)
         self._kernels.product(rows, tokens, inputs, weights, outputs, out.data_ptr(), torch.get_num_threads())
         return out
@@ -211,7 +221,7 @@ class Core:
     def linear(self, rows: ops.Rows, linear: ops.Linear8) -> Tensor:
         """See `encoder.ops.Operations.linear`."""
         plain, read = self._linear(linear), _rows(rows, linear.input)
-        out = torch.empty((len(rows.q), plain.outputs), dtype=torch.bfloat16)
+        out = _made((len(rows.q), plain.outputs), torch.bfloat16)
         self._kernels.linear(byref(read), len(rows.q), byref(plain), out.data_ptr(), torch.get_num_threads())
         return out
 
@@ -226,7 +236,7 @@ class Core:
             byref(read),
             len(rows.q),
             byref(plain),
-            _ACTIVATIONS.index(activation),
+            _activation(activation),
             byref(quantiser),
             byref(written),
             torch.get_num_threads(),
@@ -255,7 +265,7 @@ class Core:
         return state, made
 
     def layer(self, layer: ops.Layer8, heads: int, activation: Activation) -> Structure:
-        """The C structure of a layer, for `layers`."""
+        """The C structure of a layer, for `layers`. It keeps the layer's tensors."""
         hidden = layer.qkv.input.factor.shape[0]
         if heads <= 0 or hidden % (HEAD_UNIT * heads):
             raise ValueError(f"a head's size must be a multiple of {HEAD_UNIT}")
@@ -265,9 +275,9 @@ class Core:
         for linear, outputs, inputs in shapes:
             if (linear.scale.shape[0], linear.input.factor.shape[0]) != (outputs, inputs):
                 raise ValueError("the layer's parts do not fit each other")
-        return _Layer(
+        made = _Layer(
             heads,
-            _ACTIVATIONS.index(activation),
+            _activation(activation),
             self._linear(layer.qkv),
             self._linear(layer.mix),
             _norm(layer.mix_norm, hidden),
@@ -275,6 +285,8 @@ class Core:
             self._linear(layer.down),
             _norm(layer.down_norm, hidden),
         )
+        made.owner = layer  # type: ignore[attr-defined]  # a Structure takes any attribute
+        return made
 
     def layers(self, layers: Sequence[Structure], state: Tensor, lengths: Sequence[int], window: int) -> Tensor:
         """Run layers from `layer`, all of `state`'s size: (tokens, hidden) bfloat16 to the same."""
@@ -295,22 +307,24 @@ class Core:
             raise ValueError(f"rows must have a multiple of {ROW_UNIT} columns")
         if max(lengths, default=0) > positions:
             raise ValueError(f"a segment has more than {positions} tokens")
+        if ids.dim() != 1 or ids.device.type != "cpu" or ids.dtype not in {torch.int64, torch.int32}:
+            raise ValueError("ids must be a CPU tensor of one dimension and of integers")
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise ValueError("a token id is not in the vocabulary")
-        offsets, state = _offsets(lengths, len(ids)), torch.empty((len(ids), hidden), dtype=torch.bfloat16)
+        offsets, narrow = _offsets(lengths, len(ids)), ids.to(torch.int32).contiguous()
+        state = _made((len(ids), hidden), torch.bfloat16)
         call = _EmbedCall(
             _address(tables.words, "words", torch.int8, vocabulary, hidden),
             _address(tables.scale, "scale", torch.float32, vocabulary),
             _address(tables.positions, "positions", torch.bfloat16, positions, hidden),
             _norm(tables.norm, hidden),
             hidden,
-            (narrow := ids.to(torch.int32).contiguous()).data_ptr(),
+            narrow.data_ptr(),
             state.data_ptr(),
             offsets.data_ptr(),
             len(lengths),
         )
         self._kernels.embed(byref(call), torch.get_num_threads())
-        del narrow
         return state
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
@@ -328,25 +342,32 @@ class Core:
         )
 
 
+def _made(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor on the CPU, whatever torch's default device is."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 def _address(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int) -> int:
     if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
         raise ValueError(f"{name} must be a contiguous CPU tensor of {dtype}")
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
     address = tensor.data_ptr()
-    if address % tensor.element_size():
-        raise ValueError(f"{name} is not aligned to its elements")
+    if address % max(tensor.element_size(), _ALIGNED.get(name, 1)):
+        raise ValueError(f"{name} is not aligned")
     return address
 
 
 def _quantiser(to: ops.Quantiser, inputs: int) -> _Quantiser:
-    if inputs % ROW_UNIT:
-        raise ValueError(f"rows must have a multiple of {ROW_UNIT} columns")
+    if inputs % ROW_UNIT or inputs > MOST_INPUTS:
+        raise ValueError(f"rows must have a multiple of {ROW_UNIT} columns, at most {MOST_INPUTS:,}")
     if not 1 <= to.zero <= 254:  # noqa: PLR2004 (a byte, with room on both sides)
         raise ValueError("zero must be 1 to 254")
     outliers = to.columns.shape[0]
     columns = _address(to.columns, "columns", torch.int32, outliers)
-    if outliers and not 0 <= int(to.columns.min()) <= int(to.columns.max()) < inputs:
+    if bool((to.columns.diff() <= 0).any()):
+        raise ValueError("outlier columns must be ascending")
+    if outliers and not 0 <= int(to.columns[0]) <= int(to.columns[-1]) < inputs:
         raise ValueError("an outlier column is out of range")
     return _Quantiser(columns, outliers, _address(to.factor, "factor", torch.float32, inputs), to.zero)
 
@@ -367,22 +388,28 @@ def _rows(rows: ops.Rows, to: ops.Quantiser) -> _Rows:
 
 def _empty_rows(tokens: int, to: ops.Quantiser) -> ops.Rows:
     return ops.Rows(
-        torch.empty((tokens, to.factor.shape[0]), dtype=torch.uint8),
-        torch.empty(tokens),
-        torch.empty((tokens, to.columns.shape[0]), dtype=torch.bfloat16),
+        _made((tokens, to.factor.shape[0]), torch.uint8),
+        _made((tokens,), torch.float32),
+        _made((tokens, to.columns.shape[0]), torch.bfloat16),
     )
 
 
 def _offsets(lengths: Sequence[int], tokens: int) -> Tensor:
-    if any(length < 0 for length in lengths):
-        raise ValueError("a segment's length must not be negative")
+    if any(not 0 <= index(length) <= MOST_TOKENS for length in lengths):
+        raise ValueError(f"a segment's length must be 0 to {MOST_TOKENS:,}")
     offsets = [0, *accumulate(lengths)]
     if offsets[-1] != tokens:
         raise ValueError(f"lengths sum to {offsets[-1]} of {tokens} tokens")
-    return torch.tensor(offsets, dtype=torch.int32)
+    return torch.tensor(offsets, dtype=torch.int32, device="cpu")
+
+
+def _activation(name: Activation) -> int:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS.index(name)
 
 
 def _checked(window: int) -> int:
-    if window < 0:
-        raise ValueError("window must not be negative")
+    if not 0 <= index(window) < 1 << 31:
+        raise ValueError("window must be 0 to 2 ** 31 - 1")
     return window

@@ -1,8 +1,8 @@
 // Powers of two in 16 bits, for softmax's weights.
 //
 // A weight is 255 · 2^-x, with x in 64ths, first computed in 16 bits, seven more than a byte, with an error of at most
-// 0.55 % (half a 64th). store_weights(p, below, sum) takes sixty-four x (below 0 they count as 0, above 65,535 as that),
-// adds the 16-bit weights to `sum`, in any order, and stores them rounded to bytes, in order.
+// 0.55 % (half a 64th). store_weights(p, below, sum) takes sixty-four x (below 0 they count as 0, above 65,535 as
+// that), adds the 16-bit weights to `sum`, in any order, and stores them rounded to bytes, in order.
 //
 // The lower six bits of x select one of 64 powers between 1 and 1/2, its upper bits are a right shift. The powers are
 // those of a cubic polynomial in 16-bit arithmetic (within 1.1e-4 of the true ones), so that a form may look them up or

@@ -37,8 +37,7 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && has_avx2() &&
-         __builtin_cpu_supports("bmi2");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && has_avx2();
 }
 
 // Registers of cpuid for a leaf and subleaf: what the compilers' __builtin_cpu_supports does not know yet.
@@ -66,10 +65,12 @@ bool has_amx() {
 #ifdef __aarch64__
 
 bool has_neon() {
-#ifdef __linux__
+#if defined(__linux__)
   return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+  return true;  // every 64-bit processor of theirs that runs macOS has dot products
 #else
-  return true;  // every processor of Apple's has dot products
+  return false;
 #endif
 }
 

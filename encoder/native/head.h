@@ -13,7 +13,7 @@ namespace octavo::OCTAVO_FORM {
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kGroup = 64;  // inner tokens whose weights are computed at once
 constexpr int64_t kEnds = 2;
-constexpr int32_t kQueryZero = 128;
+constexpr int32_t kQueryZero = 128;  // also as a shift by 7
 constexpr float kLeastScale = 1e-36f;  // below, a reciprocal would overflow
 
 struct Head {
@@ -29,7 +29,7 @@ struct Head {
   float exponent_scale;  // converts a score to a power of two
 
   Word* queries;             // (tokens, query_words): bytes around kQueryZero
-  Word* key_panels;          // column j of panel p is inner key 32 p + j; a step is four numbers; starts sums with a row
+  Word* key_panels;          // column j of panel p is inner key 32 p + j; a step is four numbers; a row starts sums
   float score_step;          // converts an integer score to 64ths of a power of two
   float* end_keys[kEnds];    // (size): less the inner keys' mean
   Word* value_panels;        // columns are the head's numbers; a step is four inner tokens
@@ -124,7 +124,7 @@ inline float pack_keys(Scratch& scratch, const Head& head, const float* mean, co
         store_signed(reinterpret_cast<int8_t*>(sixteen + r * words) + column, k);
         sum = sum + k;
       }
-      begin[r] = -kQueryZero * reduce_add(sum);
+      begin[r] = reduce_add(sum);
     }
     Word* half_panel = head.key_panels + first / kPanel * head.key_panel_words() + first % kPanel;
     for (int64_t word = 0; word < head.query_words(); word += kLanes) {
@@ -135,7 +135,7 @@ inline float pack_keys(Scratch& scratch, const Head& head, const float* mean, co
       for (int64_t w = 0; w < smaller(head.query_words() - word, kLanes); ++w)
         store_word(half_panel + (word + w) * kPanel, square[w]);
     }
-    store_word(half_panel + head.query_words() * kPanel, load(begin));
+    store_word(half_panel + head.query_words() * kPanel, splat(0) - shift_left<7>(load(begin)));
   }
   return scale;
 }

@@ -1,5 +1,5 @@
-// Embeddings, and whole layers in one call: the same operations on the same rows, and so the same bits, but each block of rows passes
-// through all operations between two attentions while it is in the cache, and Python is called once.
+// Embeddings, and whole layers in one call: the same operations on the same rows, and so the same bits, but each block
+// of rows passes through all operations between two attentions while it is in the cache, and Python is called once.
 
 #include "blocks.h"
 #include "operations.h"
@@ -60,6 +60,7 @@ void layers(const LayersCall& call, int32_t threads) {
   if (call.count == 0 || tokens == 0) return;
   const int64_t hidden = call.layers[0]->qkv.inputs;
   const int64_t rows = rows_a_piece(threads, tokens, kBlockRows);
+  const MoreParts more(threads);
   Scratch scratch(Scratch::kCall);
   Bf16* qkv = scratch.take<Bf16>(tokens * 3 * hidden);
   Bf16* contexts = scratch.take<Bf16>(tokens * hidden);

@@ -14,7 +14,7 @@ void pack(const int8_t* weight, int64_t outputs, int64_t inputs, int32_t zero, i
   const int64_t steps = inputs / 4;
   for (int64_t output = 0; output < outputs; ++output) {
     int8_t* panel = packed + output / kPanel * panel_words(inputs) * 4;
-    int32_t sum = 0;
+    int32_t sum = 0;  // of at most 65,536 inputs
     for (int64_t input = 0; input < inputs; ++input) {
       const int8_t w = weight[output * inputs + input];
       panel[(input / 4 * kPanel + output % kPanel) * 4 + input % 4] = w;

@@ -1,7 +1,7 @@
 // The native core's only matrix product: C = A · B in bytes, for scores, weighted values and linear maps.
 //
-// Numbers of A are unsigned bytes, numbers of B signed, and four of them along the inner dimension are a word: one step.
-// A is row-major. B is packed in panels of 32 columns: for each step, a panel has the words of its 32 columns. C is
+// Numbers of A are unsigned bytes, numbers of B signed; four of them along the inner dimension are a word, one step. A
+// is row-major. B is packed in panels of 32 columns: for each step, a panel has the words of its 32 columns. C is
 // row-major, 32-bit and exact. If rows of A are bytes around a zero point, the 32 words after a panel's steps are the
 // initial values of its sums, which cancel the zero point.
 #pragma once
@@ -9,7 +9,7 @@
 #include "kernels.h"
 
 #ifndef OCTAVO_FORM
-#error "compile with -DOCTAVO_FORM=generic, avx2, avx_vnni, avx512, amx or amx_emulated"
+#error "compile with -DOCTAVO_FORM=a form of vectors.h"
 #endif
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
@@ -24,7 +24,7 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple -
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Initial values of sums: zero, the 32 words after a panel's steps, or C (what tiles leave to registers).
+// Initial values of sums: zero, or the 32 words after a panel's steps. Only AMX uses C, which tiles leave to registers.
 enum class Begin { kZero, kPanelRow, kC };
 
 struct Product {

@@ -1,14 +1,13 @@
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
-#ifndef _WIN32
-#include <pthread.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -16,11 +15,11 @@
 namespace octavo {
 namespace {
 
-// Looks before a thread sleeps: some 50 microseconds. A layer has two parallel parts, of some 300 microseconds each for
-// a segment, and waking a thread takes 5 to 50.
-constexpr int kLooks = 1000;
+// How long a thread looks for the next part of a call before it sleeps. Threads finish a part within a piece of one
+// another, some 150 microseconds; waking one that sleeps took up to milliseconds in a virtual machine.
+constexpr auto kPatience = std::chrono::microseconds(300);
 
-inline void pause() {
+inline void relax() {
 #if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
@@ -28,52 +27,85 @@ inline void pause() {
 #endif
 }
 
+template <class Condition>
+void look_for(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!condition() && std::chrono::steady_clock::now() < end)
+    for (int i = 0; i < 8; ++i) relax();
+}
+
+// Floating point as IEEE 754 has it by default, for the calling thread: a library linked with -ffast-math may have set
+// it to flush denormals.
+class DefaultFloats {
+ public:
+#if defined(__x86_64__)
+  DefaultFloats() : before_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~DefaultFloats() { _mm_setcsr(before_); }
+
+ private:
+  const unsigned before_;
+#elif defined(__aarch64__)
+  DefaultFloats() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    asm volatile("msr fpcr, %0" ::"r"(uint64_t{0}));
+  }
+  ~DefaultFloats() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+
+ private:
+  uint64_t before_;
+#endif
+};
+
 struct Job {
   void (*body)(void*);
   void* context;
-  int32_t unclaimed;            // calls that a helper may still take; guarded by the pool's mutex
+  int32_t unclaimed;  // calls that a helper may still take; guarded by the pool's mutex
   std::atomic<int32_t> running{0};
   Job* next = nullptr;
 };
 
 class Pool {
  public:
-  void run(int32_t helpers, void (*body)(void*), void* context) {
+  void run(int32_t helpers, void (*body)(void*), void* context) noexcept {
     Job job{body, context, helpers};
     {
       const std::lock_guard lock(mutex_);
-      for (; helpers_ < helpers && start(); ++helpers_) {
-      }
+      while (helpers_ < helpers && start()) ++helpers_;
       job.next = first_;
       first_ = &job;
       waiting_.store(true, std::memory_order_relaxed);
     }
-    helpers > 1 ? wake_.notify_all() : wake_.notify_one();
+    for (int32_t i = 0; i < helpers; ++i) wake_.notify_one();
     body(context);
     std::unique_lock lock(mutex_);
     remove(&job);
     lock.unlock();
-    for (int look = 0; look < kLooks && job.running.load(std::memory_order_acquire); ++look) pause();
+    look_for([&] { return job.running.load(std::memory_order_acquire) == 0; });
     lock.lock();
     finished_.wait(lock, [&] { return job.running.load(std::memory_order_acquire) == 0; });
   }
+
+  std::atomic<int32_t> expecting{0};  // calls that have more parts
 
  private:
   bool start() {
     try {
       std::thread([this] { help(); }).detach();
       return true;
-    } catch (const std::system_error&) {  // no more threads: the caller works alone
+    } catch (...) {  // no more threads or no memory: the caller works alone
       return false;
     }
   }
 
-  [[noreturn]] void help() {
+  [[noreturn]] void help() noexcept {
+    const DefaultFloats floats;
     std::unique_lock lock(mutex_);
     for (;;) {
       if (first_ == nullptr) {
         lock.unlock();
-        for (int look = 0; look < kLooks && !waiting_.load(std::memory_order_relaxed); ++look) pause();
+        look_for([&] {
+          return waiting_.load(std::memory_order_relaxed) || expecting.load(std::memory_order_relaxed) == 0;
+        });
         lock.lock();
         wake_.wait(lock, [&] { return first_ != nullptr; });
       }
@@ -82,7 +114,9 @@ class Pool {
       if (--job->unclaimed == 0) remove(job);
       lock.unlock();
       job->body(job->context);
-      lock.lock();  // the job may be gone once nobody is running, so the last look at it is under the mutex
+      lock.lock();
+      remove(job);  // its work is done: nobody else need look
+      // The job is gone once nobody is running and the mutex is free.
       if (job->running.fetch_sub(1, std::memory_order_release) == 1) finished_.notify_all();
     }
   }
@@ -105,19 +139,21 @@ class Pool {
 
 // Never destroyed, since its threads outlive main. A forked process has none of them, and gets a pool of its own.
 Pool* pool = [] {
-#ifndef _WIN32
   pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
-#endif
   return new Pool;
 }();
 
 }  // namespace
 
-void run_on_threads(int32_t threads, void (*body)(void*), void* context) {
+void run_on_threads(int32_t threads, void (*body)(void*), void* context) noexcept {
+  const DefaultFloats floats;
   if (threads > 1)
     pool->run(threads - 1, body, context);
   else
     body(context);
 }
+
+MoreParts::MoreParts(int32_t threads) noexcept : shared_(threads > 1) { pool->expecting += shared_; }
+MoreParts::~MoreParts() { pool->expecting -= shared_; }
 
 }  // namespace octavo

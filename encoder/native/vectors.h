@@ -1,7 +1,7 @@
 // Vectors of sixteen 32-bit numbers, and the product of matrices: what each form of the core has its own code for.
 //
-// OCTAVO_FORM names the form (generic, neon, avx2, avx_vnni, avx512, amx, amx_emulated) and its namespace. Everything that is
-// compiled once for each form is in that namespace, so that the linker cannot take one form's function for another.
+// OCTAVO_FORM names the form (see library.py) and its namespace. Everything that is compiled once for each form is in
+// that namespace, so that the linker cannot take one form's function for another's.
 //
 // A form provides `Floats`, `Words` and `Mask` of sixteen lanes, and these functions. All forms give the same bits for
 // finite numbers; forms/generic.h is the definition:
@@ -10,7 +10,7 @@
 //   min = a < b ? a : b and max = a > b ? a : b, so that a NaN in `a` is dropped and one in `b` is kept
 //   Words: + - & |, shift_left, shift_right (zeros come in), max; additions wrap
 //   bits, floats: the same bits as another type
-//   to_floats; to_words: to nearest, ties to even, for numbers that an int32 holds
+//   to_floats; to_words: to nearest, ties to even; INT32_MIN for what an int32 cannot hold
 //   lanes(from, to): a mask of the lanes in [from, to); select(mask, a, b): a where the mask is set
 //   reduce_add: (((x0 + x8) + (x4 + x12)) + ...), by halves; reduce_max, reduce_min
 //   load_halves, store_halves: sixteen unsigned 16-bit numbers, zeros above
@@ -43,8 +43,8 @@ OCTAVO_INLINE float widened(Bf16 x) {
 
 OCTAVO_INLINE Floats load_bf16(const Bf16* p) { return floats(shift_left<16>(load_halves(p))); }
 
-// Rounds to nearest, ties to even, as PyTorch does; the sixteen bits are in the lower halves. vcvtneps2bf16 would flush
-// denormal numbers.
+// Rounds to nearest, ties to even; the sixteen bits are in the lower halves. vcvtneps2bf16 would flush denormals. All but
+// NaN is as in PyTorch.
 OCTAVO_INLINE Words round_bf16(Floats x) {
   const Words odd = shift_right<16>(bits(x)) & splat(1);
   return shift_right<16>(bits(x) + odd + splat(0x7fff));

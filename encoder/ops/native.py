@@ -20,7 +20,7 @@ from encoder.ops.reference import Reference
 __all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best"]
 
 ARITHMETIC = "octavo-8bit-1"
-"""Names the arithmetic, which all forms share bit for bit. Count up if any result changes."""
+"""Names the arithmetic, which all forms share bit for bit. Count up if any result changes; golden.json has the name."""
 
 
 def best(isa: str = "auto") -> "Native":
@@ -29,6 +29,7 @@ def best(isa: str = "auto") -> "Native":
     Raises:
         NativeUnavailableError: there is none, or the library is not built or cannot be loaded.
     """
+    library.load()
     refusals = []
     for form in library.forms() if isa == "auto" else (isa,):
         try:
@@ -118,7 +119,7 @@ class Native(Reference):
         """See `Operations.stack`; None if a size is not supported."""
         linears = [linear for layer in layers for linear in (layer.qkv, layer.mix, layer.up, layer.down)]
         hidden = layers[0].qkv.input.factor.shape[0] if layers else 0
-        if hidden % (heads * HEAD_UNIT) or not all(_is_ours(linear.packed) for linear in linears):
+        if heads <= 0 or hidden % (heads * HEAD_UNIT) or not all(_is_ours(linear.packed) for linear in linears):
             return None
         return NativeLayers(self._core, layers, heads, activation)
 
@@ -127,7 +128,7 @@ class NativeLayers:
     """A model's layers, converted once. A run is one call into C++ instead of seven per layer."""
 
     def __init__(self, core: Core, layers: Sequence[Layer8], heads: int, activation: Activation) -> None:
-        self._core, self._owners = core, layers  # C reads their tensors
+        self._core = core
         self._layers: list[Any] = [core.layer(layer, heads, activation) for layer in layers]
 
     def __call__(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:

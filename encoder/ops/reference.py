@@ -30,8 +30,8 @@ class Reference:
     def embed(self, tables: Embeddings8, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `Operations.embed`."""
         positions = torch.cat([tables.positions[:length] for length in lengths]).float()
-        words = functional.embedding(ids, tables.words)
-        return tables.norm(torch.addcmul(positions, words, tables.scale[ids, None])).bfloat16()
+        words = functional.embedding(ids, tables.words) * tables.scale[ids, None]
+        return tables.norm(words + positions).bfloat16()
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:  # noqa: ARG002 (part of the interface)
         """See `Operations.pack`."""

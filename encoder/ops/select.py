@@ -1,13 +1,13 @@
 """Selects the number scheme and kernels by instruction set and settings, never by timing."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from encoder.errors import DeviceError, SchemeError
+from encoder.native.library import EMULATED, FORMS
 from encoder.ops import Operations
 from encoder.ops.native import NativeUnavailableError, best
 from encoder.ops.probe import exact
@@ -15,7 +15,7 @@ from encoder.ops.reference import Reference
 
 Scheme = Literal["int8", "bf16", "fp32"]
 SCHEMES = ("auto", "int8", "bf16", "fp32")
-ISAS = ("auto", "amx", "avx512", "avx_vnni", "avx2", "neon", "generic", "reference")
+ISAS = ("auto", *dict.fromkeys(form for forms in FORMS.values() for form in forms if form not in EMULATED), "reference")
 """Forms of the native core, and plain PyTorch."""
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -51,8 +51,7 @@ def choose(scheme: str, device: str, isa: str = "auto") -> Choice:
     where = _device(device)
     refusals: list[str] = []
     if scheme in {"auto", "int8"}:
-        forms = _cuda_forms(where, refusals) if where.type == "cuda" else _cpu_forms(isa, refusals)
-        fast = next(forms, None)
+        fast = _cuda(where, refusals) if where.type == "cuda" else _native(isa, refusals)
         if fast is not None:
             return Choice("int8", where, fast, fast.kernels, "; ".join(refusals))
         if scheme == "int8":
@@ -64,30 +63,36 @@ def choose(scheme: str, device: str, isa: str = "auto") -> Choice:
     return Choice(chosen, where, None, f"PyTorch {chosen} on {_hardware(where)}", "; ".join(refusals + _limits(where)))
 
 
-def _cpu_forms(isa: str, refusals: list[str]) -> Iterator[Operations]:
-    """Operations that are exact here, fastest first; appends the reasons against others to `refusals`."""
+def _native(isa: str, refusals: list[str]) -> Operations | None:
+    """The native operations; appends the reason to `refusals` if they are unavailable.
+
+    Raises:
+        SchemeError: the form named is unavailable.
+    """
     if isa == "reference":
         refusals.append("isa reference was requested")
-        return
+        return None
     try:
         native = best(isa)
     except NativeUnavailableError as error:
-        if isa != "auto":
-            raise SchemeError(str(error)) from error
         refusals.append(str(error))
-        return
-    if exact(native):
-        yield native
-    refusals.append(f"products of {native.kernels} are not exact here")
+    else:
+        if exact(native):
+            return native
+        refusals.append(f"products of {native.kernels} are not exact here")
+    if isa != "auto":
+        raise SchemeError(refusals[-1])
+    return None
 
 
-def _cuda_forms(device: torch.device, refusals: list[str]) -> Iterator[Operations]:
+def _cuda(device: torch.device, refusals: list[str]) -> Operations | None:
     from encoder.ops.cuda import Cuda  # noqa: PLC0415 (takes seconds to import; not needed on a CPU)
 
     cuda = Cuda()
     if exact(cuda, str(device)):
-        yield cuda
+        return cuda
     refusals.append(f"bitsandbytes' 8-bit products are not exact on {device}")
+    return None
 
 
 def _device(device: str) -> torch.device:

@@ -93,12 +93,12 @@ def processor(cpuinfo: Path) -> Iterator[Finding]:
     yield Finding(
         "ok", "processor", f"{fields.get('model name', 'unnamed')}: {', '.join(names) or 'none of AVX2, VNNI, AMX'}"
     )
-    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
-        yield Finding("warn", "processor", "without VNNI or AMX, 8-bit products are neither exact nor fast")
+    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}:
+        yield Finding("note", "processor", "without VNNI, AMX or Arm's dot products, 8-bit products are slower")
     for variable in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         if os.environ.get(variable):
             yield Finding(
-                "warn", "processor", f"{variable}={os.environ[variable]} limits the instruction sets that kernels use"
+                "warn", "processor", f"{variable}={os.environ[variable]} limits the instruction sets that PyTorch uses"
             )
 
 

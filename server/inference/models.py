@@ -60,6 +60,7 @@ class ServedModel:
             self.digest,
             self.runner.encoder.digest,  # of the tensors as executed
             self.runner.encoder.scheme,
+            self.runner.encoder.arithmetic,
             *(f"{kind}={prefix}" for kind, prefix in sorted(self.prefixes.items())),
             f"{cutting.policy} {cutting.min_tokens} {cutting.max_tokens}",
             f"window {window}",

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from benchmarks.golden import WINDOWS, Case, case, digest, golden
 from encoder.native import build, library
+from encoder.native.core import ACTIVATIONS
 from encoder.quantise import POSITIVE
 from encoder.tensors import as_bytes, named
 
 ARCHITECTURE = "aarch64"
 COMPILER = "aarch64-linux-gnu-g++"
 EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
-NAMES = ("odd", "two")
+NAMES = ("odd", "two", "wide-heads")
 SEGMENTS = 16
 HERE = Path(__file__).parent
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 
 
 def write(given: Case, window: int, path: Path) -> None:
@@ -35,7 +35,7 @@ def write(given: Case, window: int, path: Path) -> None:
     shape = given.shape
     outliers = len(given.layers[0].qkv.columns)
     sizes = (shape.hidden, shape.heads, shape.wide, shape.layers, shape.vocabulary, len(given.embeddings.positions))
-    sizes += (len(given.lengths), window, _ACTIVATIONS.index(shape.activation), outliers, POSITIVE)
+    sizes += (len(given.lengths), window, ACTIVATIONS.index(shape.activation), outliers, POSITIVE)
     with path.open("wb") as file:
         for tensor in (torch.tensor(sizes), torch.tensor([0, *accumulate(given.lengths)], dtype=torch.int32)):
             _append(file, tensor)

@@ -62,8 +62,8 @@ int main(int count, char** arguments) {
   Case from(arguments[2]);
   const int64_t* sizes = from.take<int64_t>(11);
   const int64_t hidden = sizes[0], heads = sizes[1], wide = sizes[2], layer_count = sizes[3], vocabulary = sizes[4];
-  const int64_t positions = sizes[5], segments = sizes[6], window = sizes[7], activation = sizes[8], outliers = sizes[9];
-  const int64_t low_zero = sizes[10];
+  const int64_t positions = sizes[5], segments = sizes[6], window = sizes[7], activation = sizes[8];
+  const int64_t outliers = sizes[9], low_zero = sizes[10];
   const int32_t* offsets = from.take<int32_t>(segments + 1);
   const int64_t tokens = offsets[segments];
   const int32_t* ids = from.take<int32_t>(tokens);

@@ -266,5 +266,7 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
     for broken in (replace(linear, bias=linear.bias[:32]), replace(linear, packed=linear.packed[:-4])):
         with pytest.raises(ValueError, match=r"must be|has shape"):
             native.linear(rows, broken)
-    with pytest.raises(ValueError, match="outlier column"):
+    with pytest.raises(ValueError, match="ascending"):
+        native.quantise(x, Quantiser(torch.tensor([3, 2], dtype=torch.int32), torch.ones(32), SIGNED))
+    with pytest.raises(ValueError, match="out of range"):
         native.quantise(x, Quantiser(torch.tensor([32], dtype=torch.int32), torch.ones(32), SIGNED))

@@ -273,8 +273,8 @@ class Multiplier {
 constexpr int kRegisterRows = 4;
 constexpr int64_t kTileColumns = 8;
 
-// Adds the products of two pairs of 16-bit numbers in each lane. The sum is in inline assembly, because GCC 12 copies it
-// around the intrinsic.
+// Adds the products of two pairs of 16-bit numbers in each lane. The sum is in inline assembly, because GCC 12 copies
+// it around the intrinsic.
 OCTAVO_INLINE void dot(__m256i& sum, __m256i a, __m256i b) {
   asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(a, b)));
 }
@@ -291,7 +291,7 @@ class Multiplier {
   ~Multiplier() { std::free(wide_); }
 
   void multiply(const Product& p, Begin begin) {
-    const uint64_t* wide = widened(p);
+    const uint64_t* wide = widen(p);
     for (int64_t row = 0; row < p.rows; row += kRegisterRows)
       with_rows<kRegisterRows>(smaller(p.rows - row, kRegisterRows), [&]<int Rows>() {
         for (int64_t column = 0; column < p.vectors * kLanes; column += kTileColumns)
@@ -301,7 +301,7 @@ class Multiplier {
 
  private:
   // Widens each byte of A to 16 bits: (rows, steps) of four.
-  const uint64_t* widened(const Product& p) {
+  const uint64_t* widen(const Product& p) {
     const int64_t size = p.rows * p.steps;
     if (size > size_) {
       std::free(wide_);

@@ -43,10 +43,14 @@ OCTAVO_INLINE Words splat(int32_t x) {
   return each<Words>([&](int) { return x; });
 }
 OCTAVO_INLINE Floats load(const float* p) {
-  return each<Floats>([&](int i) { return p[i]; });
+  Floats x;
+  __builtin_memcpy(x.at, p, sizeof x.at);
+  return x;
 }
 OCTAVO_INLINE Words load(const int32_t* p) {
-  return each<Words>([&](int i) { return p[i]; });
+  Words x;
+  __builtin_memcpy(x.at, p, sizeof x.at);
+  return x;
 }
 OCTAVO_INLINE void store(float* p, const Floats& x) { __builtin_memcpy(p, x.at, sizeof x.at); }
 OCTAVO_INLINE void store(int32_t* p, const Words& x) { __builtin_memcpy(p, x.at, sizeof x.at); }
@@ -113,7 +117,8 @@ OCTAVO_INLINE Floats to_floats(const Words& x) {
 OCTAVO_INLINE Words to_words(const Floats& x) {
   return each<Words>([&](int i) {
     const double rounded = static_cast<double>(x.at[i]) + 0x1.8p52;
-    return static_cast<int32_t>(static_cast<uint32_t>(std::bit_cast<uint64_t>(rounded)));
+    const auto low = static_cast<uint32_t>(std::bit_cast<uint64_t>(rounded));
+    return x.at[i] >= -0x1p31f && x.at[i] < 0x1p31f ? wrapped(low) : INT32_MIN;
   });
 }
 
@@ -211,7 +216,7 @@ class Multiplier {
  private:
   static int32_t product(const int16_t* a, const int16_t* b, int64_t count) {
     int32_t sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+    for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];  // at most 65,536 of 255 · 127
     return sum;
   }
 

@@ -101,7 +101,11 @@ OCTAVO_INLINE Floats to_floats(Words x) {
   return each<Floats>([&](int i) { return vcvtq_f32_s32(x.v[i]); });
 }
 OCTAVO_INLINE Words to_words(Floats x) {
-  return each<Words>([&](int i) { return vcvtnq_s32_f32(x.v[i]); });
+  return each<Words>([&](int i) {  // the instruction saturates, and makes NaN 0
+    const float32x4_t limit = vdupq_n_f32(0x1p31f);
+    const uint32x4_t fits = vandq_u32(vcgeq_f32(x.v[i], vnegq_f32(limit)), vcltq_f32(x.v[i], limit));
+    return vbslq_s32(fits, vcvtnq_s32_f32(x.v[i]), vdupq_n_s32(INT32_MIN));
+  });
 }
 
 OCTAVO_INLINE Mask lanes(int64_t from, int64_t to) {
