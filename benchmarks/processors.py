@@ -161,14 +161,17 @@ def _engine(checkout: Path, folder: Path, segments: Sequence[Ids]) -> Iterator[R
         command = [sys.executable, "-c", _ENGINE, str(folder), str(file)]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         with subprocess.Popen(command, cwd=checkout, env=_environment(checkout.resolve()), **pipes) as process:
-            click.echo(f"  {checkout.name}: {process.stdout.readline().strip()}", err=True)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            told, heard = process.stdout, process.stdin
+            click.echo(f"  {checkout.name}: {told.readline().strip()}", err=True)
 
             def one() -> float:
-                process.stdin.write("\n")
-                return float(process.stdout.readline())
+                heard.write("\n")
+                return float(told.readline())
 
             yield one
-            process.stdin.close()
+            heard.close()
 
 
 def _generic(folder: Path, segments: Sequence[Ids], rounds: int) -> dict[str, Outcome]:

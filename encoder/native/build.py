@@ -61,7 +61,7 @@ def writable_folder() -> Path:
 def commands(compiler: str, architecture: str, work: Path) -> list[tuple[str, ...]]:
     """One command per object: each kernel file for each form of an architecture, and what all forms share once."""
     flags = (compiler, *library.BASE_FLAGS, f"-I{library.FOLDER}")
-    made = []
+    made: list[tuple[str, ...]] = []
     for path in sorted(library.FOLDER.glob("*.cpp")):
         if path.name in _ONCE:
             made.append((*flags, "-c", str(path), "-o", str(work / f"{path.stem}.o")))

@@ -55,7 +55,9 @@ class _Norm(Structure):
     _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("eps", c_float))
 
 
-class _Layer(Structure):
+class Layer(Structure):
+    """A layer, as C reads it; made by `Core.layer`."""
+
     _fields_ = (
         ("heads", c_int64),
         ("activation", c_int32),
@@ -82,7 +84,7 @@ class _AttentionCall(Structure):
 
 class _LayersCall(Structure):
     _fields_ = (
-        ("layers", POINTER(POINTER(_Layer))),
+        ("layers", POINTER(POINTER(Layer))),
         ("count", c_int64),
         ("state", c_void_p),
         ("offsets", c_void_p),
@@ -264,18 +266,17 @@ class Core:
         )
         return state, made
 
-    def layer(self, layer: ops.Layer8, heads: int, activation: Activation) -> Structure:
+    def layer(self, layer: ops.Layer8, heads: int, activation: Activation) -> Layer:
         """The C structure of a layer, for `layers`. It keeps the layer's tensors."""
         hidden = layer.qkv.input.factor.shape[0]
         if heads <= 0 or hidden % (HEAD_UNIT * heads):
             raise ValueError(f"a head's size must be a multiple of {HEAD_UNIT}")
         wide = layer.down.input.factor.shape[0]
-        shapes = ((layer.qkv, 3 * hidden, hidden), (layer.mix, hidden, hidden))
-        shapes += ((layer.up, wide, hidden), (layer.down, hidden, wide))
-        for linear, outputs, inputs in shapes:
+        attended = [(layer.qkv, 3 * hidden, hidden), (layer.mix, hidden, hidden)]
+        for linear, outputs, inputs in [*attended, (layer.up, wide, hidden), (layer.down, hidden, wide)]:
             if (linear.scale.shape[0], linear.input.factor.shape[0]) != (outputs, inputs):
                 raise ValueError("the layer's parts do not fit each other")
-        made = _Layer(
+        made = Layer(
             heads,
             _activation(activation),
             self._linear(layer.qkv),
@@ -285,17 +286,17 @@ class Core:
             self._linear(layer.down),
             _norm(layer.down_norm, hidden),
         )
-        made.owner = layer  # type: ignore[attr-defined]  # a Structure takes any attribute
+        made.owner = layer
         return made
 
-    def layers(self, layers: Sequence[Structure], state: Tensor, lengths: Sequence[int], window: int) -> Tensor:
+    def layers(self, layers: Sequence[Layer], state: Tensor, lengths: Sequence[int], window: int) -> Tensor:
         """Run layers from `layer`, all of `state`'s size: (tokens, hidden) bfloat16 to the same."""
         tokens, hidden = state.shape
         _address(state, "state", torch.bfloat16, tokens, hidden)
         if any(layer.qkv.inputs != hidden for layer in layers):
             raise ValueError("a layer is for states of another size")
         out, offsets = state.clone(), _offsets(lengths, tokens)
-        pointers = (POINTER(_Layer) * len(layers))(*(POINTER(_Layer)(layer) for layer in layers))
+        pointers = (POINTER(Layer) * len(layers))(*(POINTER(Layer)(layer) for layer in layers))
         call = _LayersCall(pointers, len(layers), out.data_ptr(), offsets.data_ptr(), len(lengths), _checked(window))
         self._kernels.layers(byref(call), torch.get_num_threads())
         return out

@@ -5,7 +5,6 @@ PyTorch, and the model has another fingerprint.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -53,7 +52,7 @@ class Native(Reference):
         self.form = form
 
     @property
-    def kernels(self) -> str:  # type: ignore[override]
+    def kernels(self) -> str:
         """See `Operations.kernels`."""
         return f"native kernels for {self.form}"
 
@@ -129,7 +128,7 @@ class NativeLayers:
 
     def __init__(self, core: Core, layers: Sequence[Layer8], heads: int, activation: Activation) -> None:
         self._core = core
-        self._layers: list[Any] = [core.layer(layer, heads, activation) for layer in layers]
+        self._layers = [core.layer(layer, heads, activation) for layer in layers]
 
     def __call__(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
         """See `encoder.ops.Layers`."""

@@ -34,8 +34,8 @@ def write(given: Case, window: int, path: Path) -> None:
     """Write a case for golden.cpp."""
     shape = given.shape
     outliers = len(given.layers[0].qkv.columns)
-    sizes = (shape.hidden, shape.heads, shape.wide, shape.layers, shape.vocabulary, len(given.embeddings.positions))
-    sizes += (len(given.lengths), window, ACTIVATIONS.index(shape.activation), outliers, POSITIVE)
+    sizes = [shape.hidden, shape.heads, shape.wide, shape.layers, shape.vocabulary, len(given.embeddings.positions)]
+    sizes += [len(given.lengths), window, ACTIVATIONS.index(shape.activation), outliers, POSITIVE]
     with path.open("wb") as file:
         for tensor in (torch.tensor(sizes), torch.tensor([0, *accumulate(given.lengths)], dtype=torch.int32)):
             _append(file, tensor)
