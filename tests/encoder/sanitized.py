@@ -14,10 +14,10 @@ from encoder.native import build, library
 
 FLAGS = ("-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 LIBRARIES = ("libasan.so", "libubsan.so")  # GCC's; they must come before all others
-TESTS = ("test_native_attention.py", "test_native_operations.py", "test_native_extremes.py")
+TESTS = ("test_native_attention.py", "test_native_operations.py", "test_native_extremes.py", "test_same_bits.py")
 HERE = Path(__file__).parent
 
-setattr(library, "BASE_FLAGS", (*library.BASE_FLAGS, *FLAGS))  # noqa: B010 - the type is a tuple of six
+setattr(library, "BASE_FLAGS", (*library.BASE_FLAGS, *FLAGS))  # noqa: B010 - the type is a tuple of eight
 
 
 def main() -> int:

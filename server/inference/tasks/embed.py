@@ -52,8 +52,15 @@ class EmbedTask:
         """Vectors as they are answered: shortened, then of length 1 where asked for; (n, hidden) to (n, dimensions)."""
         kept = vectors[:, : self.dimensions]
         if self.normalize:
-            kept = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), LEAST_NORM)
+            kept = (kept / np.maximum(_norms(kept), LEAST_NORM)).astype(np.float32)
         return kept
+
+
+def _norms(vectors: Vectors) -> NDArray[np.float64]:
+    """Each vector's Euclidean norm, (n, 1), its squares added one by one: NumPy's sums follow the instruction set."""
+    squares = np.square(vectors, dtype=np.float64)
+    norms: NDArray[np.float64] = np.sqrt(np.add.accumulate(squares, axis=1)[:, -1:])
+    return norms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
