@@ -51,10 +51,7 @@ lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, 
 bench: $(VENV)/.ready-dev ## List the benchmarks; run one with `.venv/bin/python -m benchmarks SCENARIO`
 	$(RUN)/python -m benchmarks
 
-bench-test-emulated: $(VENV)/.ready-dev ## Run the native core's golden cases for Arm under qemu-user
-	$(RUN)/python -m tests.encoder.emulated
-
-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
+bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than this kind of machine's baseline
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder

@@ -13,17 +13,19 @@ FOLDER = Path(__file__).parent
 
 # No contraction: a compiler that fuses a product and a sum on its own changes the last bit.
 BASE_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra")
-LINK_FLAGS: tuple[str, ...] = ()
-_V3, _V4 = "-march=x86-64-v3", ("-march=x86-64-v4", "-mavx512vnni", "-DOCTAVO_AVX512")
+# By name, not as -march=x86-64-v3 and -v4, so that they are what forms.cpp asks the processor for.
+_AVX2 = ("-mavx2", "-mbmi", "-mbmi2", "-mf16c", "-mfma", "-mlzcnt", "-mmovbe")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+_AVX512 += ("-DOCTAVO_AVX512",)
 FORMS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "amx": (*_V4, "-mamx-tile", "-mamx-int8"),
-        "avx512": _V4,
-        "avx_vnni": (_V3, "-DOCTAVO_AVX2", "-DOCTAVO_AVX_VNNI"),
-        "avx2": (_V3, "-DOCTAVO_AVX2"),
+        "amx": (*_AVX512, "-mamx-tile", "-mamx-int8"),
+        "avx512": _AVX512,
+        "avx_vnni": (*_AVX2, "-DOCTAVO_AVX2", "-DOCTAVO_AVX_VNNI"),
+        "avx2": (*_AVX2, "-DOCTAVO_AVX2"),
         "generic": (),
-        "amx_emulated": (*_V4, "-DOCTAVO_EMULATE_AMX"),
-        "avx_vnni_evex": (_V3, "-DOCTAVO_AVX2", "-DOCTAVO_AVX_VNNI", "-DOCTAVO_EVEX"),
+        "amx_emulated": (*_AVX512, "-DOCTAVO_EMULATE_AMX"),
+        "avx_vnni_evex": (*_AVX2, "-DOCTAVO_AVX2", "-DOCTAVO_AVX_VNNI", "-DOCTAVO_EVEX"),
     },
     "aarch64": {"neon": ("-march=armv8.2-a+dotprod", "-DOCTAVO_NEON"), "generic": ()},
 }
@@ -90,13 +92,19 @@ def find() -> Path:
             if not all(map(_is_ours, (build.parent, build, library_of(build)))):
                 raise NativeUnavailableError(f"the native core in {build} could have been replaced by another user")
             return build
-    raise NativeUnavailableError("the native core is not built (python -m encoder.native.build)")
+    raise NativeUnavailableError(
+        "the native core is not built: install Octavo's wheel for this platform, or a C++ compiler, then run "
+        "python -m encoder.native.build"
+    )
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether only this user and root can write to it, since loading it executes code."""
-    status = path.stat()
-    return status.st_uid in {0, os.geteuid()} and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    """Whether only this user, root, and who can write these sources can write to it, since loading it executes code."""
+    status, sources = path.stat(), FOLDER.stat()
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if status.st_gid == sources.st_gid:  # pip installs files that a group can write, if the umask is 002
+        others &= ~(sources.st_mode & stat.S_IWGRP)
+    return status.st_uid in {0, os.geteuid(), sources.st_uid} and not others
 
 
 @cache
