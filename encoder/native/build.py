@@ -19,8 +19,8 @@ from pathlib import Path
 
 from encoder.native import library
 
-# GCC 12 warns about the undefined vectors in its own intrinsics headers; Clang does not know the second option.
-_QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option")
+# GCC 12 warns about the undefined vectors in its own intrinsics headers; Clang does not know the warning.
+_QUIET = ("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 _ONCE = ("forms.cpp", "threads.cpp")
 """What is compiled once, for any processor of the architecture."""
 GLIBC = "2.17"

@@ -59,10 +59,7 @@ bool saves(std::initializer_list<int> parts) {
   return has(low, parts);
 }
 
-// FMA, MOVBE, F16C; BMI1, AVX2, BMI2; LZCNT: all that library.py lets the compiler use.
-bool has_avx2() {
-  return saves({1, 2}) && has(Cpuid(1).c, {12, 22, 29}) && has(Cpuid(7).b, {3, 5, 8}) && has(Cpuid(0x80000001).c, {5});
-}
+bool has_avx2() { return saves({1, 2}) && has(Cpuid(1).c, {12}) && has(Cpuid(7).b, {5}); }  // FMA, AVX2
 
 // F, DQ, CD, BW, VL; VNNI.
 bool has_avx512() {
