@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+DIST := dist
 WHEEL_TOOLS := build==1.6.1 hatchling==1.33.0 ziglang==0.17.1
 
 .DEFAULT_GOAL := help
@@ -45,9 +46,9 @@ proto: $(VENV)/.ready-dev ## Generate the stubs from the contract
 wheel: ## Build the server's wheel for this platform, its sdist and the client's wheel into dist/
 	test -x .venv-wheel/bin/python || $(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL_TOOLS)
-	rm -rf dist
-	.venv-wheel/bin/python -m build --no-isolation --outdir dist .
-	.venv-wheel/bin/python -m build --no-isolation --wheel --outdir dist proto
+	rm -rf $(DIST)
+	.venv-wheel/bin/python -m build --no-isolation --outdir $(DIST) .
+	.venv-wheel/bin/python -m build --no-isolation --wheel --outdir $(DIST) proto
 
 lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, torch apart
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
