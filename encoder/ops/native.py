@@ -48,7 +48,9 @@ def outlook(kernels: str) -> str:
     here = [form for form in faster if runs_here(form)]
     if here:
         return f"{here[0]} would be faster here"
-    return f"this processor has nothing faster ({', '.join(faster)})" if faster else "the fastest form"
+    if faster:
+        return f"the fastest form that this processor runs, without {' and '.join(faster)}"
+    return "the fastest form"
 
 
 def _named(form: str) -> str:
