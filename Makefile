@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+DIST := dist
+WHEEL_TOOLS := build==1.6.1 hatchling==1.33.0 ziglang==0.17.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu test-emulated sanitize check format proto lock bench bench-check clean
+.PHONY: help setup demo test test-gpu test-emulated sanitize check format proto wheel lock bench bench-check clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +43,13 @@ format: $(VENV)/.ready-dev ## Format and mend what can be mended
 proto: $(VENV)/.ready-dev ## Generate the stubs from the contract
 	$(RUN)/python proto/contract.py generate
 
+wheel: ## Build the server's wheel for this platform, its sdist and the client's wheel into dist/
+	test -x .venv-wheel/bin/python || $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL_TOOLS)
+	rm -rf $(DIST)
+	.venv-wheel/bin/python -m build --no-isolation --outdir $(DIST) .
+	.venv-wheel/bin/python -m build --no-isolation --wheel --outdir $(DIST) proto
+
 lock: ## Renew constraints.txt: the newest versions that pyproject.toml allows, torch apart
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 -e '.[dev]'
@@ -55,7 +64,7 @@ bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than t
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder
-	rm -rf $(VENV) .venv-system .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .venv-system .venv-proto .venv-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,11 +5,13 @@ command reports it, and the reference implementation serves.
 """
 
 import argparse
+import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,8 @@ from encoder.native import library
 _QUIET = ("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 _ONCE = ("forms.cpp", "threads.cpp")
 """What is compiled once, for any processor of the architecture."""
+GLIBC = "2.17"
+"""The oldest GNU C library that wheels are for: that of 2012."""
 
 
 class BuildError(RuntimeError):
@@ -28,9 +32,19 @@ class BuildError(RuntimeError):
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler: $CXX, else the system's."""
+    """The C++ compiler's command: $CXX, else the system's."""
     named = os.environ.get("CXX")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("g++", "c++"))), None)
+    if named:
+        return named if shutil.which(shlex.split(named)[0]) else None
+    return next(filter(None, map(shutil.which, ("g++", "c++"))), None)
+
+
+def portable_compiler() -> str | None:
+    """The command of a C++ compiler for GLIBC and all later ones: zig's, from PyPI's ziglang if that is installed."""
+    if sys.platform != "linux" or importlib.util.find_spec("ziglang") is None:
+        return None
+    target = f"{library.architecture()}-linux-gnu.{GLIBC}"
+    return shlex.join((sys.executable, "-m", "ziglang", "c++", "-target", target))
 
 
 def describe(compiler: str) -> str:
@@ -39,7 +53,7 @@ def describe(compiler: str) -> str:
     Raises:
         BuildError: it does not report its version.
     """
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    said = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False)  # noqa: S603
     if said.returncode or not said.stdout:
         raise BuildError(f"{compiler} does not report its version")
     return said.stdout.splitlines()[0]
@@ -58,15 +72,20 @@ def writable_folder() -> Path:
     raise BuildError(f"none of {', '.join(map(str, library.folders()))} is writable")
 
 
-def commands(compiler: str, architecture: str, work: Path) -> list[tuple[str, ...]]:
+def commands(compiler: str, architecture: str, work: Path, *, emulated: bool = True) -> list[tuple[str, ...]]:
     """One command per object: each kernel file for each form of an architecture, and what all forms share once."""
-    flags = (compiler, *library.BASE_FLAGS, f"-I{library.FOLDER}")
+    flags = (*shlex.split(compiler), *library.BASE_FLAGS, f"-I{library.FOLDER}")
+    left_out = library.EMULATED
+    if emulated:
+        flags, left_out = (*flags, "-DOCTAVO_WITH_EMULATED"), frozenset()
     made: list[tuple[str, ...]] = []
     for path in sorted(library.FOLDER.glob("*.cpp")):
         if path.name in _ONCE:
             made.append((*flags, "-c", str(path), "-o", str(work / f"{path.stem}.o")))
             continue
         for form, extra in library.FORMS[architecture].items():
+            if form in left_out:
+                continue
             named = (*flags, *_QUIET, *extra, f"-DOCTAVO_FORM={form}")
             made.append((*named, "-c", str(path), "-o", str(work / f"{path.stem}.{form}.o")))
     return made
@@ -80,8 +99,13 @@ def _run(command: tuple[str, ...]) -> None:
         sys.stderr.write(done.stderr)
 
 
-def build(compiler: str, folder: Path) -> Path:
+def build(compiler: str, folder: Path, *, shipped: bool = False) -> Path:
     """Compile and link into `folder` under the build's key, atomically.
+
+    Args:
+        compiler: the command.
+        folder: where builds are.
+        shipped: for a wheel: without the forms for tests, and without symbols.
 
     Raises:
         BuildError: the compiler failed.
@@ -90,17 +114,34 @@ def build(compiler: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         work = Path(scratch)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(_run, commands(compiler, library.architecture(), work)))
+            list(pool.map(_run, commands(compiler, library.architecture(), work, emulated=not shipped)))
         ready = work / "ready"
         ready.mkdir()
         objects = sorted(str(path) for path in work.glob("*.o"))
-        _run((compiler, "-shared", "-pthread", *objects, "-o", str(library.library_of(ready))))
+        linker = (*shlex.split(compiler), "-shared", "-pthread", *(_stripped(work) if shipped else ()))
+        _run((*linker, *objects, "-o", str(library.library_of(ready))))
         (ready / "compiler.txt").write_text(describe(compiler) + "\n", encoding="utf-8")
         for path in (ready, library.library_of(ready)):
             path.chmod(0o755)  # regardless of umask: a library that others can write is not loaded
         shutil.rmtree(target, ignore_errors=True)
         ready.rename(target)
     return target
+
+
+def _stripped(work: Path) -> tuple[str, ...]:
+    """Flags that keep all but the C interface out of the library's symbols, a static C++ library's among them."""
+    if sys.platform != "linux":
+        return ()
+    exports = work / "exports.map"
+    exports.write_text("{ global: octavo_kernels; local: *; };\n", encoding="utf-8")
+    return "-s", f"-Wl,--version-script={exports}"
+
+
+def platform_tag() -> str:
+    """The platform of a wheel: any with GLIBC if `portable_compiler()` builds it, else this one alone."""
+    if portable_compiler():
+        return f"manylinux_{GLIBC.replace('.', '_')}_{library.architecture()}"
+    return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
 def ensure(*, force: bool = False) -> str:

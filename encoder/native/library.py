@@ -91,13 +91,19 @@ def find() -> Path:
             if not all(map(_is_ours, (build.parent, build, library_of(build)))):
                 raise NativeUnavailableError(f"the native core in {build} could have been replaced by another user")
             return build
-    raise NativeUnavailableError("the native core is not built (python -m encoder.native.build)")
+    raise NativeUnavailableError(
+        "the native core is not built: install Octavo's wheel for this platform, or a C++ compiler and then run "
+        "python -m encoder.native.build"
+    )
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether only this user and root can write to it, since loading it executes code."""
-    status = path.stat()
-    return status.st_uid in {0, os.geteuid()} and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    """Whether only this user, root, and who can write these sources can write to it, since loading it executes code."""
+    status, sources = path.stat(), FOLDER.stat()
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if status.st_gid == sources.st_gid:  # pip installs files that a group can write, if the umask is 002
+        others &= ~(sources.st_mode & stat.S_IWGRP)
+    return status.st_uid in {0, os.geteuid(), sources.st_uid} and not others
 
 
 @cache

@@ -14,6 +14,13 @@
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
 
+// Before a loop over registers. GCC unrolls it by itself; Clang may keep the registers' arrays in memory.
+#ifdef __clang__
+#define OCTAVO_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define OCTAVO_UNROLL
+#endif
+
 namespace octavo::OCTAVO_FORM {
 
 constexpr int64_t kLanes = 16;

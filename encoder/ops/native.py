@@ -5,18 +5,19 @@ PyTorch, and the model has another fingerprint.
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from torch import Tensor
 
 from encoder.families import Activation
 from encoder.layers import Norm
 from encoder.native import library
-from encoder.native.core import HEAD_UNIT, ROW_UNIT, Core
+from encoder.native.core import HEAD_UNIT, ROW_UNIT, Core, runs_here
 from encoder.native.library import NativeUnavailableError
 from encoder.ops import Embeddings8, Layer8, Linear8, Quantiser, Rows
 from encoder.ops.reference import Reference
 
-__all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best"]
+__all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best", "outlook"]
 
 ARITHMETIC = "octavo-8bit-1"
 """Names the arithmetic, which all forms share bit for bit. Count up if any result changes; golden.json has the name."""
@@ -38,6 +39,24 @@ def best(isa: str = "auto") -> "Native":
     raise NativeUnavailableError("; ".join(refusals) or f"there is no native core for {library.architecture()}")
 
 
+def outlook(kernels: str) -> str:
+    """In one clause, what would be faster than a form that `Native.kernels` names; empty for other kernels."""
+    forms = library.forms()
+    if kernels not in map(_named, forms):
+        return ""
+    faster = list(takewhile(lambda form: _named(form) != kernels, forms))
+    here = [form for form in faster if runs_here(form)]
+    if here:
+        return f"{here[0]} would be faster here"
+    if faster:
+        return f"the fastest form that this processor runs, without {' and '.join(faster)}"
+    return "the fastest form"
+
+
+def _named(form: str) -> str:
+    return f"native kernels for {form}"
+
+
 class Native(Reference):
     """See `encoder.ops.Operations`.
 
@@ -54,7 +73,7 @@ class Native(Reference):
     @property
     def kernels(self) -> str:
         """See `Operations.kernels`."""
-        return f"native kernels for {self.form}"
+        return _named(self.form)
 
     # --- Operations ---
 

@@ -143,6 +143,7 @@ def cache_folder(folder: Path) -> Finding:
 
 def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     """Load and warm up a model as the server does."""
+    from encoder.ops.native import outlook  # noqa: PLC0415 - loads torch
     from server import app  # noqa: PLC0415 - loads torch
 
     subject = "model"
@@ -154,7 +155,8 @@ def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     encoder, name = found.runner.encoder, found.name
     licence = found.folder.licence or "no licence declared"
     yield Finding("ok", subject, f"{name}@{found.version}: {encoder.layers} layers of {encoder.hidden}, {licence}")
-    yield Finding("ok", "kernels", f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}")
+    told = filter(None, (f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}", outlook(encoder.kernels)))
+    yield Finding("ok", "kernels", "; ".join(told))
     if encoder.kernels_reason:
         yield Finding("note", "kernels", f"{name}: faster kernels are not used: {encoder.kernels_reason}")
     yield Finding("ok", "digest", f"{name}: {found.digest}")

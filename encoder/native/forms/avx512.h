@@ -154,20 +154,27 @@ OCTAVO_INLINE __m512i dot(__m512i sum, __m512i a, __m512i b) {
 template <int Rows, int Vectors>
 OCTAVO_INLINE void register_tile(const Product& p, Begin begin, const Word* panel, Word* c) {
   __m512i sums[Rows][Vectors];
+  OCTAVO_UNROLL
   for (int r = 0; r < Rows; ++r)
+    OCTAVO_UNROLL
     for (int v = 0; v < Vectors; ++v) {
       const Word* from = begin == Begin::kC ? c + r * p.c_stride : panel + p.steps * kPanel;
       sums[r][v] = begin == Begin::kZero ? _mm512_setzero_si512() : _mm512_loadu_si512(from + v * kLanes);
     }
   for (int64_t k = 0; k < p.steps; ++k) {
     __m512i columns[Vectors];
+    OCTAVO_UNROLL
     for (int v = 0; v < Vectors; ++v) columns[v] = _mm512_loadu_si512(panel + k * kPanel + v * kLanes);
+    OCTAVO_UNROLL
     for (int r = 0; r < Rows; ++r) {
       const __m512i word = _mm512_set1_epi32(static_cast<int>(p.a[r * p.a_stride + k]));
+      OCTAVO_UNROLL
       for (int v = 0; v < Vectors; ++v) sums[r][v] = dot(sums[r][v], word, columns[v]);
     }
   }
+  OCTAVO_UNROLL
   for (int r = 0; r < Rows; ++r)
+    OCTAVO_UNROLL
     for (int v = 0; v < Vectors; ++v) _mm512_storeu_si512(c + r * p.c_stride + v * kLanes, sums[r][v]);
 }
 
