@@ -148,8 +148,8 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
 
 
 def _check_extra() -> None:
-    if missing := [name for name in ("pyarrow", "tqdm") if find_spec(name) is None]:
-        raise Failure(f"this needs {' and '.join(missing)}: install octavo-client[batch]")
+    if find_spec("pyarrow") is None:
+        raise Failure("this needs pyarrow: install octavo-client[batch]")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import grpc
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
+from octavo.cli.progress import note
 from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthenticated, Unavailable
 from octavo.client.channel import checked_address, is_local
 
-RETRY = Retry(attempts=3)  # a user waits at the terminal
+_STOPPING = "DRAINING"  # the server's reason
+_NEWS_SECONDS = 1.0  # shorter waits are not told
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
 _CONNECTION_FAULTS = {
     "errors resolving": "the name does not resolve: check its spelling and the name service",
@@ -38,7 +41,7 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
             address = stack.enter_context(local_server(options["model"], arguments=local_arguments))
-            client = Client(address, retry=RETRY)
+            client = Client(address, retry=_retry(address))
         else:
             client = client_of(options)
         address = stack.enter_context(client).address
@@ -48,7 +51,7 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
             raise failure(fault, address) from fault
 
 
-def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
+def client_of(options: dict[str, Any], retry: Retry | None = None) -> Client:
     """A client of the server that the options name. The key comes from the environment."""
     address = options["server"]
     encrypted = options["tls"] or options["ca"] is not None
@@ -67,9 +70,25 @@ def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
         )
     credentials = _trust(options["ca"]) if encrypted else None
     try:
-        return Client(address, token=token, credentials=credentials, insecure_token=allowed, retry=retry)
+        return Client(
+            address,
+            token=token,
+            credentials=credentials,
+            insecure_token=allowed,
+            retry=retry or _retry(address),
+        )
     except ValueError as fault:
         raise click.UsageError(f"{KEY_VARIABLE}: {fault}") from None
+
+
+def _retry(address: str) -> Retry:
+    """Few attempts, since a user may wait at the terminal, who is told what the command waits for."""
+
+    def tell(fault: OctavoError, seconds: float) -> None:
+        if seconds >= _NEWS_SECONDS and sys.stderr.isatty():
+            note(f"trying again in {seconds:,.0f} s: {failure(fault, address).format_message()}")
+
+    return Retry(attempts=3, on_wait=tell)
 
 
 def _trust(file: str | None) -> grpc.ChannelCredentials:
@@ -86,12 +105,14 @@ def _trust(file: str | None) -> grpc.ChannelCredentials:
 
 
 def is_unreachable(fault: OctavoError) -> bool:
-    """Whether no server answered; a server that refuses gives a reason."""
-    return isinstance(fault, Unavailable) and not fault.reason
+    """Whether no server answered, or one that is stopping; a server that refuses gives another reason."""
+    return isinstance(fault, Unavailable) and fault.reason in {"", _STOPPING}
 
 
 def failure(fault: OctavoError, address: str) -> click.ClickException:
     """Convert a call's error to the command's."""
+    if fault.reason == _STOPPING:
+        return Unreachable(f"the server on {address} is stopping: try again when it, or another one, has started")
     if is_unreachable(fault):
         for sign, why in _CONNECTION_FAULTS.items():
             if sign in fault.message:

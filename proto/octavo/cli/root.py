@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from octavo import __version__
-from octavo.cli.exits import FAILED, INTERRUPTED, OutputGone, complain, one_line
+from octavo.cli.exits import FAILED, INTERRUPTED, OutputGone, colour, complain, one_line
 from octavo.cli.group import PluginGroup
 
 
@@ -59,7 +59,7 @@ def octavo() -> None:
     octavo models                           the server's models
 
     Set the server with --server or OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. Encrypt the connection with
-    --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add".
+    --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add". Set NO_COLOR to turn colours off.
 
     \b
     Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 the server cannot be reached,
@@ -70,7 +70,7 @@ def octavo() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     try:
-        return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False) or 0
+        return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False, color=colour()) or 0
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as fault:
