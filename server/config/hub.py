@@ -32,7 +32,7 @@ class HubModel:
         """Parse `hf:ORG/NAME[@REVISION]`; raise ValueError for anything else."""
         match = _NAME.fullmatch(text)
         if match is None:
-            raise ValueError(f"write {SCHEME}ORG/NAME or {SCHEME}ORG/NAME@REVISION, without a slash in the revision")
+            raise ValueError(f"{text!r} is no model of a hub: write {SCHEME}ORG/NAME or {SCHEME}ORG/NAME@REVISION")
         return cls(*match.groups())
 
     def __str__(self) -> str:

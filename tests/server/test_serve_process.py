@@ -318,7 +318,8 @@ def test_files_of_tls_and_keys_are_read_before_models_are_loaded(
 ) -> None:
     nothing = ("--model", str(tmp_path / "none"))
     pair = [part for name in ("certificate", "key") for part in ("--set", f"server.tls_{name}={tmp_path}/{name}.pem")]
-    assert told_on_exit(*nothing, *pair) == f"{tmp_path}/certificate.pem: No such file or directory"
+    missing = f"server.tls_certificate: {tmp_path}/certificate.pem: No such file or directory"
+    assert told_on_exit(*nothing, *pair) == missing
     for name in ("certificate", "key"):
         (tmp_path / f"{name}.pem").write_text("no PEM")
     assert "are no certificate and its key" in told_on_exit(*nothing, *pair)

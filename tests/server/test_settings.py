@@ -136,7 +136,7 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
         (
             "models",
             '[{path = "hf:tiny"}]',
-            "write hf:ORG/NAME or hf:ORG/NAME@REVISION, without a slash in the revision",
+            "'hf:tiny' is no model of a hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION",
         ),
         ("cache.verify", "2", "must be at most 1"),
         ("cache.cuts", "3", "must be a list"),

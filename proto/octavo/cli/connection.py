@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthen
 from octavo.client.channel import checked_address, is_local
 
 _STOPPING = "DRAINING"  # the server's reason
+RETRY = Retry(attempts=3)  # a user may wait at a terminal
 _NEWS_SECONDS = 1.0  # shorter waits are not told
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
 _CONNECTION_FAULTS = {
@@ -41,7 +44,7 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
             address = stack.enter_context(local_server(options["model"], arguments=local_arguments))
-            client = Client(address, retry=_retry(address))
+            client = Client(address, retry=replace(RETRY, on_wait=waits(address)))
         else:
             client = client_of(options)
         address = stack.enter_context(client).address
@@ -51,7 +54,7 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
             raise failure(fault, address) from fault
 
 
-def client_of(options: dict[str, Any], retry: Retry | None = None) -> Client:
+def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
     """A client of the server that the options name. The key comes from the environment."""
     address = options["server"]
     encrypted = options["tls"] or options["ca"] is not None
@@ -75,20 +78,20 @@ def client_of(options: dict[str, Any], retry: Retry | None = None) -> Client:
             token=token,
             credentials=credentials,
             insecure_token=allowed,
-            retry=retry or _retry(address),
+            retry=replace(retry, on_wait=waits(address)),
         )
     except ValueError as fault:
         raise click.UsageError(f"{KEY_VARIABLE}: {fault}") from None
 
 
-def _retry(address: str) -> Retry:
-    """Few attempts, since a user may wait at the terminal, who is told what the command waits for."""
+def waits(address: str) -> Callable[[OctavoError, float], None]:
+    """A function that tells a user at a terminal what the command waits for; for `Retry.on_wait`."""
 
     def tell(fault: OctavoError, seconds: float) -> None:
         if seconds >= _NEWS_SECONDS and sys.stderr.isatty():
             note(f"trying again in {seconds:,.0f} s: {failure(fault, address).format_message()}")
 
-    return Retry(attempts=3, on_wait=tell)
+    return tell
 
 
 def _trust(file: str | None) -> grpc.ChannelCredentials:
@@ -125,14 +128,18 @@ def failure(fault: OctavoError, address: str) -> click.ClickException:
 
 def explained(fault: OctavoError) -> str:
     """Rewrite an error for the command line: names options instead of the request's fields, and adds hints."""
+    if isinstance(fault, DeadlineExceeded):
+        text = str(fault) if fault.reason else "no answer in time"  # without a reason, the words are gRPC's
+        return f"{text} (--timeout allows more time)"
     text = str(fault)
     for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
         text = text.replace(" (document.text)", "")  # the file is named already
-        text = text.replace(field, _option(field))
-    if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
-        return f"{text} (set {KEY_VARIABLE} to your key)"
-    if isinstance(fault, DeadlineExceeded):
-        return f"{text} (--timeout allows more time)"
+        text = text.replace(field, option := _option(field))
+        name = field.rpartition(".")[2]
+        if "_" in name and re.search(rf"\b{name}\b", text):
+            text = re.sub(rf"\b{name}\b", option, text).replace(f" ({option})", "")
+    if isinstance(fault, Unauthenticated):
+        return f"{text} ({'check' if os.environ.get(KEY_VARIABLE) else 'set'} {KEY_VARIABLE}, your key)"
     return text
 
 

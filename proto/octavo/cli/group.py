@@ -1,5 +1,6 @@
 """A command group that other packages can extend."""
 
+import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -39,6 +40,16 @@ class PluginGroup(click.Group):
         if command is not None:
             _format_help(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for an unknown one, suggest the nearest of all, which click would seek among the loaded."""
+        name, known = args[0], self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, known, n=1)
+        raise click.UsageError(f"unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''}", ctx)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command and prepare its help."""

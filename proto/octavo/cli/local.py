@@ -61,7 +61,7 @@ def _ready_address(server: subprocess.Popen[str], log: Path) -> str:
             threading.Thread(target=_drain, args=(output,), daemon=True).start()
             return addresses.split()[0]
     last = log.read_text(errors="replace").strip().rpartition("\n")[2] or "no output"
-    raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last}")
+    raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last.removeprefix('octavo: ')}")
 
 
 def _drain(output: IO[str]) -> None:

@@ -90,11 +90,32 @@ def _tell(fault: click.ClickException) -> None:
             fault.show()
         case click.UsageError():
             command = fault.ctx.command_path if fault.ctx else "octavo"
-            complain(f"{one_line(fault.format_message())} (see {command} --help)", command)
+            complain(f"{one_line(_wrong_usage(fault))} (see {command} --help)", command)
         case OutputGone():
             _discard_output()
         case _:
             complain(fault.format_message())
+
+
+def _wrong_usage(fault: click.UsageError) -> str:
+    """What click says, in the words of our own messages."""
+    match fault:
+        case click.NoSuchOption(possibilities=near):
+            return f"unknown option {fault.option_name}{f'; did you mean {near[0]}?' if near else ''}"
+        case click.MissingParameter(param=click.Parameter() as parameter):
+            return f"{_name(parameter)} is missing"
+        case click.BadParameter(param=click.Argument()):
+            return fault.message
+        case click.BadParameter():
+            name = fault.param_hint or (_name(fault.param) if fault.param else "")
+            return f"{name}: {fault.message.replace(' is not in the range x>=', ' is less than ')}"
+    return fault.format_message()
+
+
+def _name(parameter: click.Parameter) -> str:
+    return (
+        parameter.opts[0] if isinstance(parameter, click.Option) else str(parameter.metavar or parameter.name).upper()
+    )
 
 
 def _discard_output() -> None:
