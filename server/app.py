@@ -268,6 +268,7 @@ def open_model(settings: ModelSettings, batch_tokens: int, metrics: Metrics) -> 
         StartError: its folder or its settings cannot be served.
     """
     name = settings.served_name
+    log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
         folder = describe(settings.folder)
         tokenizer = chunking.load_tokenizer(settings.folder)

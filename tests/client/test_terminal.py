@@ -119,6 +119,13 @@ def test_no_wait_is_told_in_a_pipe(double: Double, book: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_wait_for_a_server_that_stops_is_told(show: Show, double: Double, book: Path, tmp_path: Path) -> None:
+    double.faults.append(Fault(grpc.StatusCode.UNAVAILABLE, "draining", "DRAINING", retry_delay=1.5))
+    code, shown = show("embed", "-o", tmp_path / "out", book)
+    assert code == 0
+    assert f"octavo: trying again in 2 s: the server on {double.address} is stopping\r\n" in shown
+
+
 def test_a_server_that_stops_is_told_as_such(show: Show, double: Double, book: Path, tmp_path: Path) -> None:
     stopping = Fault(grpc.StatusCode.UNAVAILABLE, "the server is stopping", "DRAINING", pushback="-1")
     for files in (1, 2):

@@ -89,7 +89,9 @@ def waits(address: str) -> Callable[[OctavoError, float], None]:
 
     def tell(fault: OctavoError, seconds: float) -> None:
         if seconds >= _NEWS_SECONDS and sys.stderr.isatty():
-            note(f"trying again in {seconds:,.0f} s: {failure(fault, address).format_message()}")
+            told = failure(fault, address)
+            why = told.message.rpartition(": ")[0] if isinstance(told, Unreachable) else told.message  # no advice
+            note(f"trying again in {seconds:,.0f} s: {why}")
 
     return tell
 
