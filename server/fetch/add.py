@@ -19,10 +19,10 @@ from typing import Final, Self
 from chunking import ChunkingError, load_tokenizer
 from encoder.configuration import read_architecture
 from encoder.errors import EncoderError, MissingFileError
-from encoder.folder import QUANTISED, describe, weight_files
+from encoder.folder import QUANTISED, describe
 from server.config.hub import HubModel
 from server.fetch.errors import FetchError, UnsupportedModel
-from server.fetch.hub import Advance, Hub, Snapshot
+from server.fetch.hub import Advance, Hub, RemoteFile, Snapshot
 
 _DESCRIPTION: Final = frozenset(
     {
@@ -100,7 +100,7 @@ def add(model: HubModel, hub: Hub, progress: Progress) -> Receipt:
         download = _Download(model, hub, snapshot, folder)
         download.description()
         weights = download.weights()
-        with progress(sum(snapshot.files[name].size for name in weights), model.name) as advance:
+        with progress(sum(file.size for file in weights), model.name) as advance:
             download.take(weights, advance)
         receipt = Receipt(str(model), snapshot.commit, _size(folder))
         receipt.write(folder)
@@ -117,12 +117,10 @@ class _Download:
     snapshot: Snapshot
     folder: Path
 
-    def take(self, names: Iterable[str], advance: Advance = lambda _: None) -> None:
-        """Download files. Raises UnsupportedModel if the repository lacks one."""
-        for name in names:
-            if name not in self.snapshot.files:
-                raise UnsupportedModel(f"no file {name!r}")
-            self.hub.download(self.model, self.snapshot.commit, self.snapshot.files[name], self.folder / name, advance)
+    def take(self, files: Iterable[RemoteFile], advance: Advance = lambda _: None) -> None:
+        """Download files."""
+        for file in files:
+            self.hub.download(self.model, self.snapshot.commit, file, self.folder / file.name, advance)
 
     def description(self) -> None:
         """Download everything but the weights, and check it as the server does.
@@ -130,27 +128,41 @@ class _Download:
         Raises:
             EncoderError, ChunkingError: the model cannot be served.
         """
-        self.take(["config.json"])
+        self.take(self._files("config.json"))
         read_architecture(self.folder)
-        self.take(name for name in self.snapshot.files if name in _DESCRIPTION or _LICENCES.fullmatch(name))
-        self.take(self._module_files())
+        files = self.snapshot.files
+        self.take(file for name, file in files.items() if name in _DESCRIPTION or _LICENCES.fullmatch(name))
+        self.take(self._files(*self._module_files()))
         load_tokenizer(self.folder)
         with contextlib.suppress(MissingFileError):  # the weights, which it looks for last
             describe(self.folder)
 
-    def weights(self) -> list[str]:
-        """Names of the weight files."""
+    def weights(self) -> list[RemoteFile]:
+        """The weight files. Raises UnsupportedModel if there are none."""
         if found := [name for name in (_WEIGHTS, QUANTISED) if name in self.snapshot.files]:
-            return found[:1]
+            return self._files(found[0])
         if _INDEX not in self.snapshot.files:
             pickled = any(map(_PICKLED.fullmatch, self.snapshot.files))
             why = "; its pickled weights could run code, and are not read" if pickled else ""
             raise UnsupportedModel(f"no {_WEIGHTS}{why}")
-        self.take([_INDEX])
-        with contextlib.suppress(MissingFileError):  # the shards; an index with other names is an error
-            weight_files(self.folder)
-        index = json.loads((self.folder / _INDEX).read_text("utf-8"))
-        return sorted(set(index["weight_map"].values()))
+        self.take(self._files(_INDEX))
+        return self._files(*self._shards())
+
+    def _files(self, *names: str) -> list[RemoteFile]:
+        if missing := [name for name in names if name not in self.snapshot.files]:
+            raise UnsupportedModel(f"no file {missing[0]!r}")
+        return [self.snapshot.files[name] for name in names]
+
+    def _shards(self) -> list[str]:
+        try:
+            shards: list[str] = sorted(
+                set(json.loads((self.folder / _INDEX).read_text("utf-8"))["weight_map"].values())
+            )
+        except (ValueError, TypeError, KeyError, AttributeError):
+            shards = []
+        if not shards or any("/" in str(shard) for shard in shards):
+            raise UnsupportedModel(f"{_INDEX} has no valid list of shards")
+        return shards
 
     def _module_files(self) -> list[str]:
         """The configuration of the module that pools."""

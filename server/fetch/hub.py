@@ -94,7 +94,8 @@ class Hub:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._explained(model), target.open("ab") as out:
             if out.tell() > file.size:
-                out.truncate(0)
+                out.seek(0)
+                out.truncate()
             advance(out.tell())
             http_get(
                 hf_hub_url(model.repository, file.name, revision=commit, endpoint=self._endpoint),

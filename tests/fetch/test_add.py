@@ -179,6 +179,20 @@ def test_a_download_that_broke_off_is_resumed_by_the_next_command(
     assert (HubModel.parse(MODEL).folder / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
+@pytest.mark.parametrize("size", [5, 20_000_000])
+def test_what_was_left_and_is_not_the_hub_s_is_downloaded_anew(
+    hub: FakeHub, files: dict[str, bytes], size: int
+) -> None:
+    partial = HubModel.parse(MODEL).folder.parent / ".partial" / "tiny"
+    partial.mkdir(parents=True)
+    Receipt(MODEL, MAIN).write(partial)
+    (partial / "model.safetensors").write_bytes(b"x" * size)
+    if size < len(files["model.safetensors"]):
+        assert "does not match its digest" in refused()
+    assert run().exit_code == 0
+    assert (HubModel.parse(MODEL).folder / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
 def test_what_was_left_of_another_commit_is_not_mixed_with_this_one(hub: FakeHub, files: dict[str, bytes]) -> None:
     hub.break_after = 10
     refused()
@@ -315,6 +329,24 @@ def test_no_shard_leaves_the_model_s_folder(hub: FakeHub, files: dict[str, bytes
     files[shard] = files.pop("model.safetensors")
     files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": shard}}).encode()
     assert "has no valid list of shards" in refused()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[]",
+        "{",
+        '{"weight_map": {"a": "missing.safetensors"}}',
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {}}',
+    ],
+)
+def test_a_damaged_list_of_shards_is_refused(hub: FakeHub, files: dict[str, bytes], index: str) -> None:
+    files["model-1.safetensors"] = files.pop("model.safetensors")
+    files["model.safetensors.index.json"] = index.encode()
+    line = refused()
+    assert "has no valid list of shards" in line or "no file" in line
 
 
 def test_weights_in_shards_are_complete(hub: FakeHub, files: dict[str, bytes]) -> None:
