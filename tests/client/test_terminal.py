@@ -5,7 +5,7 @@ import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,7 @@ def show(double: Double, monkeypatch: pytest.MonkeyPatch) -> Show:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
-    def run(*arguments: str | Path, **variables: str) -> Shown:
+    def run(*arguments: str | Path, program: Sequence[str] = ("-m", "octavo.cli"), **variables: str) -> Shown:
         ours, theirs = pty.openpty()
         shown: list[bytes] = []
 
@@ -38,7 +38,7 @@ def show(double: Double, monkeypatch: pytest.MonkeyPatch) -> Show:
         reader = threading.Thread(target=read)
         reader.start()
         done = subprocess.run(
-            [sys.executable, "-m", "octavo.cli", *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
@@ -98,6 +98,15 @@ def test_a_wait_is_told_with_its_reason_and_length(show: Show, double: Double, b
     code, shown = show("embed", "-o", tmp_path / "out", book)
     assert code == 0
     assert "octavo: trying again in 2 s: too much work" in shown
+
+
+def test_a_server_that_sends_nothing_is_told(show: Show, double: Double, book: Path, tmp_path: Path) -> None:
+    double.delay = lambda _: 2.0
+    soon = "import octavo.cli.progress as progress, octavo.cli as cli; progress.IDLE_SECONDS = 0.2; cli.main()"
+    code, shown = show("embed", "-o", tmp_path / "out", book, program=("-c", soon))
+    assert code == 0
+    assert "octavo: nothing for 0 s: the server may have a queue" in shown
+    assert "nothing for" not in show("embed", "-o", tmp_path / "out", book)[1]
 
 
 def test_a_short_wait_is_not_told(show: Show, double: Double, book: Path, tmp_path: Path) -> None:

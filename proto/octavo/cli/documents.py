@@ -19,6 +19,7 @@ from octavo.client import Client, EmbedResult, OctavoError, Segment, ServerError
 
 TASK = "embed"
 _LEAST_STEPS = 200
+_IDLE = "the server may have a queue of other calls, or your limit is used up"
 Outcome = tuple[str, EmbedResult | OctavoError | Failure]
 
 
@@ -40,7 +41,7 @@ def outcomes(
     """
     sizes = {file: _size(file) for file in files}
     label = f"{len(files):,} documents" if len(files) > 1 else files[0]
-    with progress(sum(map(sizes.__getitem__, files)), label) as advance:
+    with progress(sum(map(sizes.__getitem__, files)), label, _IDLE) as advance:
 
         def work(file: str) -> EmbedResult:
             with _share(sizes[file], advance) as report:
