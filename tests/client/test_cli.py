@@ -291,6 +291,8 @@ def test_wrong_usage_is_one_line_and_2(run: Run, tmp_path: Path) -> None:
         ("embd", "octavo: unknown command 'embd'; did you mean embed?"),
         ("quite-different", "octavo: unknown command 'quite-different'"),
         ("models lst", "octavo models: unknown command 'lst'; did you mean list?"),
+        ("cache stat", "octavo cache: unknown command 'stat'; did you mean stats?"),
+        ("models quantize hf:x q", "octavo models quantize: 'hf:x' is no model: write NAME, FOLDER or hf:ORG/NAME"),
         ("embed --outptu x", "octavo embed: unknown option --outptu; did you mean --output?"),
         ("embed", "octavo embed: FILE... is missing"),
         ("batch -i x", "octavo batch: --output is missing"),

@@ -81,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _describe(self, path: str) -> None:
         name, _, revision = path.partition("/revision/")
-        if (repository := self._repository(name)) is None:
+        found = self.hub.repositories.get(name)
+        repository = found if found and found.gated else self._repository(name)  # what is gated is listed to anyone
+        if repository is None:
             return
         commit = repository.branches.get(revision or "main", revision)
         if commit not in repository.commits:

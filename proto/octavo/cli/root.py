@@ -108,7 +108,7 @@ def _wrong_usage(fault: click.UsageError) -> str:
             return fault.message
         case click.BadParameter():
             name = fault.param_hint or (_name(fault.param) if fault.param else "")
-            return f"{name}: {fault.message.replace(' is not in the range x>=', ' is less than ')}"
+            return f"{name}{': ' if name else ''}{fault.message.replace(' is not in the range x>=', ' is less than ')}"
     return fault.format_message()
 
 
