@@ -110,7 +110,7 @@ class ServerSettings(Section):
             raise ValueError("at least one address is required")
         for address in listen:
             if not info.data.get("tls_certificate"):
-                check_local(address, "allow_plaintext_remote", info)
+                check_local(address, "server.allow_plaintext_remote", info)
         return listen
 
     @model_validator(mode="after")
@@ -275,7 +275,7 @@ class MetricsSettings(Section):
     def _listen_is_local(cls, listen: str, info: ValidationInfo) -> str:
         if listen:
             split_address(listen)
-            check_local(listen, "allow_remote", info)
+            check_local(listen, "metrics.allow_remote", info)
         return listen
 
 

@@ -44,7 +44,7 @@ def _check_address(address: str) -> str:
 
 def check_local(address: str, allowed_by: str, info: ValidationInfo) -> None:
     """Raise ValueError for an address that others can reach, unless another setting of its table allows that."""
-    if not (info.data.get(allowed_by) or is_local(address)):
+    if not (info.data.get(allowed_by.rpartition(".")[2]) or is_local(address)):
         raise ValueError(
             f"{address} can be reached from other machines in plain text; set {allowed_by} = true to allow"
         )

@@ -376,6 +376,12 @@ def test_a_name_that_does_not_resolve_is_told_as_such(run: Run, book: Path) -> N
     assert done.stderr.count("\n") == 1
 
 
+def test_a_socket_that_is_not_there_is_told_as_such(run: Run, book: Path, tmp_path: Path) -> None:
+    done = run("embed", "--server", f"unix:{tmp_path}/none", book)
+    assert done.returncode == 3
+    assert done.stderr == f"octavo: unix:{tmp_path}/none: there is no such socket: check the path\n"
+
+
 def test_an_address_that_is_none_is_wrong_usage(invoke: Callable[..., Result], book: Path) -> None:
     for address in ("localhost", "http://localhost:50051", "localhost:port", "localhost:70000", "localhost:0", ""):
         done = invoke("embed", "--server", address, book)

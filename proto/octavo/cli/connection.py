@@ -24,6 +24,7 @@ _NEWS_SECONDS = 1.0  # shorter waits are not told
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
 _CONNECTION_FAULTS = {
     "errors resolving": "the name does not resolve: check its spelling and the name service",
+    "No such file or directory": "there is no such socket: check the path",
     "SETTINGS frame": "another program answers there, which does not speak gRPC: check the port",
     "http1.x": "another program answers there, which does not speak gRPC: check the port",
     "Hostname Verification Check failed": "the server's certificate is for another name",
@@ -141,7 +142,8 @@ def explained(fault: OctavoError) -> str:
         if "_" in name and re.search(rf"\b{name}\b", text):
             text = re.sub(rf"\b{name}\b", option, text).replace(f" ({option})", "")
     if isinstance(fault, Unauthenticated):
-        return f"{text} ({'check' if os.environ.get(KEY_VARIABLE) else 'set'} {KEY_VARIABLE}, your key)"
+        held = os.environ.get(KEY_VARIABLE)
+        return f"{text} ({f'check the key in {KEY_VARIABLE}' if held else f'set {KEY_VARIABLE} to your key'})"
     return text
 
 
