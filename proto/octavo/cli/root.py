@@ -62,7 +62,7 @@ def octavo() -> None:
     --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add". Set NO_COLOR to turn colours off.
 
     \b
-    Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 the server cannot be reached,
+    Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 no server can be reached, or it is stopping,
     130 interrupted, 141 the reader of the output closed it.
     """
 
