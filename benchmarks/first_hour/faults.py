@@ -80,6 +80,10 @@ FILES = faults(
     (1, "octavo cache verify --cache-dir none"),
     (1, "octavo models fetch no-such-model"),
     (1, "octavo models quantize ./none ./q"),
+    (2, "octavo models add no-hub"),
+    (1, "HF_ENDPOINT=http://{closed} octavo models add hf:org/none"),
+    (1, "HF_ENDPOINT=http://{http} octavo models add hf:org/none"),
+    (1, "octavo serve --model hf:org/none --listen 127.0.0.1:0 --set metrics.listen="),
 )
 DISKS = faults(
     (1, "octavo embed book.txt > /dev/full"),
@@ -130,7 +134,7 @@ ADDRESSES = faults(
     (3, "octavo embed --server {http} --tls book.txt"),
     (2, "octavo embed --local --server {socket} book.txt"),
     (3, "octavo embed --local --model ./none book.txt"),
-    (1, "unset OCTAVO_API_KEY; octavo embed --server {stopping} --timeout 3 book.txt"),
+    (3, "unset OCTAVO_API_KEY; octavo embed --server {stopping} --timeout 3 book.txt"),
     (1, "octavo serve --model {model} --listen {tls_ip} --set metrics.listen="),
     (1, "octavo serve --model {model} --listen {socket} --set metrics.listen="),
     (1, "octavo serve --model {model} --listen unix:none/socket --set metrics.listen="),

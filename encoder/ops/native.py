@@ -12,7 +12,7 @@ from torch import Tensor
 from encoder.families import Activation
 from encoder.layers import Norm
 from encoder.native import library
-from encoder.native.core import HEAD_UNIT, ROW_UNIT, Core, runs_here
+from encoder.native.core import HEAD_UNIT, ROW_UNIT, Core
 from encoder.native.library import NativeUnavailableError
 from encoder.ops import Embeddings8, Layer8, Linear8, Quantiser, Rows
 from encoder.ops.reference import Reference
@@ -21,6 +21,9 @@ __all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best", "outlook"
 
 ARITHMETIC = "octavo-8bit-1"
 """Names the arithmetic, which all forms share bit for bit. Count up if any result changes; golden.json has the name."""
+
+_FAST = frozenset({"amx", "avx512", "neon"})
+"""Forms beside which a faster one would be of another kind of machine."""
 
 
 def best(isa: str = "auto") -> "Native":
@@ -39,22 +42,12 @@ def best(isa: str = "auto") -> "Native":
     raise NativeUnavailableError("; ".join(refusals) or f"there is no native core for {library.architecture()}")
 
 
-def outlook(kernels: str) -> str:
-    """In one clause, what would be faster than a form that `Native.kernels` names; empty for other kernels."""
-    forms = library.forms()
-    if kernels not in map(_named, forms):
+def outlook(form: str) -> str:
+    """Which faster forms this machine does not run; empty for those that are as fast as their architecture has them."""
+    faster = list(takewhile(lambda each: each != form, library.forms()))
+    if form in _FAST or not faster:
         return ""
-    faster = list(takewhile(lambda form: _named(form) != kernels, forms))
-    here = [form for form in faster if runs_here(form)]
-    if here:
-        return f"{here[0]} would be faster here"
-    if faster:
-        return f"the fastest form that this processor runs, without {' and '.join(faster)}"
-    return "the fastest form"
-
-
-def _named(form: str) -> str:
-    return f"native kernels for {form}"
+    return f"this machine has none of {', '.join(faster)}, which would be faster"
 
 
 class Native(Reference):
@@ -73,7 +66,7 @@ class Native(Reference):
     @property
     def kernels(self) -> str:
         """See `Operations.kernels`."""
-        return _named(self.form)
+        return f"native kernels for {self.form}"
 
     # --- Operations ---
 

@@ -9,7 +9,7 @@ import torch
 from encoder.errors import DeviceError, SchemeError
 from encoder.native.library import EMULATED, FORMS
 from encoder.ops import Operations
-from encoder.ops.native import NativeUnavailableError, best
+from encoder.ops.native import NativeUnavailableError, best, outlook
 from encoder.ops.probe import exact
 from encoder.ops.reference import Reference
 
@@ -78,6 +78,8 @@ def _native(isa: str, refusals: list[str]) -> Operations | None:
         refusals.append(str(error))
     else:
         if exact(native):
+            slow = outlook(native.form) if isa == "auto" else f"isa {isa} was requested"
+            refusals += [slow] if slow else []
             return native
         refusals.append(f"products of {native.kernels} are not exact here")
     if isa != "auto":

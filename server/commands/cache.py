@@ -11,6 +11,7 @@ from cache import KeyMaker, Kind, PurgeIncompleteError, Store
 from octavo.cli.connection import connected
 from octavo.cli.documents import outcomes, reader, succeeded
 from octavo.cli.exits import FAILED
+from octavo.cli.group import PluginGroup
 from octavo.cli.options import call_options, check_call_options, in_flight_option, vector_options
 from octavo.cli.texts import refuse_stdin_twice
 from server.auth.clients import ANONYMOUS
@@ -23,7 +24,7 @@ KIB = 1024
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-@click.group()
+@click.group(cls=PluginGroup)
 def cache() -> None:
     """Inspect, verify, warm and purge the layer cache.
 

@@ -8,11 +8,12 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
+from octavo.cli.group import PluginGroup
 from server.commands.options import configuration, settings_options
 from server.config.load import Configuration, Leaf, dotted
 
 
-@click.group()
+@click.group(cls=PluginGroup)
 def config() -> None:
     """Check and show the server's settings."""
 

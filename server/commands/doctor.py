@@ -11,16 +11,19 @@ from typing import Any
 import click
 from prometheus_client import CollectorRegistry
 
+from octavo.cli.exits import colour
 from server.commands.access import certificate, keys, redis
 from server.commands.finding import Finding
 from server.commands.options import FAILURE, configuration, settings_options
 from server.config.schema import ComputeSettings, ModelSettings, Settings
 from server.errors import StartError, words_of
+from server.inference.hardware import advice
 from server.rpc.addresses import check_free
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "grpcio", "protobuf", "numpy")
+COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "red"}
 ISA_FLAGS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -46,7 +49,8 @@ def doctor(**options: Any) -> None:
     logs.configure("error")
     stopped = False
     for finding in examine(settings):
-        click.echo(f"{finding.level:<5}{finding.subject:<10}{finding.says}")
+        level = click.style(f"{finding.level:<5}", fg=COLOURS[finding.level])
+        click.echo(f"{level}{finding.subject:<10}{finding.says}", color=colour())
         stopped |= finding.level == "fail"
     raise SystemExit(FAILURE if stopped else 0)
 
@@ -143,7 +147,6 @@ def cache_folder(folder: Path) -> Finding:
 
 def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     """Load and warm up a model as the server does."""
-    from encoder.ops.native import outlook  # noqa: PLC0415 - loads torch
     from server import app  # noqa: PLC0415 - loads torch
 
     subject = "model"
@@ -155,9 +158,10 @@ def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     encoder, name = found.runner.encoder, found.name
     licence = found.folder.licence or "no licence declared"
     yield Finding("ok", subject, f"{name}@{found.version}: {encoder.layers} layers of {encoder.hidden}, {licence}")
-    told = filter(None, (f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}", outlook(encoder.kernels)))
-    yield Finding("ok", "kernels", "; ".join(told))
-    if encoder.kernels_reason:
+    yield Finding("ok", "kernels", f"{name}: {encoder.scheme} on {encoder.device}, {encoder.kernels}")
+    if slow := advice(name, encoder.scheme, encoder.kernels, encoder.kernels_reason):
+        yield Finding("warn", "kernels", slow)
+    elif encoder.kernels_reason:
         yield Finding("note", "kernels", f"{name}: faster kernels are not used: {encoder.kernels_reason}")
     yield Finding("ok", "digest", f"{name}: {found.digest}")
 

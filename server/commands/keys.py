@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from octavo.cli.group import PluginGroup
 from server.auth.clients import ANONYMOUS
 from server.auth.keys import KeptKey, Key, KeysError, changing_keys, default_keys_path, read_keys
 from server.commands.options import FAILURE, configuration, fail, file_options
@@ -20,7 +21,7 @@ _PERIOD = re.compile(r"(\d{1,5})([hdwy])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
 
-@click.group()
+@click.group(cls=PluginGroup)
 def keys() -> None:
     """Add, list and revoke the keys that clients authenticate with.
 

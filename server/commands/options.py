@@ -7,6 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from octavo.cli.exits import complain
 from server.config.load import Configuration, ConfigurationError, Leaf, assignment, flag, load
 
 CONFIGURATION_FAULT = 2
@@ -33,7 +34,7 @@ _SERVER = (
         "--model",
         "models",
         multiple=True,
-        metavar="NAME|FOLDER",
+        metavar="NAME|FOLDER|hf:ORG/NAME",
         help="Serve this model instead of the configured ones. Repeatable; the first is the default.",
     ),
 )
@@ -100,5 +101,5 @@ def configuration(
 def fail(code: int, *lines: str) -> NoReturn:
     """Print errors on standard error, one per line, and exit."""
     for line in lines:
-        click.echo(f"octavo: {line}", err=True)
+        complain(line)
     raise SystemExit(code)

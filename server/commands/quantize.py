@@ -1,18 +1,27 @@
 """`octavo models quantize`."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from encoder.errors import EncoderError
+from octavo.cli.progress import note
 from server.commands.options import FAILURE, fail
 from server.config.schema import ModelSettings
 
 
+def _model(_: click.Context, __: click.Parameter, text: str) -> ModelSettings:
+    try:
+        return ModelSettings(path=text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no model: write NAME, FOLDER or hf:ORG/NAME") from None
+
+
 @click.command()
-@click.argument("model", metavar="NAME|FOLDER")
+@click.argument("model", metavar="NAME|FOLDER|hf:ORG/NAME", callback=_model)
 @click.argument("out", metavar="FOLDER", type=click.Path(path_type=Path))
-def quantize(model: str, out: Path) -> None:
+def quantize(model: ModelSettings, out: Path) -> None:
     r"""Quantise a model to 8 bits, a quarter of its size, and write it to a new folder.
 
     The server quantises a model when it first serves it in 8 bits, and keeps the result beside its cache. With a folder
@@ -27,9 +36,10 @@ def quantize(model: str, out: Path) -> None:
     """
     from encoder import quantised  # noqa: PLC0415 - loads torch
 
-    folder = ModelSettings(path=model).folder
+    if sys.stderr.isatty():
+        note("quantising takes seconds to minutes")
     try:
-        quantised.save(folder, out)
+        quantised.save(model.folder, out)
     except (EncoderError, OSError) as error:
         fail(FAILURE, str(error))
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))

@@ -20,6 +20,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from server.config.lines import Key, line_of, lines_of
 from server.config.schema import Section, Settings
 
 PREFIX = "OCTAVO_"
@@ -58,9 +59,11 @@ class Fault:
     setting: str
     message: str
     origin: Origin
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.setting}{': ' if self.setting else ''}{self.message} ({self.origin})"
+        line = f", line {self.line}" if self.line else ""
+        return f"{self.setting}{': ' if self.setting else ''}{self.message} ({self.origin}{line})"
 
 
 class ConfigurationError(ValueError):
@@ -114,11 +117,12 @@ def load(
     """
     environ = environ or {}
     faults: list[Fault] = []
-    leaves = [*_read_file(file, environ, faults), *_read_environment(environ, faults), *flags]
+    lines: dict[Key, int] = {}
+    leaves = [*_read_file(file, environ, faults, lines), *_read_environment(environ, faults), *flags]
     try:
         settings = Settings.model_validate(_overlay(leaves, faults))
     except ValidationError as error:
-        faults += [_fault(details, leaves) for details in error.errors(include_url=False)]
+        faults += [_fault(details, leaves, lines) for details in error.errors(include_url=False)]
     if faults:
         raise ConfigurationError(faults)
     return Configuration(settings, tuple(leaves))
@@ -143,14 +147,15 @@ def dotted(path: Iterable[str | int]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-def _read_file(file: Path | None, environ: Mapping[str, str], faults: list[Fault]) -> list[Leaf]:
+def _read_file(file: Path | None, environ: Mapping[str, str], faults: list[Fault], lines: dict[Key, int]) -> list[Leaf]:
     origin = Origin("flag", "--config")
     if file is None:
         if not environ.get(FILE_VARIABLE):
             return []
         file, origin = Path(environ[FILE_VARIABLE]), Origin("environment", FILE_VARIABLE)
     try:
-        tree = tomllib.loads(file.read_bytes().decode())
+        text = file.read_bytes().decode()
+        tree = tomllib.loads(text)
     except OSError as error:
         faults.append(Fault("", f"cannot read {file}: {error.strerror}", origin))
     except UnicodeDecodeError:
@@ -158,6 +163,7 @@ def _read_file(file: Path | None, environ: Mapping[str, str], faults: list[Fault
     except tomllib.TOMLDecodeError as error:
         faults.append(Fault("", f"{file} is not TOML: {error}", origin))
     else:
+        lines.update(lines_of(text))
         return list(_flatten((), tree, Origin("file", str(file))))
     return []
 
@@ -246,12 +252,19 @@ _WORDS = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "string_pattern_mismatch": "must match {pattern}",
+    "string_pattern_mismatch": "must be 1 to 64 lower-case letters, digits, hyphens and underscores",
+    "string_too_short": "must not be empty",
 }
 """Plain words for pydantic's types of errors, where its own messages speak of Python."""
 
+_FORMS = {
+    "device": "must be auto, cpu or cuda:N",
+    "name": "must be letters, digits, dots, hyphens and underscores",
+}
+"""Plain words for settings whose values have a form."""
 
-def _fault(details: ErrorDetails, leaves: Sequence[Leaf]) -> Fault:
+
+def _fault(details: ErrorDetails, leaves: Sequence[Leaf], lines: Mapping[Key, int]) -> Fault:
     path = details["loc"]
     if details["type"] == "extra_forbidden":
         message = "unknown setting" + _suggestion(path)
@@ -259,14 +272,23 @@ def _fault(details: ErrorDetails, leaves: Sequence[Leaf]) -> Fault:
         message = 'must be a number of bytes, or a size such as "4GB" or "4GiB"'
     elif whole:
         message = "must be a whole number"
-    elif words := _WORDS.get(details["type"]):
-        message = words.format(
-            **{name: f"{bound}".removesuffix(".0") for name, bound in details.get("ctx", {}).items()}
-        )
+    elif words := _FORMS.get(str(path[-1])) or _WORDS.get(details["type"]):
+        unit = "bytes" in str(path[-1])
+        message = words.format(**{name: _bound(bound, unit) for name, bound in details.get("ctx", {}).items()})
     else:
         message = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
     path = path[:-1] if path[-1:] == ("[key]",) else path  # pydantic's way to say that a table's name is wrong
-    return Fault(dotted(path), message, _origin(path, leaves))
+    origin = _origin(path, leaves)
+    return Fault(dotted(path), message, origin, line_of(path, lines) if origin.kind == "file" else None)
+
+
+def _bound(bound: Any, in_bytes: bool) -> str:
+    """Write a bound as people do: 1, not 1.0; of bytes "1MiB", not 1048576."""
+    if in_bytes and bound:
+        for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+            if bound % 1024**power == 0:
+                return f'"{bound // 1024**power}{unit}"'
+    return f"{bound}".removesuffix(".0")
 
 
 def _suggestion(path: tuple[str | int, ...]) -> str:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from server.config.folders import cache_home
+from server.config.hub import SCHEME, HubModel
 from server.config.values import (
     Address,
     Count,
@@ -109,7 +110,7 @@ class ServerSettings(Section):
             raise ValueError("at least one address is required")
         for address in listen:
             if not info.data.get("tls_certificate"):
-                check_local(address, "allow_plaintext_remote", info)
+                check_local(address, "server.allow_plaintext_remote", info)
         return listen
 
     @model_validator(mode="after")
@@ -149,7 +150,8 @@ class ModelSettings(Section):
 
     path: str = Field(
         min_length=1,
-        description="A folder (containing a slash), or the name of a folder in `$XDG_CACHE_HOME/octavo/models`.",
+        description="A folder (containing a slash), the name of a folder in `$XDG_CACHE_HOME/octavo/models`, or "
+        "`hf:ORG/NAME[@REVISION]`, as given to `octavo models add`.",
     )
     name: str | None = Field(
         default=None,
@@ -180,9 +182,23 @@ class ModelSettings(Section):
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    @field_validator("path")
+    @classmethod
+    def _hub_model_is_named(cls, path: str) -> str:
+        if path.startswith(SCHEME):
+            HubModel.parse(path)
+        return path
+
+    @property
+    def hub_model(self) -> HubModel | None:
+        """The model on a hub, if the path names one."""
+        return HubModel.parse(self.path) if self.path.startswith(SCHEME) else None
+
     @property
     def folder(self) -> Path:
         """The model's folder, which may not exist."""
+        if self.hub_model:
+            return self.hub_model.folder
         if "/" in self.path:
             return Path(self.path).expanduser()
         return cache_home() / "models" / self.path
@@ -190,7 +206,7 @@ class ModelSettings(Section):
     @property
     def served_name(self) -> str:
         """The model's name for clients."""
-        return self.name or self.folder.resolve().name
+        return self.name or (self.hub_model.name if self.hub_model else self.folder.resolve().name)
 
 
 class ComputeSettings(Section):
@@ -264,7 +280,7 @@ class MetricsSettings(Section):
     def _listen_is_local(cls, listen: str, info: ValidationInfo) -> str:
         if listen:
             split_address(listen)
-            check_local(listen, "allow_remote", info)
+            check_local(listen, "metrics.allow_remote", info)
         return listen
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
+from octavo.sizes import parse_size
+
 UNIX = "unix:"
 MAX_PORT = 65535
 MAX_SOCKET_PATH_BYTES = 107  # Linux's sun_path without its NUL
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -44,7 +44,7 @@ def _check_address(address: str) -> str:
 
 def check_local(address: str, allowed_by: str, info: ValidationInfo) -> None:
     """Raise ValueError for an address that others can reach, unless another setting of its table allows that."""
-    if not (info.data.get(allowed_by) or is_local(address)):
+    if not (info.data.get(allowed_by.rpartition(".")[2]) or is_local(address)):
         raise ValueError(
             f"{address} can be reached from other machines in plain text; set {allowed_by} = true to allow"
         )
@@ -58,11 +58,8 @@ def _check_key(text: str) -> str:
 
 def read_size(value: Any) -> Any:
     """Read "4GB" or "1.5 GiB"; what is no size stays as it is."""
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return value
-    number, prefix, binary = match.groups()
-    return round(float(number) * (1024 if binary else 1000) ** " kMGT".index(prefix.replace("K", "k") or " "))
+    size = parse_size(value) if isinstance(value, str) else None
+    return value if size is None else size
 
 
 class StorageUrl(SecretStr):

@@ -1,9 +1,10 @@
 """Exceptions of fetching.
 
 FetchError (Exception)
-├── ArchiveError    an archive lacks a file, or has one with a path outside its folder
-├── DownloadError   the registry's client failed, or the archive is not the pinned one
-└── UnknownItem     the manifest has no such name
+├── ArchiveError      an archive lacks a file, or has one with a path outside its folder
+├── DownloadError     the registry or hub cannot be reached, or the content is not the pinned one
+├── UnknownItem       the manifest has no such name
+└── UnsupportedModel  a repository's model cannot be served
 """
 
 
@@ -16,8 +17,12 @@ class ArchiveError(FetchError):
 
 
 class DownloadError(FetchError):
-    """A package could not be downloaded."""
+    """A package or a model could not be downloaded."""
 
 
 class UnknownItem(FetchError):
     """The manifest has no such name."""
+
+
+class UnsupportedModel(FetchError):
+    """A repository's model cannot be served."""

@@ -169,13 +169,21 @@ def credentials_of(certificate: Path | None, key: Path | None) -> grpc.ServerCre
     if certificate is None or key is None:
         return None
     try:
-        chain = (certificate.read_bytes(), key.read_bytes())
+        chain = (_read("tls_certificate", certificate), _read("tls_key", key))
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
-        raise StartError(f"{certificate} and {key} are no certificate and its key: {error.reason or error}") from None
-    except OSError as error:
-        raise StartError(f"{error.filename or certificate}: {error.strerror or error}") from None
+        why = "not in PEM" if error.reason is None else error.reason.replace("_", " ").lower()
+        raise StartError(
+            f"server.tls_certificate and server.tls_key: {certificate} and {key} are no certificate and its key: {why}"
+        ) from None
     return grpc.ssl_server_credentials([chain[::-1]])
+
+
+def _read(setting: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartError(f"server.{setting}: {file}: {error.strerror or error}") from None
 
 
 def _no_password() -> str:

@@ -73,7 +73,7 @@ def call_of(
     wanted = wanted or (model.embed_task(),)
     fingerprint = model.fingerprint(cutting, window, wanted)
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint:
-        raise FingerprintMismatch(f"this call's fingerprint is {fingerprint}")
+        raise FingerprintMismatch(f"this call's fingerprint is {fingerprint}, not the expected one")
     prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
     return Call(
         around.request_id,
@@ -164,7 +164,7 @@ def _embed_task(task: pb.Task, path: str, model: ServedModel, text: str, unit: U
     normalize = options.normalize if options.HasField("normalize") else default.normalize
     data_type = _choice(DATA_TYPES, options.data_type, f"{field}.data_type")
     if data_type == "int8" and not normalize:
-        raise InvalidCall(f"{field}.data_type", "INT8 holds values of normalised vectors alone")
+        raise InvalidCall(f"{field}.data_type", "only normalised vectors can have 8-bit values")
     dimensions = options.dimensions if options.HasField("dimensions") else default.dimensions
     if not 0 < dimensions <= default.dimensions:
         raise InvalidCall(f"{field}.dimensions", f"{model.name} has 1 to {default.dimensions} dimensions")

@@ -6,6 +6,7 @@ messages; arguments of other libraries' records by their types; long strings by 
 
 import asyncio
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]
 
 def _renderer(renderer: Renderer, stream: TextIO) -> Processor:
     if renderer == "console" or (renderer == "auto" and stream.isatty()):
-        return structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        return structlog.dev.ConsoleRenderer(colors=stream.isatty() and not os.environ.get("NO_COLOR"))
     return structlog.processors.JSONRenderer(ensure_ascii=False)
 
 

@@ -390,3 +390,33 @@ def test_credentials_in_uris_stay_out_of_files_and_messages(double: Double, docs
 )
 def test_uris_are_shown_without_credentials(uri: str, expected: str) -> None:
     assert shown(uri) == expected
+
+
+def test_failed_documents_are_counted_on_standard_error(double: Double, docs: Path) -> None:
+    docs.write_text('{"id": "a", "text": "good"}\n{"id": "b", "text": ""}\n{"id": "c", "text": 3}\n')
+    done = batch(double, docs)
+    assert done.exit_code == 1
+    reasons = summary(done)["errors"]
+    assert sum(reasons.values()) == 2
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    assert done.stderr.splitlines()[-1] == f"octavo: 2 of 3 documents failed: {listed}"
+
+
+def test_sizes_have_units(double: Double, docs: Path) -> None:
+    assert batch(double, docs, "--max-document-bytes", "1kB").exit_code == 0
+    docs.write_text(json.dumps({"id": "long", "text": "x" * 1001}) + "\n")
+    done = batch(double, docs, "--max-document-bytes", "1kB", "--output", str(docs.parent / "other"))
+    assert summary(done)["errors"] == {"DOCUMENT_TOO_LARGE": 1}
+
+
+def test_an_output_that_is_a_file_is_told_in_the_system_s_words(double: Double, docs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    done = batch(double, docs)
+    assert (done.exit_code, done.stderr) == (1, f"Error: {tmp_path / 'out'}: File exists\n")
+
+
+def test_a_server_that_is_away_is_told_once_in_our_words(double: Double, docs: Path) -> None:
+    double.ends.extend([(3, Fault(grpc.StatusCode.UNAVAILABLE)), (0, Fault(grpc.StatusCode.UNAVAILABLE))])
+    done = batch(double, docs)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count(f"octavo: waiting: no server answers on {double.address}") == 1

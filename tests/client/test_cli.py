@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from octavo.cli import root
 from octavo.cli.output import glimpse, numbers, table
 from octavo.cli.root import octavo
 from octavo.v1 import inference_pb2 as pb
@@ -284,6 +285,52 @@ def test_wrong_usage_is_one_line_and_2(run: Run, tmp_path: Path) -> None:
         assert "--help)" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("embd", "octavo: unknown command 'embd'; did you mean embed?"),
+        ("quite-different", "octavo: unknown command 'quite-different'"),
+        ("models lst", "octavo models: unknown command 'lst'; did you mean list?"),
+        ("cache stat", "octavo cache: unknown command 'stat'; did you mean stats?"),
+        ("models quantize hf:x q", "octavo models quantize: 'hf:x' is no model: write NAME, FOLDER or hf:ORG/NAME"),
+        ("embed --outptu x", "octavo embed: unknown option --outptu; did you mean --output?"),
+        ("embed", "octavo embed: FILE... is missing"),
+        ("batch -i x", "octavo batch: --output is missing"),
+        ("embed --window -1 x", "octavo embed: --window: -1 is less than 0"),
+        ("embed --format xml x", "octavo embed: --format: 'xml' is not one of 'json', 'npy'"),
+        ("embed /no/such", "octavo embed: File '/no/such' does not exist"),
+        ("embed --ca /no/such /dev/null", "octavo embed: --ca: /no/such: No such file or directory"),
+        ("batch -i x -o y --max-document-bytes 4XB", "octavo batch: --max-document-bytes: must be a number of bytes"),
+    ],
+)
+def test_wrong_usage_is_told_in_our_words(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert root.run(line.split()) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_message_names_options_and_not_fields(invoke: Callable[..., Result], double: Double, book: Path) -> None:
+    field = "options.segmentation.max_tokens"
+    double.faults.append(Fault(grpc.StatusCode.INVALID_ARGUMENT, "max_tokens must be at least 32", field=field))
+    done = invoke("embed", book)
+    assert done.stderr.startswith(f"octavo: {book}: --max-tokens must be at least 32")
+    assert "max_tokens" not in done.stderr
+
+
+def test_an_answer_that_is_late_is_told_in_our_words(invoke: Callable[..., Result], double: Double, book: Path) -> None:
+    released = threading.Event()
+    double.delay = lambda _: 0.0 * released.wait(60)
+    done = invoke("embed", "--timeout", "0.2", book)
+    released.set()
+    assert (done.exit_code, done.stderr) == (1, f"octavo: {book}: no answer in time (--timeout allows more time)\n")
+
+
+def test_a_server_without_tls_is_told_in_one_line(run: Run, double: Double, book: Path) -> None:
+    for command in ("embed", "segment"):
+        done = run(command, "--tls", book)
+        assert done.returncode == 3
+        assert done.stderr == f"octavo: {double.address}: the server does not use TLS: remove --tls and --ca\n"
+
+
 def test_a_refused_call_is_one_line_and_1(run: Run, double: Double, book: Path) -> None:
     double.faults.append(Fault(grpc.StatusCode.NOT_FOUND, "no model x", "UNKNOWN_MODEL", field="options.model"))
     done = run("embed", book)
@@ -327,6 +374,12 @@ def test_a_name_that_does_not_resolve_is_told_as_such(run: Run, book: Path) -> N
     assert done.returncode == 3
     assert done.stderr.startswith("octavo: nowhere.invalid:50051: the name does not resolve")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_socket_that_is_not_there_is_told_as_such(run: Run, book: Path, tmp_path: Path) -> None:
+    done = run("embed", "--server", f"unix:{tmp_path}/none", book)
+    assert done.returncode == 3
+    assert done.stderr == f"octavo: unix:{tmp_path}/none: there is no such socket: check the path\n"
 
 
 def test_an_address_that_is_none_is_wrong_usage(invoke: Callable[..., Result], book: Path) -> None:

@@ -165,7 +165,7 @@ def test_the_command_takes_the_key_from_the_environment_and_shows_it_nowhere(
     assert set(double.authorizations) == {f"Bearer {TOKEN}"}
     double.faults.append(Fault(grpc.StatusCode.UNAUTHENTICATED, "not valid", "UNAUTHENTICATED"))
     done = invoke("models", "--server", double.address, OCTAVO_API_KEY=TOKEN)
-    assert (done.exit_code, done.stderr) == (1, "Error: not valid\n")
+    assert (done.exit_code, done.stderr) == (1, "Error: not valid (check the key in OCTAVO_API_KEY)\n")
     done = invoke("models", "--server", double.address, OCTAVO_API_KEY="oct_\N{SNOWMAN}secret")
     assert done.exit_code == 2
     assert "OCTAVO_API_KEY" in done.stderr

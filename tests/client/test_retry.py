@@ -36,6 +36,17 @@ def test_a_refusal_with_a_hint_is_waited_out_and_never_asked_again_too_early(
     assert all(later - earlier >= 0.03 for earlier, later in zip(double.times, double.times[1:], strict=False))
 
 
+def test_each_wait_is_told(double: Double) -> None:
+    told: list[tuple[str, float, int]] = []
+    retry = Retry(on_wait=lambda error, seconds: told.append((error.reason, seconds, len(double.requests))))
+    double.faults.extend([Fault(EXHAUSTED, reason="RATE_LIMITED", retry_delay=0.03), Fault(UNAVAILABLE)])
+    with Client(double.address, retry=retry) as client:
+        client.embed("text")
+    assert [(reason, requests) for reason, _, requests in told] == [("RATE_LIMITED", 1), ("", 2)]
+    assert told[0][1] >= 0.03
+    assert told[1][1] > 0
+
+
 def test_a_servers_pushback_wins_over_its_retry_info(call: Caller, double: Double) -> None:
     double.faults.append(Fault(EXHAUSTED, reason="RATE_LIMITED", retry_delay=60, pushback="10"))
     call("embed", "text", timeout=5)

@@ -169,11 +169,22 @@ def test_levels_are_ours_to_choose_and_others_stay_at_warnings() -> None:
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["told"]
 
 
-def test_people_get_lines_and_pipes_get_json() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    logs.configure(stream=out)
+    structlog.get_logger("server").warning("hello")
+    assert "hello" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_people_get_lines_and_pipes_get_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     cases: list[tuple[logs.Renderer, io.StringIO, str]] = [
         ("auto", Terminal(), "\x1b"),
         ("auto", io.StringIO(), "{"),

@@ -151,6 +151,17 @@ def test_an_empty_file_of_settings_serves_the_defaults(models: Path, tmp_path: P
         assert segment(address).info.usage.tokens == 2
 
 
+def test_slower_kernels_are_told_in_one_sentence(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with process(tmp_path, "--listen", "127.0.0.1:0", *NO_METRICS, level="warning") as server:
+        server.ready()
+        (told,) = (json.loads(line) for line in server.log)
+    assert told["level"] == "warning"
+    assert re.fullmatch(
+        f"{TINY} is served in .* because an environment variable limits the instruction set; unset it", told["event"]
+    )
+
+
 def test_health_names_every_service_of_ours(served: tuple[Process, list[str]]) -> None:
     with grpc.insecure_channel(served[1][0]) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -307,7 +318,8 @@ def test_files_of_tls_and_keys_are_read_before_models_are_loaded(
 ) -> None:
     nothing = ("--model", str(tmp_path / "none"))
     pair = [part for name in ("certificate", "key") for part in ("--set", f"server.tls_{name}={tmp_path}/{name}.pem")]
-    assert told_on_exit(*nothing, *pair) == f"{tmp_path}/certificate.pem: No such file or directory"
+    missing = f"server.tls_certificate: {tmp_path}/certificate.pem: No such file or directory"
+    assert told_on_exit(*nothing, *pair) == missing
     for name in ("certificate", "key"):
         (tmp_path / f"{name}.pem").write_text("no PEM")
     assert "are no certificate and its key" in told_on_exit(*nothing, *pair)
@@ -373,6 +385,15 @@ def test_a_missing_model_s_folder_is_named_with_the_way_to_get_one(
     line = told_on_exit("--model", str(tmp_path / "none"))
     assert str(tmp_path / "none") in line
     assert "octavo models fetch" in line
+
+
+@pytest.mark.parametrize("name", ["hf:org/none", "hf:org/none@v1.0"])
+def test_a_missing_model_of_a_hub_is_named_with_the_command_that_gets_it(
+    state_home: Path, told_on_exit: Callable[..., str], name: str
+) -> None:
+    line = told_on_exit("--model", name)
+    assert line.startswith("model none: ")
+    assert line.endswith(f"; `octavo models add {name}` downloads it")
 
 
 def truncated(folder: Path) -> None:

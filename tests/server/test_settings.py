@@ -110,11 +110,11 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
     }
     assert sorted(faults(file, (assignment("server.max_tasks=0"),), environ)) == sorted(
         [
-            f"servr: unknown setting; did you mean server? (file {file})",
-            f"server.lisen: unknown setting; did you mean server.listen? (file {file})",
-            f"server.level: unknown setting; did you mean log.level? (file {file})",
-            f"models[0].path: is missing (file {file})",
-            f"models[0].scheme: must be 'auto', 'int8', 'bf16' or 'fp32' (file {file})",
+            f"servr: unknown setting; did you mean server? (file {file}, line 1)",
+            f"server.lisen: unknown setting; did you mean server.listen? (file {file}, line 4)",
+            f"server.level: unknown setting; did you mean log.level? (file {file}, line 5)",
+            f"models[0].path: is missing (file {file}, line 6)",
+            f"models[0].scheme: must be 'auto', 'int8', 'bf16' or 'fp32' (file {file}, line 7)",
             "models.0.path: models is no table here; set it as a whole (environment OCTAVO_MODELS__0__PATH)",
             "compute.threads: must be a whole number (environment OCTAVO_COMPUTE__THREADS)",
             "server.listen: is neither JSON nor a list parted by commas (environment OCTAVO_SERVER__LISTEN)",
@@ -129,7 +129,15 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
     [
         ("cache.size_limit_bytes", '"4 gigabytes"', 'must be a number of bytes, or a size such as "4GB" or "4GiB"'),
         ("limits.max_bytes_in_flight", '"much"', 'must be a number of bytes, or a size such as "4GB" or "4GiB"'),
-        ("cache.size_limit_bytes", '"1kB"', "must be at least 1048576"),
+        ("cache.size_limit_bytes", '"1kB"', 'must be at least "1MiB"'),
+        ("server.max_document_bytes", "0", "must be at least 1"),
+        ("models", '[{path = ""}]', "must not be empty"),
+        ("models", '[{path = "a", device = "gpu"}]', "must be auto, cpu or cuda:N"),
+        (
+            "models",
+            '[{path = "hf:tiny"}]',
+            "'hf:tiny' is no model of a hub: write hf:ORG/NAME or hf:ORG/NAME@REVISION",
+        ),
         ("cache.verify", "2", "must be at most 1"),
         ("cache.cuts", "3", "must be a list"),
         ("cache.enabled", '"perhaps"', "must be true or false"),
@@ -139,12 +147,50 @@ def test_every_fault_of_every_source_is_told_at_once(write_file: WriteFile) -> N
         ("server.max_tasks", "1e99", "must be a whole number"),
         ("server.tls_key", "3", "must be a path"),
         ("plans", "3", "must be a table of tables"),
-        ("plans.Gold", "{}", "must match ^[a-z0-9][a-z0-9_-]{0,63}$"),
+        ("plans.Gold", "{}", "must be 1 to 64 lower-case letters, digits, hyphens and underscores"),
     ],
 )
 def test_faults_are_told_in_plain_words(write_file: WriteFile, setting: str, value: str, message: str) -> None:
     file = write_file(f"{setting} = {value}\n")
-    assert faults(file) == [f"{setting}: {message} (file {file})"]
+    (fault,) = faults(file)
+    assert fault.startswith(setting)
+    assert fault.endswith(f": {message} (file {file}, line 1)")
+
+
+def test_faults_name_their_line(write_file: WriteFile) -> None:
+    lines = [
+        "# [server]",
+        "server.max_tasks = 0",
+        "[[models]]",
+        'path = "a"',
+        "[[models]]",
+        'path = "b" # scheme = 3',
+        "[models.segmentation]",
+        "max_tokens = 0",
+        '[plans."free"]',
+        "weight = 0",
+        "[compute]",
+        '"threads" = -1',
+        "[cache]",
+        "cuts = [",
+        "  1,",
+        "  0,",
+        "]",
+    ]
+    told = {fault.partition(":")[0]: fault.rpartition("line ")[2] for fault in faults(write_file("\n".join(lines)))}
+    assert told == {
+        "server.max_tasks": "2)",
+        "models[1].segmentation.max_tokens": "8)",
+        "plans.free.weight": "10)",
+        "compute.threads": "12)",
+        "cache.cuts[1]": "14)",
+    }
+
+
+def test_a_value_from_elsewhere_has_no_line(write_file: WriteFile) -> None:
+    file = write_file("[server]\nmax_tasks = 3\n")
+    (fault,) = faults(file, (assignment("server.max_tasks=0"),))
+    assert fault == "server.max_tasks: must be at least 1 (flag --set server.max_tasks)"
 
 
 @pytest.mark.parametrize(

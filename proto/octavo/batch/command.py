@@ -22,10 +22,11 @@ from octavo.batch.parts import Share, Size
 from octavo.batch.records import OWN_COLUMNS
 from octavo.batch.sources import FORMATS as INPUT_FORMATS
 from octavo.cli.connection import client_of, failure
-from octavo.cli.exits import FAILED, Failure
+from octavo.cli.exits import FAILED, Failure, complain
 from octavo.cli.local import local_server
 from octavo.cli.options import call_arguments, check_call_options, embed_task, job_options, vector_options
 from octavo.client import Client, Retry
+from octavo.sizes import parse_size
 
 NO_RETRY = Retry(attempts=1, patience=0)  # instead, documents go to another server
 LOCAL_PATIENCE = 5.0  # seconds; a local server that has ended does not come back
@@ -48,6 +49,13 @@ def _kept(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tupl
     if taken := next((name for name in names if name in OWN_COLUMNS), None):
         raise click.BadParameter(f"the column {taken!r} is reserved for the output")
     return tuple(dict.fromkeys(names))
+
+
+def _size(_: click.Context, __: click.Parameter, text: str) -> int:
+    size = int(text) if text.isdecimal() else parse_size(text)
+    if not size:
+        raise click.BadParameter('must be a number of bytes, or a size such as "16MB" or "16MiB"')
+    return size
 
 
 _NUMBER = click.IntRange(min=1)
@@ -93,11 +101,11 @@ _NUMBER = click.IntRange(min=1)
 )
 @click.option(
     "--max-document-bytes",
-    type=_NUMBER,
-    default=16_000_000,
+    callback=_size,
+    default="16MB",
     show_default=True,
-    metavar="N",
-    help="Maximum UTF-8 bytes.",
+    metavar="SIZE",
+    help="Maximum UTF-8 bytes of a document.",
 )
 @click.option(
     "--patience",
@@ -144,12 +152,14 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
         raise Failure(str(fault)) from fault
     click.echo(json.dumps(summary, ensure_ascii=False))
     if not plan and summary["failed"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["errors"].items())
+        complain(f"{summary['failed']:,} of {summary['documents']:,} documents failed: {reasons}")
         ctx.exit(FAILED)
 
 
 def _check_extra() -> None:
-    if missing := [name for name in ("pyarrow", "tqdm") if find_spec(name) is None]:
-        raise Failure(f"this needs {' and '.join(missing)}: install octavo-client[batch]")
+    if find_spec("pyarrow") is None:
+        raise Failure("this needs pyarrow: install octavo-client[batch]")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:

@@ -10,6 +10,7 @@ from octavo.batch.manifest import Vectors
 from octavo.batch.pool import Hold, Pool, Task
 from octavo.batch.records import Made
 from octavo.batch.rows import Problem
+from octavo.cli.connection import waits
 from octavo.client import Analysis, Client, Embed, OctavoError, Retry
 from octavo.client.arguments import CallArguments
 from octavo.client.retry import Attempts
@@ -88,6 +89,7 @@ class Driver:
     in_flight: int = IN_FLIGHT
     _failures: int = 0
     _failing_since: float | None = field(default=None)
+    _told: str | None = None  # the reason of the pause that was reported since the last answer
 
     def start(self) -> None:
         """Start a thread that works until the pool is closed."""
@@ -100,7 +102,8 @@ class Driver:
                 if wait is None:
                     self.inbox.put(Gone(self.client.address, error))
                     return
-                if self._failures == 1:
+                if error.reason != self._told:
+                    self._told = error.reason
                     self.inbox.put(Paused(self.client.address, error))
                 if self.pool.wait_closed(wait):
                     return
@@ -120,7 +123,7 @@ class Driver:
         )
         try:
             for task, answer in answers:
-                self._failures, self._failing_since = 0, None
+                self._failures, self._failing_since, self._told = 0, None, None
                 if isinstance(answer, OctavoError) and answer.transient:
                     self.pool.put_back(hold, task, answer.retry_after or 1.0)
                 else:
@@ -169,7 +172,7 @@ def probe(client: Client, ask: Ask, patience: float) -> Vectors:
     Raises:
         OctavoError: the server does not answer within `patience` seconds, or refuses the options.
     """
-    task, attempts = ask.task, Attempts(Retry(attempts=5, patience=patience), None)
+    task, attempts = ask.task, Attempts(Retry(attempts=5, patience=patience, on_wait=waits(client.address)), None)
     while True:
         try:
             result = client.embed(

@@ -1,6 +1,7 @@
 """The output folder. Files are written atomically."""
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,4 +154,5 @@ class Output:
         try:
             yield
         except OSError as fault:
-            raise OutputError(f"{self.uri}: {fault.strerror or first_line(fault)}") from fault
+            words = os.strerror(fault.errno) if fault.errno else first_line(fault)
+            raise OutputError(f"{self.uri}: {words}") from fault

@@ -6,9 +6,13 @@ from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
+import click
+
 from octavo.batch.summary import Tally
+from octavo.cli.progress import note
 
 LINE_SECONDS = 30.0
+_BAR_SECONDS = 0.1
 _RECENT_SECONDS = 60.0  # window for the displayed speed
 
 
@@ -17,37 +21,43 @@ class Progress:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
+        self._done = 0
         self._bar: Any = None
         self._started = self._lined = time.monotonic()
         self._marks: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])  # time, tokens, rows of this run
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
-
-            self._bar = tqdm(total=self._rows, unit="doc", file=sys.stderr, dynamic_ncols=True, smoothing=0.05)
+            self._bar = click.progressbar(
+                length=self._rows,
+                label="documents",
+                show_pos=True,
+                item_show_func=lambda figures: figures,
+                update_min_steps=0,  # figures change also while no document is done
+                file=sys.stderr,
+            )
+            self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            self._bar.update(self._done - self._bar.pos)
+            self._bar.__exit__(kind, fault, trace)
 
     def done_before(self, rows: int) -> None:
         """Subtract rows that earlier runs have done."""
         self._rows -= rows
         if self._bar is not None:
-            self._bar.total = self._rows
-            self._bar.refresh()
+            self._bar.length = self._rows
 
     def advance(self, run: Tally) -> None:
         """Show what the run has done so far."""
-        now = time.monotonic()
+        now, self._done = time.monotonic(), run.documents
         if self._bar is not None:
-            self._bar.update(run.documents - self._bar.n)
-            if now - self._lined >= 1:
-                self._bar.set_postfix_str(self._figures(run, now), refresh=False)
+            if now - self._lined >= _BAR_SECONDS:
+                self._bar.update(run.documents - self._bar.pos, self._figures(run, now))
                 self._lined = now
         elif now - self._lined >= LINE_SECONDS:
             self._lined = now
@@ -55,11 +65,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line without disturbing the bar."""
-        if self._bar is not None:
-            self._bar.write(f"octavo: {line}", file=sys.stderr)
-        else:
-            sys.stderr.write(f"octavo: {line}\n")
-            sys.stderr.flush()
+        note(line)
 
     def _figures(self, run: Tally, now: float) -> str:
         self._marks.append((now, run.tokens["tokens"], run.documents))

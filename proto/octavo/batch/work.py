@@ -14,6 +14,7 @@ from octavo.batch.progress import Progress
 from octavo.batch.records import Layout, Made, Record
 from octavo.batch.rows import Problem
 from octavo.batch.summary import Tally
+from octavo.cli.connection import failure
 from octavo.client import Client, OctavoError
 
 OPEN_PARTS = 16  # reading stops while this many parts wait for rows
@@ -76,7 +77,7 @@ class Work:
                     case Answered(task, outcome):
                         self._put(task.place, task.document, outcome)
                     case Paused(address, error):
-                        self.progress.say(f"{address} is temporarily unavailable: {error}")
+                        self.progress.say(f"waiting: {failure(error, address).format_message()}")
                     case Gone(address, error):
                         servers -= 1
                         self._lose(address, error, servers)
@@ -88,7 +89,7 @@ class Work:
             raise error
         if not left:
             raise Unserved(address, error)
-        self.progress.say(f"continuing without {address}: {error}")
+        self.progress.say(f"continuing without {address}: {failure(error, address).format_message()}")
 
     def _todo(self, documents: Iterator[tuple[Place, Document]]) -> Iterator[tuple[Place, Document]]:
         """Yield the documents of our parts that are not completed."""

@@ -7,6 +7,7 @@ import sys
 def main() -> None:
     """Run this process's command line and exit."""
     _replace_closed_streams()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to standard error what our messages tell
     try:
         from octavo.cli.root import run  # noqa: PLC0415 - importing a submodule must not import all commands
     except KeyboardInterrupt:

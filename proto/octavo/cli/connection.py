@@ -2,7 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,17 @@ import grpc
 
 from octavo.cli.exits import Failure, Unreachable
 from octavo.cli.local import local_server
+from octavo.cli.progress import note
 from octavo.client import Client, DeadlineExceeded, OctavoError, Retry, Unauthenticated, Unavailable
 from octavo.client.channel import checked_address, is_local
 
-RETRY = Retry(attempts=3)  # a user waits at the terminal
+_STOPPING = "DRAINING"  # the server's reason
+RETRY = Retry(attempts=3)  # a user may wait at a terminal
+_NEWS_SECONDS = 1.0  # shorter waits are not told
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
 _CONNECTION_FAULTS = {
     "errors resolving": "the name does not resolve: check its spelling and the name service",
+    "No such file or directory": "there is no such socket: check the path",
     "SETTINGS frame": "another program answers there, which does not speak gRPC: check the port",
     "http1.x": "another program answers there, which does not speak gRPC: check the port",
     "Hostname Verification Check failed": "the server's certificate is for another name",
@@ -38,7 +45,7 @@ def connected(options: dict[str, Any], local_arguments: Sequence[str] = ()) -> I
     with contextlib.ExitStack() as stack:
         if options.get("local", False):
             address = stack.enter_context(local_server(options["model"], arguments=local_arguments))
-            client = Client(address, retry=RETRY)
+            client = Client(address, retry=replace(RETRY, on_wait=waits(address)))
         else:
             client = client_of(options)
         address = stack.enter_context(client).address
@@ -67,9 +74,27 @@ def client_of(options: dict[str, Any], retry: Retry = RETRY) -> Client:
         )
     credentials = _trust(options["ca"]) if encrypted else None
     try:
-        return Client(address, token=token, credentials=credentials, insecure_token=allowed, retry=retry)
+        return Client(
+            address,
+            token=token,
+            credentials=credentials,
+            insecure_token=allowed,
+            retry=replace(retry, on_wait=waits(address)),
+        )
     except ValueError as fault:
         raise click.UsageError(f"{KEY_VARIABLE}: {fault}") from None
+
+
+def waits(address: str) -> Callable[[OctavoError, float], None]:
+    """A function that tells a user at a terminal what the command waits for; for `Retry.on_wait`."""
+
+    def tell(fault: OctavoError, seconds: float) -> None:
+        if seconds >= _NEWS_SECONDS and sys.stderr.isatty():
+            told = failure(fault, address)
+            why = told.message.rpartition(": ")[0] if isinstance(told, Unreachable) else told.message  # no advice
+            note(f"trying again in {seconds:,.0f} s: {why}")
+
+    return tell
 
 
 def _trust(file: str | None) -> grpc.ChannelCredentials:
@@ -86,12 +111,14 @@ def _trust(file: str | None) -> grpc.ChannelCredentials:
 
 
 def is_unreachable(fault: OctavoError) -> bool:
-    """Whether no server answered; a server that refuses gives a reason."""
-    return isinstance(fault, Unavailable) and not fault.reason
+    """Whether no server answered, or one that is stopping; a server that refuses gives another reason."""
+    return isinstance(fault, Unavailable) and fault.reason in {"", _STOPPING}
 
 
 def failure(fault: OctavoError, address: str) -> click.ClickException:
     """Convert a call's error to the command's."""
+    if fault.reason == _STOPPING:
+        return Unreachable(f"the server on {address} is stopping: try again when it, or another one, has started")
     if is_unreachable(fault):
         for sign, why in _CONNECTION_FAULTS.items():
             if sign in fault.message:
@@ -104,14 +131,19 @@ def failure(fault: OctavoError, address: str) -> click.ClickException:
 
 def explained(fault: OctavoError) -> str:
     """Rewrite an error for the command line: names options instead of the request's fields, and adds hints."""
+    if isinstance(fault, DeadlineExceeded):
+        text = str(fault) if fault.reason else "no answer in time"  # without a reason, the words are gRPC's
+        return f"{text} (--timeout allows more time)"
     text = str(fault)
     for field in sorted((each.field for each in fault.violations), key=len, reverse=True):
         text = text.replace(" (document.text)", "")  # the file is named already
-        text = text.replace(field, _option(field))
-    if isinstance(fault, Unauthenticated) and not os.environ.get(KEY_VARIABLE):
-        return f"{text} (set {KEY_VARIABLE} to your key)"
-    if isinstance(fault, DeadlineExceeded):
-        return f"{text} (--timeout allows more time)"
+        text = text.replace(field, option := _option(field))
+        name = field.rpartition(".")[2]
+        if "_" in name and re.search(rf"\b{name}\b", text):
+            text = re.sub(rf"\b{name}\b", option, text).replace(f" ({option})", "")
+    if isinstance(fault, Unauthenticated):
+        held = os.environ.get(KEY_VARIABLE)
+        return f"{text} ({f'check the key in {KEY_VARIABLE}' if held else f'set {KEY_VARIABLE} to your key'})"
     return text
 
 

@@ -1,21 +1,25 @@
 """Embeds files, for `octavo embed` and `octavo cache warm`."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from octavo.cli.connection import explained, is_unreachable
 from octavo.cli.exits import Failure, complain
 from octavo.cli.options import call_arguments, embed_task
-from octavo.cli.progress import progress
+from octavo.cli.progress import Advance, progress
 from octavo.cli.texts import read_text
 from octavo.client import Client, EmbedResult, OctavoError, Segment, ServerError, StreamSummary
 
 TASK = "embed"
+_LEAST_STEPS = 200
+_IDLE = "the server may have a queue of other calls, or your limit is used up"
 Outcome = tuple[str, EmbedResult | OctavoError | Failure]
 
 
@@ -30,18 +34,21 @@ def reader(files: Sequence[str], encoding: str) -> Callable[[str], str]:
 def outcomes(
     client: Client, files: Sequence[str], read: Callable[[str], str], in_flight: int, options: dict[str, Any]
 ) -> Iterator[Outcome]:
-    """Yield each file with its result or error, in order.
+    """Yield each file with its result or error, in order, and show progress by their sizes.
 
     Raises:
         OctavoError: the server cannot be reached.
     """
-    if len(files) == 1:
-        yield files[0], _outcome(lambda: _document(client, files[0], read(files[0]), options))
-        return
-    with progress(len(files), "documents") as advance:
-        for file, future in _in_order(files, lambda file: _embed(client, read(file), options), in_flight):
-            yield file, _outcome(future.result)
-            advance(1)
+    sizes = {file: _size(file) for file in files}
+    label = f"{len(files):,} documents" if len(files) > 1 else files[0]
+    with progress(sum(map(sizes.__getitem__, files)), label, _IDLE) as advance:
+
+        def work(file: str) -> EmbedResult:
+            with _share(sizes[file], advance) as report:
+                return _embed(client, read(file), options, report)
+
+        for file, future in _in_order(files, work, in_flight):
+            yield file, _outcome(future)
 
 
 def succeeded(results: Iterator[Outcome], failed: list[str]) -> Iterator[tuple[str, EmbedResult]]:
@@ -54,15 +61,40 @@ def succeeded(results: Iterator[Outcome], failed: list[str]) -> Iterator[tuple[s
             complain(str(outcome) if isinstance(outcome, Failure) else f"{file}: {explained(outcome)}")
 
 
-def _outcome(work: Callable[[], EmbedResult]) -> EmbedResult | OctavoError | Failure:
+def _outcome(future: "Future[EmbedResult]") -> EmbedResult | OctavoError | Failure:
     try:
-        return work()
+        return future.result()
     except Failure as fault:
         return fault
     except OctavoError as fault:
         if is_unreachable(fault):
             raise
         return fault
+
+
+def _size(file: str) -> int:
+    """Steps of progress for a file: its bytes, or as many as a bar shows if they are unknown or few."""
+    try:
+        return max(Path(file).stat().st_size, _LEAST_STEPS)
+    except OSError:  # standard input
+        return _LEAST_STEPS
+
+
+@contextlib.contextmanager
+def _share(steps: int, advance: Advance) -> Iterator[Callable[[float], None]]:
+    """A function that takes the part of a document that is done, from 0 to 1, and advances by that part of `steps`."""
+    told = 0
+
+    def report(part: float) -> None:
+        nonlocal told
+        now = round(steps * part)
+        advance(now - told)
+        told = now
+
+    try:
+        yield report
+    finally:
+        report(1)
 
 
 def _in_order(
@@ -92,22 +124,14 @@ def _started(work: Callable[[str], EmbedResult], file: str) -> "Future[EmbedResu
     return future
 
 
-def _document(client: Client, file: str, text: str, options: dict[str, Any]) -> EmbedResult:
-    """Embed a single document and show progress."""
-    with progress(len(text), file) as advance:
-        return _embed(client, text, options, advance)
-
-
-def _embed(
-    client: Client, text: str, options: dict[str, Any], advance: Callable[[int], None] = lambda _: None
-) -> EmbedResult:
+def _embed(client: Client, text: str, options: dict[str, Any], report: Callable[[float], None]) -> EmbedResult:
     """Embed a document through a stream, whose reply need not fit in one message."""
     segments = []
     tasks = {TASK: embed_task(options)}
     with client.stream(text, tasks, timeout=options["timeout"], **call_arguments(options)) as stream:
         for part in stream:
             segments.append(replace(part.segment, vector=part.results[TASK].vector))
-            advance(part.segment.char_end - part.segment.char_start)
+            report(part.segment.char_end / len(text))
     return _whole(stream.summary, tuple(segments))
 
 

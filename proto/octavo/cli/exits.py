@@ -1,5 +1,7 @@
 """Exit codes of commands, and the errors that lead to them."""
 
+import os
+
 import click
 
 FAILED = 1
@@ -31,6 +33,11 @@ def one_line(message: str) -> str:
     return " ".join(message.split()).removesuffix(".")
 
 
+def colour() -> bool | None:
+    """The `color` of click's functions: False if NO_COLOR is set, else None, which is True for a terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
 def complain(message: str, command: str = "octavo") -> None:
-    """Print one line on standard error."""
-    click.echo(f"{command}: {one_line(message)}", err=True)
+    """Print an error on one line of standard error."""
+    click.echo(f"{click.style(f'{command}:', fg='red', bold=True)} {one_line(message)}", err=True, color=colour())

@@ -1,7 +1,8 @@
 """A command group that other packages can extend."""
 
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -18,7 +19,7 @@ class PluginGroup(click.Group):
 
     def __init__(self, *args: Any, builtin: Mapping[str, str] | None = None, plugins: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _mark_paragraphs(self)
+        _format_help(self)
         self._builtin = dict(builtin or {})
         self._plugins = plugins
 
@@ -37,12 +38,22 @@ class PluginGroup(click.Group):
         elif plugin := self._joined.get(cmd_name):
             command = _load(plugin)
         if command is not None:
-            _mark_paragraphs(command)
+            _format_help(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for an unknown one, suggest the nearest of all, which click would seek among the loaded."""
+        name, known = args[0], self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, known, n=1)
+        raise click.UsageError(f"unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''}", ctx)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command and prepare its help."""
-        _mark_paragraphs(cmd)
+        _format_help(cmd)
         super().add_command(cmd, name)
 
     @cached_property
@@ -52,11 +63,32 @@ class PluginGroup(click.Group):
         return {each.name: each for each in reversed(tuple(found))}
 
 
-def _mark_paragraphs(command: click.Command) -> None:
-    r"""Convert \b, click's mark for paragraphs that are not wrapped: in raw docstrings it is two characters."""
+class _Formatter(click.HelpFormatter):
+    """Colours headings and terms. click removes the colours where there is no terminal."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(click.style(prog, bold=True), args, prefix or click.style("Usage: ", bold=True))
+
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(click.style(heading, bold=True))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl([(click.style(term, fg="cyan"), text) for term, text in rows], col_max, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
+def _format_help(command: click.Command) -> None:
+    r"""Prepare a command's help.
+
+    Converts \b, click's mark for paragraphs that are not wrapped: in raw docstrings it is two characters.
+    """
+    command.context_class = _Context
     command.help = command.help and command.help.replace("\\b\n", "\b\n")
     for each in command.commands.values() if isinstance(command, click.Group) else ():
-        _mark_paragraphs(each)
+        _format_help(each)
 
 
 def _load(plugin: EntryPoint) -> click.Command:

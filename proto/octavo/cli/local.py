@@ -13,6 +13,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from octavo.cli.exits import Unreachable
+from octavo.cli.progress import note
 
 READY = "ready"  # the first word of the line that a server prints once it is ready
 STOP_SECONDS = 10.0
@@ -55,13 +56,15 @@ def _ready_address(server: subprocess.Popen[str], log: Path) -> str:
     output = server.stdout
     if output is None:
         raise AssertionError("the server was started with a pipe")
+    if sys.stderr.isatty():
+        note("starting a server for this command")
     for line in output:
         word, _, addresses = line.partition(" ")
         if word == READY and addresses.strip():
             threading.Thread(target=_drain, args=(output,), daemon=True).start()
             return addresses.split()[0]
     last = log.read_text(errors="replace").strip().rpartition("\n")[2] or "no output"
-    raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last}")
+    raise Unreachable(f"the local server did not start (exit code {server.wait()}): {last.removeprefix('octavo: ')}")
 
 
 def _drain(output: IO[str]) -> None:

@@ -73,7 +73,7 @@ _MODEL = (
     click.option(
         "--model",
         metavar="NAME",
-        help="NAME or NAME@VERSION; with --local also a model folder. [default: the server's default]",
+        help="NAME or NAME@VERSION; with --local also a folder or hf:ORG/NAME. [default: the server's default]",
     ),
 )
 _CUTTING = (

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from octavo import __version__
-from octavo.cli.exits import FAILED, INTERRUPTED, OutputGone, complain, one_line
+from octavo.cli.exits import FAILED, INTERRUPTED, OutputGone, colour, complain, one_line
 from octavo.cli.group import PluginGroup
 
 
@@ -59,10 +59,10 @@ def octavo() -> None:
     octavo models                           the server's models
 
     Set the server with --server or OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. Encrypt the connection with
-    --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add".
+    --tls or --ca. Set OCTAVO_API_KEY to your key, as printed by "octavo keys add". Set NO_COLOR to turn colours off.
 
     \b
-    Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 the server cannot be reached,
+    Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 no server can be reached, or it is stopping,
     130 interrupted, 141 the reader of the output closed it.
     """
 
@@ -70,7 +70,7 @@ def octavo() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     try:
-        return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False) or 0
+        return octavo.main(list(arguments), prog_name="octavo", standalone_mode=False, color=colour()) or 0
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as fault:
@@ -90,11 +90,32 @@ def _tell(fault: click.ClickException) -> None:
             fault.show()
         case click.UsageError():
             command = fault.ctx.command_path if fault.ctx else "octavo"
-            complain(f"{one_line(fault.format_message())} (see {command} --help)", command)
+            complain(f"{one_line(_wrong_usage(fault))} (see {command} --help)", command)
         case OutputGone():
             _discard_output()
         case _:
             complain(fault.format_message())
+
+
+def _wrong_usage(fault: click.UsageError) -> str:
+    """What click says, in the words of our own messages."""
+    match fault:
+        case click.NoSuchOption(possibilities=near):
+            return f"unknown option {fault.option_name}{f'; did you mean {near[0]}?' if near else ''}"
+        case click.MissingParameter(param=click.Parameter() as parameter):
+            return f"{_name(parameter)} is missing"
+        case click.BadParameter(param=click.Argument()):
+            return fault.message
+        case click.BadParameter():
+            name = fault.param_hint or (_name(fault.param) if fault.param else "")
+            return f"{name}{': ' if name else ''}{fault.message.replace(' is not in the range x>=', ' is less than ')}"
+    return fault.format_message()
+
+
+def _name(parameter: click.Parameter) -> str:
+    return (
+        parameter.opts[0] if isinstance(parameter, click.Option) else str(parameter.metavar or parameter.name).upper()
+    )
 
 
 def _discard_output() -> None:

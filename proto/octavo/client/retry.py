@@ -21,12 +21,14 @@ class Retry:
         longest_wait: maximum seconds between them.
         patience: seconds to wait in total for a refusal that says when to retry, if the call has no timeout; and to
             reconnect a stream that breaks after it returned something, each time it breaks.
+        on_wait: called before each wait with the error and the seconds, in the thread that waits.
     """
 
     attempts: int = 5
     first_wait: float = 0.1
     longest_wait: float = 5.0
     patience: float = 60.0
+    on_wait: Callable[[OctavoError, float], None] | None = None
 
 
 class Attempts:
@@ -81,6 +83,8 @@ class Attempts:
             return None
         self._waited += wait
         self._gave = False
+        if self._retry.on_wait:
+            self._retry.on_wait(error, wait)
         return wait
 
     def _allowed(self, error: OctavoError) -> float:
