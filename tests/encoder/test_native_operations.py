@@ -21,7 +21,7 @@ from tests.encoder.native_forms import LENGTHS, threads
 ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_tanh", "relu")
 
 
-@pytest.fixture(params=native_forms.forms())
+@pytest.fixture(params=native_forms.fastest())
 def native(request: pytest.FixtureRequest) -> Native:
     return native_forms.native(request.param)
 

@@ -1,11 +1,15 @@
 """All forms of the native core give the same bits: those of the golden states, and those of the generic form."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from benchmarks import golden
 from encoder.ops import bytes as in_bytes
 from encoder.ops.native import ARITHMETIC, Native
+from encoder.ops.probe import exact
 from tests.encoder import native_forms
 from tests.encoder.test_native_operations import Draw
 
@@ -38,6 +42,36 @@ def test_attention_is_that_of_the_generic_form(native: Native, heads: int, size:
             for window in (0, 1, 20):
                 expected = defined.attention(qkv, (tokens,), heads, window)
                 assert torch.equal(native.attention(qkv, (tokens,), heads, window), expected), (tokens, spread, window)
+
+
+def test_attention_of_every_length_is_that_of_the_generic_form(native: Native) -> None:
+    defined, draw = native_forms.native("generic"), Draw(8)
+    for tokens in range(1, 513, 3):
+        qkv, window = draw.normal(tokens, 96).bfloat16(), (0, 1, 16, 64, 128, 600)[tokens % 6]
+        expected = defined.attention(qkv, (tokens,), 1, window)
+        assert torch.equal(native.attention(qkv, (tokens,), 1, window), expected), (tokens, window)
+
+
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 32, 32), (13, 96, 64), (49, 3072, 96), (100, 416, 160)])
+def test_products_are_exact(native: Native, tokens: int, inputs: int, outputs: int) -> None:
+    assert exact(native)
+    weight = Draw(9).linear(outputs, inputs, 0).weight
+    q = torch.full((tokens, inputs), 255, dtype=torch.uint8)
+    for zero in (1, 28, 128, 254):
+        expected = ((q.long() - zero) @ weight.long().t()).float()
+        assert torch.equal(native.product(q, native.pack(weight, zero), zero), expected)
+
+
+@pytest.mark.parametrize("window", [0, 64])
+def test_a_segment_has_its_bits_alone_and_among_others_on_any_threads(native: Native, window: int) -> None:
+    draw = Draw(10)
+    stack = native.stack([draw.layer(native, 96, 160, 3)], 2, "relu")
+    assert stack is not None
+    parts = [draw.normal(length, 96).bfloat16() for length in (1, 2, 33, 130)]
+    expected = torch.cat([stack(part, (len(part),), window, 0, 1) for part in parts])
+    for count in (1, 2, 3):
+        with native_forms.threads(count):
+            assert torch.equal(stack(torch.cat(parts), [len(part) for part in parts], window, 0, 1), expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e15, 1e-39])
@@ -89,3 +123,25 @@ def test_torchs_default_device_and_type_change_nothing(native: Native) -> None:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(found.q, expected.q)
     assert torch.equal(found.scale, expected.scale)
+
+
+FORKED = """
+import os, signal, torch
+from encoder.ops.native import best
+from tests.encoder.test_native_operations import Draw
+torch.set_num_threads(2)
+native = best()
+stack = native.stack([Draw(1).layer(native, 96, 160, 3)], 2, "relu")
+state = Draw(2).normal(300, 96).bfloat16()
+before = stack(state, (300,), 0, 0, 1)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    os._exit(0 if torch.equal(stack(state, (300,), 0, 0, 1), before) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("form", native_forms.fastest())
+def test_a_forked_process_has_threads_of_its_own(form: str) -> None:
+    assert subprocess.run([sys.executable, "-c", FORKED], check=False).returncode == 0
