@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from encoder.native import build, library
-from encoder.ops.native import best
+from encoder.ops.native import best, outlook
 
 
 def test_forms_are_tried_from_the_fastest_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +129,17 @@ def test_a_folder_that_cannot_be_written_gives_way_to_the_next(monkeypatch: pyte
     monkeypatch.setattr(library, "folders", lambda: (blocked / "builds",))
     with pytest.raises(build.BuildError):
         build.writable_folder()
+
+
+def test_what_would_be_faster_is_a_form_that_runs_here_or_needs_another_processor() -> None:
+    try:
+        served = best()
+    except library.NativeUnavailableError as error:
+        pytest.skip(str(error))
+    forms = library.forms()
+    faster = forms[: forms.index(served.form)]
+    assert outlook(served.kernels).startswith("the fastest form")
+    assert all(form in outlook(served.kernels) for form in faster)
+    for form in forms[len(faster) + 1 :]:
+        assert outlook(f"native kernels for {form}") == f"{served.form} would be faster here"
+    assert outlook("PyTorch fp32 on AVX2") == ""

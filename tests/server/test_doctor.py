@@ -18,7 +18,7 @@ from server.auth.keys import KeptKey, Key, changing_keys
 from server.commands.access import certificate, keys, redis
 from server.commands.doctor import cache_folder, cores, doctor, listener, processor, served, software
 from server.config.folders import cache_home
-from server.config.schema import ClientSettings, LimitSettings, ModelSettings, ServerSettings, Settings
+from server.config.schema import ClientSettings, ComputeSettings, LimitSettings, ModelSettings, ServerSettings, Settings
 from server.config.values import StorageUrl
 
 TINY = cache_home() / "models" / "splade-tiny"
@@ -54,7 +54,7 @@ def test_a_sound_model_is_told_with_scheme_kernels_and_digest(folder: Path) -> N
 
 @pytest.mark.parametrize("scheme", ["fp32", "bf16"])
 def test_the_scheme_that_was_asked_for_is_told(folder: Path, scheme: Literal["fp32", "bf16"]) -> None:
-    findings = served(ModelSettings(path=str(folder), scheme=scheme, device="cpu"), 4096)
+    findings = served(ModelSettings(path=str(folder), scheme=scheme, device="cpu"), ComputeSettings())
     told = [finding.says for finding in findings if (finding.level, finding.subject) == ("ok", "kernels")]
     assert len(told) == 1
     assert told[0].startswith(f"tiny: {scheme} on cpu, ")
@@ -65,7 +65,7 @@ def test_a_missing_model_fails_and_names_what_there_is(monkeypatch: pytest.Monke
     known = tmp_path / "octavo" / "models" / "known"
     known.mkdir(parents=True)
     (known / "config.json").write_text("{}")
-    (finding,) = served(ModelSettings(path="knwon"), 4096)
+    (finding,) = served(ModelSettings(path="knwon"), ComputeSettings())
     assert finding.level == "fail"
     assert "does not exist" in finding.says
     assert finding.says.endswith("; available: known")
