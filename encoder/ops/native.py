@@ -30,6 +30,7 @@ def best(isa: str = "auto") -> "Native":
     Raises:
         NativeUnavailableError: there is none, or the library is not built or cannot be loaded.
     """
+    library.load()
     refusals = []
     for form in library.forms() if isa == "auto" else (isa,):
         try:
