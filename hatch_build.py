@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class NativeCore(BuildHookInterface):  # type: ignore[type-arg]
+class NativeCore(BuildHookInterface):
     """Adds a build of the native core where it is looked for first; without a C++ compiler the wheel is without it."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

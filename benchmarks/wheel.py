@@ -46,21 +46,18 @@ def installed(wheel: Path, environment: Path) -> Path:
     subprocess.run((sys.executable, "-m", "venv", environment), check=True)
     python = environment / "bin" / "python"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    subprocess.run((*pip, "-c", ROOT / "constraints.txt", wheel), check=True, env=_bare(os.environ.get("PATH", "")))
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run((*pip, "-c", ROOT / "constraints.txt", wheel), check=True, env=variables)
     return python
 
 
 def _output(python: Path, *arguments: str) -> str:
     """What Python prints where PATH has no programs: no compiler, among others."""
+    folder = python.parents[1]  # also for a home, so that no build in the user's cache is found
+    environment = {"PATH": str(python.parent), "HOME": str(folder)}
     command = (str(python), *arguments)
-    folder, environment = python.parents[1], _bare(str(python.parent))
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
-
-
-def _bare(path: str) -> dict[str, str]:
-    left_out = {"PYTHONPATH", "CXX", "XDG_CACHE_HOME", "HOME"}
-    return {name: value for name, value in os.environ.items() if name not in left_out} | {"PATH": path, "HOME": "/"}
 
 
 def _is_golden(found: dict[str, str]) -> bool:

@@ -23,6 +23,8 @@ from encoder.native import library
 _QUIET = ("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 _ONCE = ("forms.cpp", "threads.cpp")
 """What is compiled once, for any processor of the architecture."""
+_ZIG = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
+"""Flags that zig spells differently: its -march takes processors."""
 GLIBC = "2.17"
 """The oldest GNU C library that wheels are for: that of 2012."""
 
@@ -86,7 +88,8 @@ def commands(compiler: str, architecture: str, work: Path, *, emulated: bool = T
         for form, extra in library.FORMS[architecture].items():
             if form in left_out:
                 continue
-            named = (*flags, *_QUIET, *extra, f"-DOCTAVO_FORM={form}")
+            spelled = (_ZIG.get(flag, flag) for flag in extra) if "ziglang" in flags else extra
+            named = (*flags, *_QUIET, *spelled, f"-DOCTAVO_FORM={form}")
             made.append((*named, "-c", str(path), "-o", str(work / f"{path.stem}.{form}.o")))
     return made
 

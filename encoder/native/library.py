@@ -92,8 +92,8 @@ def find() -> Path:
                 raise NativeUnavailableError(f"the native core in {build} could have been replaced by another user")
             return build
     raise NativeUnavailableError(
-        "the native core is not built: install Octavo's wheel for this platform, or a C++ compiler and then run "
-        "python -m encoder.native.build"
+        "the native core is not built: install Octavo's wheel for this platform, or run "
+        "python -m encoder.native.build, which needs a C++ compiler"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from encoder.native import build, library
-from encoder.ops.native import best
+from encoder.ops.native import best, outlook
 
 
 def test_forms_are_tried_from_the_fastest_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +78,29 @@ def test_a_build_is_made_once_for_each_compiler(monkeypatch: pytest.MonkeyPatch,
     assert [Path(compiler).name for compiler in made] == ["c++-one", "c++-two"]
 
 
+def a_build(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A build in a folder, none of which others can write."""
+    folder.chmod(0o755)
+    monkeypatch.setattr(library, "folders", lambda: (folder,))
+    target = library.build_of(folder)
+    target.mkdir()
+    target.chmod(0o755)
+    library.library_of(target).touch()
+    library.library_of(target).chmod(0o644)
+    return target
+
+
+def sources(monkeypatch: pytest.MonkeyPatch, folder: Path, mode: int) -> None:
+    """Pretend that the sources are in a new folder."""
+    library.key()
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setattr(library, "FOLDER", folder)
+
+
 def test_a_library_that_others_can_write_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
-    target = library.build_of(tmp_path)
-    target.mkdir(mode=0o755)
-    library.library_of(target).touch(mode=0o644)
+    target = a_build(monkeypatch, tmp_path)
+    sources(monkeypatch, tmp_path / "sources", 0o755)
     assert library.find() == target
     for path in (library.library_of(target), target, tmp_path):
         mode = path.stat().st_mode
@@ -91,6 +108,17 @@ def test_a_library_that_others_can_write_is_not_loaded(monkeypatch: pytest.Monke
         with pytest.raises(library.NativeUnavailableError, match="replaced"):
             library.find()
         path.chmod(mode)
+
+
+def test_who_can_write_the_sources_may_write_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    target = a_build(monkeypatch, tmp_path)
+    sources(monkeypatch, tmp_path / "sources", 0o775)  # as pip installs them, if the umask is 002
+    for path in (library.library_of(target), target, tmp_path):
+        path.chmod(path.stat().st_mode | 0o020)
+    assert library.find() == target
+    target.chmod(0o777)
+    with pytest.raises(library.NativeUnavailableError, match="replaced"):
+        library.find()
 
 
 def test_a_folder_that_cannot_be_written_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,3 +129,17 @@ def test_a_folder_that_cannot_be_written_gives_way_to_the_next(monkeypatch: pyte
     monkeypatch.setattr(library, "folders", lambda: (blocked / "builds",))
     with pytest.raises(build.BuildError):
         build.writable_folder()
+
+
+def test_what_would_be_faster_is_a_form_that_runs_here_or_needs_another_processor() -> None:
+    try:
+        served = best()
+    except library.NativeUnavailableError as error:
+        pytest.skip(str(error))
+    forms = library.forms()
+    faster = forms[: forms.index(served.form)]
+    assert outlook(served.kernels).startswith("the fastest form")
+    assert all(form in outlook(served.kernels) for form in faster)
+    for form in forms[len(faster) + 1 :]:
+        assert outlook(f"native kernels for {form}") == f"{served.form} would be faster here"
+    assert outlook("PyTorch fp32 on AVX2") == ""
