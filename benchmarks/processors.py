@@ -9,6 +9,9 @@ segments of three shapes without a window and with 64 and 128 on this processor;
 cache_moved: segments computed anew when a server with another form answers from the folder that one form wrote, in all
 pairs with the fastest form; a vector that differs in any bit counts as all of its document's segments.
 
+wheel_serves: the wheel in an empty environment without a compiler: the share of its forms that run here and give the
+golden digests of 16 segments.
+
 avx512_kept: tokens/s of the engine with the AVX-512 form over those of another checkout of the repository (`--before`),
 which must have been built; both in this environment, in turns.
 
@@ -39,6 +42,7 @@ from benchmarks.peers.protocol import Ids
 from benchmarks.race import Run, raced, timed
 from benchmarks.served import serve
 from benchmarks.statistics import ratio
+from benchmarks.wheel import wheel_serves
 from encoder.native import library
 from encoder.native.core import runs_here
 from octavo.client import Client
@@ -79,6 +83,7 @@ def run(before: Path | None, emulate: bool, tokens: int, rounds: int, model: str
     return {
         **attempt(["forms_identical"], lambda: _identical(forms, emulate=emulate)),
         **attempt(["cache_moved"], lambda: _moved(served, folder)),
+        **attempt(["wheel_serves"], _wheel),
         **attempt(["avx512_kept"], lambda: _kept(served[0], before, folder, segments, rounds)),
         **attempt(["generic_x_reference"], lambda: _generic(folder, few, rounds)),
         **attempt(["x_naive_avx2"], lambda: _over_naive(served[0], folder, few, rounds)),
@@ -140,6 +145,11 @@ def _embedded(form: str, folder: Path, home: Path, text: str) -> tuple[NDArray[A
     with serve(*flags, config=config) as server, Client(server.address) as client:
         vector = client.embed(text, timeout=600).vector
         return vector, server.metric("octavo_segments_total", source="computed")
+
+
+def _wheel() -> dict[str, Outcome]:
+    with tempfile.TemporaryDirectory(prefix="octavo-wheel-") as work:
+        return {"wheel_serves": Figure(wheel_serves(Path(work)), "share")}
 
 
 def _kept(form: str, before: Path | None, folder: Path, segments: Sequence[Ids], rounds: int) -> dict[str, Outcome]:

@@ -101,6 +101,7 @@ TARGETS = (
     Target("processors", "x_ort_int8_avx2", "AVX2 form over onnxruntime int8", 1, 1.2),
     Target("processors", "avx512_kept", "AVX-512 form, tokens/s after over before", 0.95, 1.0),
     Target("processors", "amx_x_bf16", "AMX form over transformers bf16 at its best", 1.7, 3),
+    Target("processors", "wheel_serves", "the wheel without a compiler gives the golden states", 1.0),
     Target("processors", "generic_x_reference", "the generic form over the plain PyTorch reference", 1, 3),
     Target("ablation", "ablation_cold_x", "all levers over transformers as it loads, a document never seen", 4, 7),
     Target("ablation", "ablation_flips", "fp32's decisions changed by the defaults, same cuts", 1, 0.3, lower=True),
