@@ -1,9 +1,12 @@
 #include "threads.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -15,10 +18,6 @@
 namespace octavo {
 namespace {
 
-// How long a thread looks for the next part of a call before it sleeps. Threads finish a part within a piece of one
-// another, some 150 microseconds; waking one that sleeps took up to milliseconds in a virtual machine.
-constexpr auto kPatience = std::chrono::microseconds(300);
-
 inline void relax() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -27,11 +26,14 @@ inline void relax() {
 #endif
 }
 
+// Waits awake, for something that takes less time than a sleeping thread's waking, which took up to milliseconds in a
+// virtual machine: another thread's last piece of a part, or the next part of a call.
 template <class Condition>
 void look_for(const Condition& condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!condition() && std::chrono::steady_clock::now() < end)
+  while (!condition()) {
     for (int i = 0; i < 8; ++i) relax();
+    std::this_thread::yield();  // what is waited for may need this processor
+  }
 }
 
 // Floating point as IEEE 754 has it by default, for the calling thread: a library linked with -ffast-math may have set
@@ -56,9 +58,29 @@ class DefaultFloats {
 #endif
 };
 
+// Where Linux wakes a thread on the processor of the one that woke it, as in virtual machines whose processors share no
+// cache, the two would take turns on it until the load is balanced, for milliseconds. Moves this thread to another one.
+int processor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+void leave(int crowded) {
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (sched_getcpu() != crowded || sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0) return;
+  CPU_CLR(crowded, &allowed);
+  if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+}
+
 struct Job {
   void (*body)(void*);
   void* context;
+  int processor;      // the caller's
   int32_t unclaimed;  // calls that a helper may still take; guarded by the pool's mutex
   std::atomic<int32_t> running{0};
   Job* next = nullptr;
@@ -67,7 +89,7 @@ struct Job {
 class Pool {
  public:
   void run(int32_t helpers, void (*body)(void*), void* context) noexcept {
-    Job job{body, context, helpers};
+    Job job{body, context, processor(), helpers};
     {
       const std::lock_guard lock(mutex_);
       while (helpers_ < helpers && start()) ++helpers_;
@@ -81,8 +103,7 @@ class Pool {
     remove(&job);
     lock.unlock();
     look_for([&] { return job.running.load(std::memory_order_acquire) == 0; });
-    lock.lock();
-    finished_.wait(lock, [&] { return job.running.load(std::memory_order_acquire) == 0; });
+    lock.lock();  // a helper that has just counted itself out may still hold it
   }
 
   std::atomic<int32_t> expecting{0};  // calls that have more parts
@@ -113,11 +134,11 @@ class Pool {
       job->running.fetch_add(1, std::memory_order_relaxed);
       if (--job->unclaimed == 0) remove(job);
       lock.unlock();
+      leave(job->processor);
       job->body(job->context);
       lock.lock();
       remove(job);  // its work is done: nobody else need look
-      // The job is gone once nobody is running and the mutex is free.
-      if (job->running.fetch_sub(1, std::memory_order_release) == 1) finished_.notify_all();
+      job->running.fetch_sub(1, std::memory_order_release);  // the job is gone once nobody runs and the mutex is free
     }
   }
 
@@ -131,7 +152,7 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::condition_variable wake_, finished_;
+  std::condition_variable wake_;
   std::atomic<bool> waiting_{false};
   Job* first_ = nullptr;
   int32_t helpers_ = 0;
