@@ -9,6 +9,8 @@ segments of three shapes without a window and with 64 and 128 on this processor;
 cache_moved: segments computed anew when a server with another form answers from the folder that one form wrote, in all
 pairs with the fastest form; a vector that differs in any bit counts as all of its document's segments.
 
+quantised_same: 1 if quantising the model here gives the manifest's digest.
+
 wheel_serves: the wheel in an empty environment without a compiler: the share of its forms that run here and give the
 golden digests of 16 segments.
 
@@ -48,6 +50,7 @@ from encoder.native.core import runs_here
 from octavo.client import Client
 from server.config.folders import cache_home
 from server.config.schema import ModelSettings
+from server.fetch.manifest import eight_bits
 
 ROOT = Path(__file__).parents[1]
 _EMULATOR_TOOLS_MISSING = 2
@@ -83,6 +86,7 @@ def run(before: Path | None, emulate: bool, tokens: int, rounds: int, model: str
     return {
         **attempt(["forms_identical"], lambda: _identical(forms, emulate=emulate)),
         **attempt(["cache_moved"], lambda: _moved(served, folder)),
+        **attempt(["quantised_same"], lambda: _quantised(folder)),
         **attempt(["wheel_serves"], _wheel),
         **attempt(["avx512_kept"], lambda: _kept(served[0], before, folder, segments, rounds)),
         **attempt(["generic_x_reference"], lambda: _generic(folder, few, rounds)),
@@ -145,6 +149,11 @@ def _embedded(form: str, folder: Path, home: Path, text: str) -> tuple[NDArray[A
     with serve(*flags, config=config) as server, Client(server.address) as client:
         vector = client.embed(text, timeout=600).vector
         return vector, server.metric("octavo_segments_total", source="computed")
+
+
+def _quantised(folder: Path) -> dict[str, Outcome]:
+    model = encoder.load(folder, scheme="int8", device="cpu", isa="generic")  # which quantises anew
+    return {"quantised_same": Figure(model.digest == eight_bits()[folder.name], "share")}
 
 
 def _wheel() -> dict[str, Outcome]:

@@ -96,6 +96,7 @@ TARGETS = (
     Target("engine", "bytes_model", "bytes held for all weights over fp32's", 0.30, lower=True),
     Target("processors", "forms_identical", "forms, run or emulated, that give the golden states", 1.0),
     Target("processors", "cache_moved", "segments computed anew from another form's cache", 0, lower=True),
+    Target("processors", "quantised_same", "quantising MiniLM gives the manifest's digest", 1.0),
     Target("processors", "x_naive_avx2", "AVX2 form over transformers fp32 as it loads, content-defined", 2, 2.6),
     Target("processors", "x_fp32_best_avx2", "AVX2 form over the best exact peer", 1.4, 1.8),
     Target("processors", "x_ort_int8_avx2", "AVX2 form over onnxruntime int8", 1, 1.2),

@@ -77,9 +77,7 @@ def save(folder: Path, out: Path) -> None:
 def kept(folder: Path, home: Path) -> Path:
     """Return the 8-bit form of a folder in `home`, creating it if necessary.
 
-    Its name is a digest of the original and of the quantising code, so it is recreated if either changes. Rounding
-    depends on fp32 sums, whose last bits differ between machines and thread counts, so all processes that share `home`
-    serve the stored result.
+    Its name is a digest of the original and of the quantising code, so it is recreated if either changes.
 
     Raises:
         OSError: it cannot be written.

@@ -55,10 +55,20 @@ class Item:
     digest: str
 
 
+def eight_bits() -> dict[str, str]:
+    """Models' names, and the digest of their tensors once quantised to 8 bits, as `encoder.Encoder.digest`."""
+    digests: dict[str, str] = _manifest()["eight_bits"]
+    return digests
+
+
+def _manifest() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("manifest.toml").read_text("utf-8"))
+
+
 @cache
 def items() -> dict[str, Item]:
     """All items by name."""
-    manifest = tomllib.loads(Path(__file__).with_name("manifest.toml").read_text("utf-8"))
+    manifest = _manifest()
     packages = {name: Package(name=name, **facts) for name, facts in manifest["packages"].items()}
     kinds: tuple[Kind, ...] = ("models", "texts")
     return {
