@@ -1,5 +1,7 @@
 """Scheme and kernels are chosen by what is exact here and by settings, and the choice says why none faster."""
 
+from typing import get_args
+
 import pytest
 
 from encoder.errors import SchemeError
@@ -9,6 +11,7 @@ from encoder.ops import select
 from encoder.ops.native import Native, NativeUnavailableError
 from encoder.ops.reference import Reference
 from encoder.ops.select import choose
+from server.config.schema import ComputeSettings
 from tests.encoder import native_forms
 
 
@@ -72,3 +75,7 @@ def test_another_scheme_by_name_says_that_it_was_asked_for(scheme: str) -> None:
     choice = choose(scheme, "cpu")
     assert choice.scheme == scheme
     assert "requested" in choice.reason
+
+
+def test_the_setting_offers_every_form_that_may_serve() -> None:
+    assert {*get_args(ComputeSettings.model_fields["isa"].annotation)} == {*select.ISAS}
