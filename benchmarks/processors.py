@@ -91,14 +91,19 @@ def run(before: Path | None, emulate: bool, tokens: int, rounds: int, model: str
         **attempt(["avx512_kept"], lambda: _kept(served[0], before, folder, segments, rounds)),
         **attempt(["generic_x_reference"], lambda: _generic(folder, few, rounds)),
         **attempt(["x_naive_avx2"], lambda: _over_naive(served[0], folder, few, rounds)),
-        "amx_x_bf16": _needs("a processor with AMX"),
-        "x_fp32_best_avx2": _needs("a processor with AVX2 alone"),
-        "x_ort_int8_avx2": _needs("a processor with AVX2 alone"),
+        "amx_x_bf16": _unmeasured("a processor with AMX", here=served[0] == "amx"),
+        "x_fp32_best_avx2": _unmeasured("a processor with AVX2 alone", here=served[0] == "avx2"),
+        "x_ort_int8_avx2": _unmeasured("a processor with AVX2 alone", here=served[0] == "avx2"),
     }
 
 
 def _needs(what: str) -> Missing:
     return Missing(f"needs: {what}")
+
+
+def _unmeasured(what: str, *, here: bool) -> Missing:
+    """A figure that nothing measures yet: a miss where this is the processor that it needs."""
+    return Missing("no contender measures it yet") if here else _needs(what)
 
 
 def _identical(forms: Sequence[str], *, emulate: bool) -> dict[str, Outcome]:

@@ -15,9 +15,9 @@ worst), which without any of them is 0.9984; 0.9977:
   error at no cost, since inputs are multiplied by a factor anyway.
 
 All sums are in float64 and their results are rounded to float32 or less. The order in which a library adds follows the
-processor, but sums then differ by so little (1e-15; 1e-11 where errors are compensated for) that one of MiniLM's eleven
-million numbers crosses a boundary of rounding in one of some thousand models. So all machines get the same weights;
-`server/fetch/manifest.toml` has the digest of the default model's.
+processor, but sums then differ by so little (an estimate: 1e-15; 1e-11 where errors are compensated for) that one of
+MiniLM's eleven million numbers crosses a boundary of rounding in one of some thousand models. So all machines get the
+same weights; `server/fetch/manifest.toml` has the digest of the default model's.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Builds the native core: `python -m encoder.native.build`.
 
 Does nothing if the current sources are already built by the current compiler. A missing compiler is not an error: the
-command reports it, and the reference implementation serves.
+command reports it, and PyTorch serves.
 """
 
 import argparse

@@ -296,7 +296,7 @@ class Core:
         if any(layer.qkv.inputs != hidden for layer in layers):
             raise ValueError("a layer is for states of another size")
         out, offsets = _made((tokens, hidden), torch.bfloat16), _offsets(lengths, tokens)
-        # Not by torch: the threads that it copies with look for more work for 14 ms, in the way of the core's.
+        # Not by torch: the threads that it copies with look for more work afterwards, in the way of the core's.
         memmove(out.data_ptr(), state.data_ptr(), state.nbytes)
         pointers = (POINTER(Layer) * len(layers))(*(POINTER(Layer)(layer) for layer in layers))
         call = _LayersCall(pointers, len(layers), out.data_ptr(), offsets.data_ptr(), len(lengths), _checked(window))

@@ -1,6 +1,6 @@
 """Checks at start whether 8-bit products are exact on this machine, against 64-bit integers on extreme values.
 
-Without VNNI, or if settings limit the instruction set, 8-bit products saturate at 16 bits and are silently wrong.
+A product that adds pairs in 16 bits, as AVX2's vpmaddubsw does, saturates and is silently wrong.
 """
 
 import torch
