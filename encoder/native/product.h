@@ -6,6 +6,8 @@
 // initial values of its sums, which cancel the zero point.
 #pragma once
 
+#include <cstdlib>
+
 #include "kernels.h"
 
 #ifndef OCTAVO_FORM
@@ -44,6 +46,30 @@ struct Product {
   int64_t steps;
   Word* c;
   int64_t c_stride;
+};
+
+// Memory that grows, for numbers in a wider type. Contents are lost when it grows.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(numbers_); }
+
+  T* reserve(int64_t size) {
+    if (size > size_) {
+      std::free(numbers_);
+      numbers_ = static_cast<T*>(std::malloc(static_cast<size_t>(size) * sizeof(T)));
+      if (numbers_ == nullptr) std::abort();
+      size_ = size;
+    }
+    return numbers_;
+  }
+
+ private:
+  T* numbers_ = nullptr;
+  int64_t size_ = 0;
 };
 
 // A form's class Multiplier has `void multiply(const Product&, Begin)`, `kRows`, the most efficient number of rows, and

@@ -6,8 +6,6 @@
 
 #include <immintrin.h>
 
-#include <cstdlib>
-
 #include "exponent.h"
 
 namespace octavo::OCTAVO_FORM {
@@ -285,11 +283,6 @@ class Multiplier {
   static constexpr int64_t kRows = 12;
   static constexpr bool kTiles = false;
 
-  Multiplier() = default;
-  Multiplier(const Multiplier&) = delete;
-  Multiplier& operator=(const Multiplier&) = delete;
-  ~Multiplier() { std::free(wide_); }
-
   void multiply(const Product& p, Begin begin) {
     const uint64_t* wide = widen(p);
     for (int64_t row = 0; row < p.rows; row += kRegisterRows)
@@ -302,16 +295,10 @@ class Multiplier {
  private:
   // Widens each byte of A to 16 bits: (rows, steps) of four.
   const uint64_t* widen(const Product& p) {
-    const int64_t size = p.rows * p.steps;
-    if (size > size_) {
-      std::free(wide_);
-      wide_ = static_cast<uint64_t*>(std::malloc(static_cast<size_t>(size) * sizeof(uint64_t)));
-      if (wide_ == nullptr) std::abort();
-      size_ = size;
-    }
+    uint64_t* wide = wide_.reserve(p.rows * p.steps);
     for (int64_t r = 0; r < p.rows; ++r) {
       const Word* from = p.a + r * p.a_stride;
-      uint64_t* to = wide_ + r * p.steps;
+      uint64_t* to = wide + r * p.steps;
       int64_t k = 0;
       for (; k + 4 <= p.steps; k += 4)
         _mm256_storeu_si256(
@@ -321,7 +308,7 @@ class Multiplier {
         to[k] = static_cast<uint64_t>(
             _mm_cvtsi128_si64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(static_cast<int>(from[k])))));
     }
-    return wide_;
+    return wide;
   }
 
   template <int Rows>
@@ -348,8 +335,7 @@ class Multiplier {
     }
   }
 
-  uint64_t* wide_ = nullptr;
-  int64_t size_ = 0;
+  Buffer<uint64_t> wide_;
 };
 
 #endif

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <bit>
-#include <cstdlib>
 #include <utility>
 
 #include "exponent.h"
@@ -188,14 +187,9 @@ class Multiplier {
   static constexpr int64_t kRows = 12;
   static constexpr bool kTiles = false;
 
-  Multiplier() = default;
-  Multiplier(const Multiplier&) = delete;
-  Multiplier& operator=(const Multiplier&) = delete;
-  ~Multiplier() { std::free(wide_); }
-
   void multiply(const Product& p, Begin begin) {
     const int64_t inner = 4 * p.steps;
-    int16_t* rows = reserve((p.rows + kLanes) * inner);
+    int16_t* rows = wide_.reserve((p.rows + kLanes) * inner);
     int16_t* columns = rows + p.rows * inner;
     for (int64_t row = 0; row < p.rows; ++row)
       for (int64_t i = 0; i < inner; ++i)
@@ -220,18 +214,7 @@ class Multiplier {
     return sum;
   }
 
-  int16_t* reserve(int64_t size) {
-    if (size > size_) {
-      std::free(wide_);
-      wide_ = static_cast<int16_t*>(std::malloc(static_cast<size_t>(size) * sizeof(int16_t)));
-      if (wide_ == nullptr) std::abort();
-      size_ = size;
-    }
-    return wide_;
-  }
-
-  int16_t* wide_ = nullptr;
-  int64_t size_ = 0;
+  Buffer<int16_t> wide_;
 };
 
 }  // namespace octavo::OCTAVO_FORM
