@@ -3,16 +3,18 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from chunking.errors import TextError, TokenizerError
 from chunking.files import named_specials, read_object
-from chunking.tokenizer import Frame, Ids, Offsets, Tokens
+from chunking.tokenizer import Frame, Ids, Offsets, Tokens, follows_no_space
 
 _NONCHARACTER: Final = "\U0010ffff"
 
@@ -26,6 +28,7 @@ class FastTokenizer:
         self.library = f"tokenizers {tokenizers.__version__}"
         self.digest = hashlib.sha256(b"tokenizer.json\0" + canonical.encode("ascii")).hexdigest()
         self._plain = _specials_around(self._tokenizer)
+        self._continuing: str | None = specification["model"].get("continuing_subword_prefix")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -58,6 +61,23 @@ class FastTokenizer:
         """See `Tokenizer.frame`."""
         head, tail = self._plain
         return Frame(np.concatenate([head, self.encode([prefix])[0].ids]) if prefix else head, tail)
+
+    def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
+        """See `Tokenizer.continues_word`."""
+        return follows_no_space(starts, text) if self._continues is None else self._continues[ids]
+
+    @cached_property
+    def vocabulary(self) -> Sequence[str]:
+        """See `Tokenizer.vocabulary`."""
+        size = self._tokenizer.get_vocab_size()
+        return tuple((self._tokenizer.id_to_token(i) or "").removeprefix(_NONCHARACTER) for i in range(size))
+
+    @cached_property
+    def _continues(self) -> NDArray[np.bool_] | None:
+        """By id, where the vocabulary says which tokens continue a word."""
+        if not self._continuing:
+            return None
+        return np.array([token.startswith(self._continuing) for token in self.vocabulary])
 
 
 def check_unicode(text: str) -> None:

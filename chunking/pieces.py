@@ -6,16 +6,18 @@ The families below number pieces as fairseq did, special tokens first, so every 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
 
 from chunking.errors import TokenizerError
 from chunking.fast import check_unicode
 from chunking.files import read_object
-from chunking.tokenizer import Frame, Ids, Tokens
+from chunking.tokenizer import Frame, Ids, Offsets, Tokens, follows_no_space
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,17 @@ class PieceTokenizer:
         start: Ids = np.array([self._numbering.start], np.int32)
         end: Ids = np.array([self._numbering.end], np.int32)
         return Frame(np.concatenate([start, self._encode(prefix).ids]), end)
+
+    def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
+        """See `Tokenizer.continues_word`."""
+        known: NDArray[np.bool_] = ids != self._numbering.unknown
+        return follows_no_space(starts, text) & known
+
+    @cached_property
+    def vocabulary(self) -> Sequence[str]:
+        """See `Tokenizer.vocabulary`; empty for ids that are no piece's."""
+        pieces = ("" for _ in range(self._numbering.shift))
+        return (*pieces, *self._processor.id_to_piece(list(range(self._processor.get_piece_size()))))
 
     def _encode(self, text: str) -> Tokens:
         check_unicode(text)

@@ -77,6 +77,19 @@ class Tokenizer(Protocol):
     def frame(self, prefix: str = "") -> Frame:
         """The special tokens and the prefix's tokens. The prefix is tokenised separately."""
 
+    def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
+        """Whether each token of a text, which starts at that code point, belongs to the word of the one before it."""
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The tokens' own texts by id, with the tokenizer's marks such as "##"."""
+
+
+def follows_no_space(starts: Offsets, text: str) -> NDArray[np.bool_]:
+    """Whether there is no white space before each start and at it: where words are told apart by that alone."""
+    edges = ((text[start - 1], text[start]) if 0 < start < len(text) else (" ", " ") for start in starts.tolist())
+    return np.fromiter((not (a.isspace() or b.isspace()) for a, b in edges), np.bool_, len(starts))
+
 
 def budget(tokenizer: Tokenizer, positions: int, prefixes: Sequence[str] = ("",)) -> int:
     """Maximum tokens that a segment may own: `positions` minus special tokens and the longest prefix.

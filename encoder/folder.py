@@ -1,7 +1,9 @@
-"""Reads a model folder's description without torch: pooling, prefixes, limits, licence, digest.
+"""Reads a model folder's description without torch: pooling, prefixes, limits, head, licence, digest.
 
 The layout is Hugging Face's (`config.json`, safetensors, tokenizer files) with sentence-transformers' additions
-(`modules.json`, `1_Pooling/config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`).
+(`modules.json`, `1_Pooling/config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`), and ours:
+`octavo.json` has what the others have no place for. A folder of `octavo.json` and `head.safetensors` alone is a head on
+another model's layers, its trunk.
 """
 
 import hashlib
@@ -14,10 +16,21 @@ from typing import Any, Literal
 from encoder.errors import DamagedFileError, MissingFileError, RemoteCodeError, UnsupportedError
 
 Pooling = Literal["mean", "cls"]
+HeadKind = Literal["tokens", "sequence", "vocabulary"]
+"""What a trained head scores: labels of each token, labels of a segment, or the words of the vocabulary."""
 
 QUANTISED = "model.int8.safetensors"
 """The weights file in a folder written by `encoder.quantised`."""
 
+MANIFEST = "octavo.json"
+HEAD_WEIGHTS = "head.safetensors"
+
+_ARCHITECTURES: tuple[tuple[str, HeadKind], ...] = (
+    ("ForTokenClassification", "tokens"),
+    ("ForSequenceClassification", "sequence"),
+    ("ForMaskedLM", "vocabulary"),
+)
+_TASKS: dict[str, HeadKind] = {"tokens": "tokens", "classify": "sequence"}
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls"}
 _LICENCES = (
@@ -29,16 +42,50 @@ _LICENCES = (
 
 
 @dataclass(frozen=True, slots=True)
+class HeadFacts:
+    """What a folder says about its trained head.
+
+    Attributes:
+        labels: in the order of the head's outputs; empty for a vocabulary.
+        multi_label: a text may have any number of the labels.
+        pooling: what a head on a trunk reads of a segment. None: the head pools as its architecture says.
+        normalize: such a head reads the vector scaled to length 1.
+    """
+
+    kind: HeadKind
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    pooling: Pooling | None = None
+    normalize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """The model that a head was trained on.
+
+    Attributes:
+        digest: of its folder.
+    """
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFolder:
     """A model folder's description; see `describe`.
 
     Attributes:
-        config: the content of `config.json`.
+        config: the content of `config.json`; empty for a head alone.
         default_prompt: the prefix that sentence-transformers adds by default; usually empty.
         max_seq_length: where sentence-transformers truncates a text, in tokens including special tokens. We do not
             truncate. None: not set.
         licence: an SPDX identifier; empty if the folder declares no known licence.
         digest: hex digest of weights, configuration and tokenizer files.
+        head: its trained head, if it has one.
+        trunk: the model whose layers run; None: its own.
+        version: the version that the folder declares; empty if it declares none.
+        trained_on: the data that its head was trained on, if the folder declares it.
     """
 
     path: Path
@@ -52,6 +99,10 @@ class ModelFolder:
     max_seq_length: int | None
     licence: str
     digest: str
+    head: HeadFacts | None = None
+    trunk: Trunk | None = None
+    version: str = ""
+    trained_on: str = ""
 
 
 def describe(folder: Path) -> ModelFolder:
@@ -63,6 +114,9 @@ def describe(folder: Path) -> ModelFolder:
         RemoteCodeError: the model requires custom code.
         UnsupportedError: an unsupported module or pooling.
     """
+    manifest = _json(folder / MANIFEST)
+    if "trunk" in manifest:
+        return _describe_head(folder, manifest)
     config = read_config(folder)
     modules = _modules(folder)
     prompts = _json(folder / "config_sentence_transformers.json")
@@ -78,9 +132,71 @@ def describe(folder: Path) -> ModelFolder:
         passage_prefix=next((named[key] for key in ("passage", "document") if key in named), ""),
         default_prompt=named.get(prompts.get("default_prompt_name") or "", ""),
         max_seq_length=advice if isinstance(advice, int) else None,
-        licence=_licence(folder),
+        licence=_text(manifest, "licence") or _licence(folder),
         digest=_digest(folder),
+        head=_head_of(folder, config),
+        version=_text(manifest, "version"),
+        trained_on=_text(manifest, "trained_on"),
     )
+
+
+def _describe_head(folder: Path, manifest: dict[str, Any]) -> ModelFolder:
+    """Describe a head on another model's layers."""
+    trunk, labels = manifest["trunk"], manifest.get("labels")
+    named = isinstance(trunk, dict) and isinstance(trunk.get("name"), str) and isinstance(trunk.get("digest"), str)
+    kind = _TASKS.get(_text(manifest, "task"))
+    if not named or kind is None or not isinstance(labels, list) or not labels:
+        raise DamagedFileError(
+            f"{folder.name}: {MANIFEST} needs a task ({', '.join(_TASKS)}), labels, and a trunk with name and digest"
+        )
+    pooling = _text(manifest, "pooling") or "mean"
+    if pooling not in _POOLINGS:
+        raise UnsupportedError(f"{folder.name}: pooling {pooling!r} is not supported; supported: mean, cls")
+    return ModelFolder(
+        path=folder,
+        name=folder.resolve().name,
+        config={},
+        pooling=_POOLINGS[pooling],
+        normalize=False,
+        query_prefix="",
+        passage_prefix="",
+        default_prompt="",
+        max_seq_length=None,
+        licence=_text(manifest, "licence") or _licence(folder),
+        digest=_digest(folder),
+        head=HeadFacts(
+            kind,
+            tuple(map(str, labels)),
+            multi_label=bool(manifest.get("multi_label")),
+            pooling=_POOLINGS[pooling],
+            normalize=bool(manifest.get("normalize")),
+        ),
+        trunk=Trunk(trunk["name"], trunk["digest"]),
+        version=_text(manifest, "version"),
+        trained_on=_text(manifest, "trained_on"),
+    )
+
+
+def _head_of(folder: Path, config: dict[str, Any]) -> HeadFacts | None:
+    """The head that a configuration names. Folders with 8-bit weights alone have none: only layers are quantised."""
+    names = config.get("architectures") or [""]
+    kind = next((kind for suffix, kind in _ARCHITECTURES if str(names[0]).endswith(suffix)), None)
+    if kind is None or [file.name for file in weight_files(folder)] == [QUANTISED]:
+        return None
+    if kind == "vocabulary":
+        return HeadFacts(kind)
+    named = config.get("id2label") or {}
+    try:
+        labels = tuple(str(named[str(i)]) for i in range(len(named)))
+    except KeyError as error:
+        raise DamagedFileError(f"{folder.name}: config.json: id2label has no label {error}") from error
+    labels = labels or ("LABEL_0", "LABEL_1")  # transformers' default
+    return HeadFacts(kind, labels, multi_label=config.get("problem_type") == "multi_label_classification")
+
+
+def _text(manifest: dict[str, Any], key: str) -> str:
+    value = manifest.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,6 +214,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The folder's safetensors files, in order. Raises MissingFileError if there are none."""
     index = folder / "model.safetensors.index.json"
+    if (folder / HEAD_WEIGHTS).is_file() and not (folder / "config.json").is_file():
+        return (folder / HEAD_WEIGHTS,)
     if (folder / QUANTISED).is_file() and not index.is_file() and not (folder / "model.safetensors").is_file():
         return (folder / QUANTISED,)
     if index.is_file():

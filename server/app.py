@@ -16,7 +16,8 @@ import encoder
 from cache import KeyMaker
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
-from encoder.folder import describe
+from encoder.folder import ModelFolder, describe
+from encoder.heads.trained import load_head
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
@@ -50,7 +51,7 @@ from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
 from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
-from server.types import Priority
+from server.types import Priority, Trained
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
 WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
@@ -209,12 +210,15 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
     pipeline = Pipeline(scheduler, layer_cache, limiter, uncounted, tokenizer_threads=1, in_flight=1, verify=0.0)
     scheduler.start()
     for model in catalogue:
+        if model.trunk:
+            continue
         call = Call(
             request_id="",
             client=WARM_UP_CLIENT,
             priority=Priority.INTERACTIVE,
             deadline=math.inf,
             model=model,
+            named=model,
             cutting=model.cutting,
             prefix="",
             window=model.window,
@@ -222,7 +226,7 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
             tasks=(model.embed_task(),),
             fingerprint="",
         )
-        async with aclosing(Service(pipeline).stream(call, WARM_UP_TEXT, Timings())) as results:
+        async with aclosing(Service(pipeline).stream([call], WARM_UP_TEXT, Timings())) as results:
             async for _ in results:
                 pass
     await pipeline.close()
@@ -247,8 +251,13 @@ def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
     Raises:
         StartError: one of them cannot be served; the message names it.
     """
-    models = [open_model(model, settings.compute, metrics) for model in settings.models]
-    return Catalogue(replace(model, cuts=cuts_of(model, models, settings.cache)) for model in models)
+    folders = [describe_model(model) for model in settings.models]
+    described = list(zip(settings.models, folders, strict=True))
+    trunks = [open_model(*each, settings.compute, metrics) for each in described if not each[1].trunk]
+    trunks = [replace(model, cuts=cuts_of(model, trunks, settings.cache)) for model in trunks]
+    models = {model.name: model for model in trunks}
+    models |= {each[0].served_name: open_head(*each, trunks, metrics) for each in described if each[1].trunk}
+    return Catalogue(models[model.served_name] for model in settings.models)
 
 
 def cuts_of(model: ServedModel, models: Sequence[ServedModel], settings: CacheSettings) -> tuple[int, ...]:
@@ -262,7 +271,19 @@ def cuts_of(model: ServedModel, models: Sequence[ServedModel], settings: CacheSe
     return tuple(sorted({*settings.cuts, *shared_cuts(model, models), model.runner.layers}))
 
 
-def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metrics) -> ServedModel:
+def describe_model(settings: ModelSettings) -> ModelFolder:
+    """Read what a model's folder says of it.
+
+    Raises:
+        StartError: it cannot be served.
+    """
+    try:
+        return describe(settings.folder)
+    except (EncoderError, OSError) as error:
+        raise StartError(f"model {settings.served_name}: {error}{hint(settings)}") from error
+
+
+def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSettings, metrics: Metrics) -> ServedModel:
     """Load and warm a model.
 
     Raises:
@@ -271,7 +292,6 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
     name = settings.served_name
     log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
-        folder = describe(settings.folder)
         tokenizer = chunking.load_tokenizer(settings.folder)
         keep = cache_home() / "int8"  # the 8-bit weights, made once
         trunk = encoder.load(
@@ -284,10 +304,13 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
         }
         budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
         cutting = cutting_of(settings.segmentation, budget)
+        head = load_head(folder, trunk.hidden)
     except (EncoderError, ChunkingError, OSError) as error:
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
     runner.warm_up()
+    if head:
+        runner.add_head(head)
     model = ServedModel(
         name=name,
         digest=folder.digest,
@@ -301,6 +324,7 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
         budget=budget,
         window=settings.window,
         cuts=(trunk.layers,),
+        head=Trained(head.digest) if head else None,
     )
     metrics.model.labels(name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device).set(
         1
@@ -316,6 +340,36 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
     )
     if slow := advice(name, trunk.scheme, trunk.kernels, trunk.kernels_reason):
         log.warning(slow)
+    return model
+
+
+def open_head(
+    settings: ModelSettings, folder: ModelFolder, trunks: Sequence[ServedModel], metrics: Metrics
+) -> ServedModel:
+    """Load a head on another model's layers, which is served as that model is.
+
+    Raises:
+        StartError: its folder cannot be served, or the model that it was trained on is not served.
+    """
+    name, wanted = settings.served_name, folder.trunk
+    assert wanted
+    trunk = next((trunk for trunk in trunks if trunk.digest == wanted.digest), None)
+    if trunk is None:
+        others = any(trunk.folder.name == wanted.name for trunk in trunks)
+        why = f"other weights of {wanted.name} are" if others else f"{wanted.name} is not"
+        raise StartError(f"model {name}: it is a head on {wanted.name}; {why} served: add `--model {wanted.name}`")
+    try:
+        head = load_head(folder, trunk.runner.encoder.hidden)
+    except (EncoderError, OSError) as error:
+        raise StartError(f"model {name}: {error}") from error
+    assert head
+    trunk.runner.add_head(head)
+    model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=Trained(head.digest), trunk=trunk)
+    encoder = trunk.runner.encoder
+    metrics.model.labels(
+        name, model.version, model.default_fingerprint, encoder.scheme, encoder.kernels, encoder.device
+    ).set(1)
+    log.info("model", model=name, version=model.version, trunk=trunk.name)
     return model
 
 

@@ -40,7 +40,18 @@ class SumRanges:
     ranges: tuple[tuple[int, int], ...]
 
 
-Head = Pool | SumRanges
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained head's scores, float32; see `encoder.heads.trained`.
+
+    Attributes:
+        digest: names the head.
+    """
+
+    digest: str
+
+
+Head = Pool | SumRanges | Trained
 
 
 @dataclass(frozen=True, slots=True, eq=False)

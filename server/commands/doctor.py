@@ -151,7 +151,11 @@ def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
 
     subject = "model"
     try:
-        found = app.open_model(model, compute, Metrics(CollectorRegistry()))
+        folder = app.describe_model(model)
+        if folder.trunk:
+            yield Finding("ok", subject, f"{model.served_name}: a head on {folder.trunk.name}")
+            return
+        found = app.open_model(model, folder, compute, Metrics(CollectorRegistry()))
     except StartError as error:
         yield Finding("fail", subject, str(error).removeprefix("model ") + _known_models(model))
         return

@@ -1,11 +1,11 @@
 """A document's answer while its segments come in, free of any wire format."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from server.inference.call import Call, Usage
 from server.inference.pipeline import Prepared, Result
-from server.inference.tasks import Embedding, EmbedMerge
-from server.inference.tasks.embed import Vectors
+from server.inference.tasks import Merge, TaskAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Answer:
         segments: their descriptions; empty for a stream, which sends each one on.
     """
 
-    def __init__(self, call: Call, *, stream: bool = False) -> None:
+    def __init__(self, call: Call, text: str, *, stream: bool = False) -> None:
         self.call = call
         self.usage = Usage()
         self.segments: list[SegmentAnswer] = []
         self._stream = stream
         self._layers = call.model.runner.layers
-        self._merges = [EmbedMerge(task, keep_segments=not stream) for task in call.tasks]
+        self._merges: list[Merge[Any]] = [task.merge(text, stream=stream) for task in call.tasks]
 
     def take(self, result: Result) -> SegmentAnswer:
         """Take in the next segment."""
@@ -65,10 +65,10 @@ class Answer:
             self.segments.append(answer)
         return answer
 
-    def of_segment(self, result: Result) -> list[Vectors | None]:
-        """Each task's vector of one segment, (1, dimensions); None where it was not asked for."""
+    def of_segment(self, result: Result) -> list[TaskAnswer]:
+        """What each task says of the segment that was taken in last."""
         return [merge.of_segment(result.parts) for merge in self._merges]
 
-    def of_document(self) -> list[Embedding]:
+    def of_document(self) -> list[TaskAnswer]:
         """Each task's answer for the segments taken in so far; empty while there are none."""
-        return [answer for merge in self._merges if (answer := merge.result())]
+        return [answer for merge in self._merges if (answer := merge.result()) is not None]

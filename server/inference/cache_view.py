@@ -1,8 +1,9 @@
 """A call's view of the layer cache: which keys it looks up, in which order, and under which tag it stores.
 
-Three kinds of entries are stored. *Results* of heads, 1 to 2 kB a segment, serve repeats. *States* at cut layers, about
-400 kB a segment, serve other heads, late chunking, and models that share lower layers. *Tokens* of a region serve
-repeats and edits. The store knows only keys and arrays; this file makes the keys.
+Three kinds of entries are stored. *Results* of heads, 1 to 2 kB a segment (of labels for each token up to 70 kB), serve
+repeats. *States* at cut layers, about 400 kB a segment, serve other heads, late chunking, and models that share lower
+layers. *Tokens* of a region serve repeats and edits. The store knows only keys and
+arrays; this file makes the keys.
 
 Methods of `CacheView` block on the disk: they are called in worker threads.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from cache import HeadFields, Key, KeyMaker, LayoutFields, RunFields, SegmentFields, Store, Tag, TokensFields
 from chunking import FORMAT_VERSION, Region, RegionTokens, Segment, Tokens
 from server.inference.call import Call
-from server.types import Head, Pool, Priority, StateArray
+from server.types import Head, Pool, Priority, StateArray, SumRanges, Trained
 
 if TYPE_CHECKING:
     from server.inference.models import ServedModel
@@ -111,7 +112,7 @@ class CacheView:
         """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
         if self._source is None or not self._keep_results:
             return [{} for _ in wanted]
-        asked = [(i, head) for i, (_, heads) in enumerate(wanted) for head in heads if isinstance(head, Pool)]
+        asked = [(i, head) for i, (_, heads) in enumerate(wanted) for head in heads if _is_kept(head)]
         kept = self._look_up([self._result_key(wanted[i][0], head) for i, head in asked])
         found: list[dict[Head, NDArray[np.float32]]] = [{} for _ in wanted]
         for (i, head), part in zip(asked, kept, strict=True):
@@ -152,7 +153,7 @@ class CacheView:
         if self._target is None or not self._keep_results:
             return
         for head, part in parts.items():
-            if isinstance(head, Pool):  # ranges of tokens are specific to a call
+            if _is_kept(head):
                 self._leave(self._result_key(key, head), part)
 
     def _look_up(self, keys: Sequence[Key]) -> list[NDArray[Any] | None]:
@@ -164,8 +165,13 @@ class CacheView:
             return
         self._target.put(key, array, self._tag, modest=self._seen is not None)
 
-    def _result_key(self, state: Key, head: Pool) -> Key:
-        return self._keys.result(HeadFields(self._tenant, head=b"pool 1", options=head.pooling), state)
+    def _result_key(self, state: Key, head: Pool | Trained) -> Key:
+        match head:
+            case Trained():
+                fields = HeadFields(self._tenant, head=b"trained 1", options=head.digest)
+            case _:
+                fields = HeadFields(self._tenant, head=b"pool 1", options=head.pooling)
+        return self._keys.result(fields, state)
 
     def known(self, regions: Sequence[Region]) -> Sequence[RegionTokens | None]:
         """Tokens of regions that were read earlier."""
@@ -193,6 +199,11 @@ class CacheView:
                 region.text.encode(),
             )
         )
+
+
+def _is_kept(head: Head) -> TypeGuard[Pool | Trained]:
+    """Whether a head's results are stored; ranges of tokens are specific to a call."""
+    return not isinstance(head, SumRanges)
 
 
 def _region_tokens(rows: NDArray[np.int32]) -> RegionTokens:

@@ -7,19 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chunking import Cutting, Segment
 from server.auth.clients import Client
 from server.errors import DeadlineExceeded
-from server.inference.tasks import EmbedTask
+from server.inference.tasks import Task
 from server.types import Computed, Head, Priority
 
 if TYPE_CHECKING:
     from server.inference.models import ServedModel
-
-
-MANY_SPANS = 64  # 4,096 of them in one segment take 0.1 s
 
 
 class CacheMode(Enum):
@@ -43,10 +40,12 @@ class CacheMode(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """Everything that holds for all documents of a call.
+    """What holds for all documents of a call, on one trunk: a caller's tasks on several trunks are as many calls.
 
     Attributes:
         deadline: of the monotonic clock, in seconds.
+        model: whose layers run, and whose tokenizer cuts.
+        named: the model of the first task, which a reply names; another one if that is a head on the layers of `model`.
         fingerprint: two vectors may share an index only when theirs are equal.
     """
 
@@ -55,17 +54,18 @@ class Call:
     priority: Priority
     deadline: float
     model: "ServedModel"
+    named: "ServedModel"
     cutting: Cutting
     prefix: str
     window: int
     cache_mode: CacheMode
-    tasks: tuple[EmbedTask, ...]
+    tasks: tuple[Task[Any], ...]
     fingerprint: str
 
     @property
-    def has_many_spans(self) -> bool:
+    def is_slow(self) -> bool:
         """Whether merging a segment takes so long that it must not be done on the event loop."""
-        return sum(len(task.spans) for task in self.tasks) > MANY_SPANS
+        return any(task.is_slow for task in self.tasks)
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:
         """What the model has to make of a segment for all of the tasks, each once."""

@@ -3,29 +3,39 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import chunking
 from chunking import Cutting, Tokenizer
-from encoder.folder import ModelFolder
+from encoder.folder import HeadKind, ModelFolder
 from server.auth.clients import Client
 from server.errors import InvalidCall, UnknownModel
-from server.inference.tasks import EmbedTask
-from server.types import PoolingName
+from server.inference.tasks import EmbedTask, Task
+from server.types import PoolingName, Trained
 
 if TYPE_CHECKING:
     from server.inference.runner import Runner
 
+EMBED = "embed"
+TASKS: dict[HeadKind, tuple[str, ...]] = {
+    "tokens": ("classify_tokens", "redact"),
+    "sequence": ("classify",),
+    "vocabulary": ("embed_sparse",),
+}
+"""Kinds of tasks, as named in the contract, for which a head is needed."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """A trunk with its serving configuration: the defaults of a call.
+    """A trunk or a head on another model's, with its serving configuration: the defaults of a call.
 
     Attributes:
-        digest: hexadecimal, of weights as executed, configuration and tokenizer; the version is its beginning.
+        digest: hexadecimal, of weights as executed, configuration and tokenizer.
         prefixes: by input type; "" is that of a call that names none.
         budget: maximum tokens that a segment may own.
         cuts: layers after which states are kept, ascending; the last one is the model's last.
+        head: names the runner's head that is the model's, if it has one.
+        trunk: the model whose layers run; None: its own.
     """
 
     name: str
@@ -40,17 +50,24 @@ class ServedModel:
     budget: int
     window: int
     cuts: tuple[int, ...]
+    head: Trained | None = None
+    trunk: "ServedModel | None" = None
 
     @property
     def version(self) -> str:
-        """The part after @ in name@version."""
-        return self.digest[:12]
+        """The part after @ in name@version: as the folder declares it, else the digest's beginning."""
+        return self.folder.version or self.digest[:12]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The kinds of tasks that it supports."""
+        return (EMBED, *(TASKS[self.folder.head.kind] if self.folder.head and self.head else ()))
 
     def embed_task(self, name: str = "embed") -> EmbedTask:
         """The task of a call without options."""
         return EmbedTask(name, self.pooling, self.normalize, self.runner.encoder.hidden)
 
-    def fingerprint(self, cutting: Cutting, window: int, tasks: Iterable[EmbedTask]) -> str:
+    def fingerprint(self, cutting: Cutting, window: int, tasks: Iterable[Task[Any]]) -> str:
         """Digest of everything that decides whether two vectors may share an index, as effective for a call.
 
         The input type is left out: queries are meant to be compared with passages.
@@ -64,7 +81,7 @@ class ServedModel:
             *(f"{kind}={prefix}" for kind, prefix in sorted(self.prefixes.items())),
             f"{cutting.policy} {cutting.min_tokens} {cutting.max_tokens}",
             f"window {window}",
-            *sorted({f"{task.pooling} {task.normalize} {task.dimensions}" for task in tasks}),
+            *sorted({task.identity for task in tasks}),
         )
         digest = hashlib.blake2b(digest_size=16)
         for fact in facts:
@@ -107,6 +124,21 @@ class Catalogue:
         if version and version != model.version:
             raise UnknownModel(f"{model.name} is served in version {model.version}")
         return model
+
+    def for_task(self, kind: str, reference: str, preferred: ServedModel, client: Client) -> ServedModel:
+        """The model for a kind of task: the one that is named, else the preferred one, else the first that supports it.
+
+        Raises:
+            UnknownModel: no served model supports it.
+            UnknownModel, PermissionDenied: as `resolve`.
+        """
+        model = self.resolve(reference, client) if reference else preferred
+        able: list[ServedModel] = [model] if reference else [model, *self]
+        chosen = next((each for each in able if kind in each.tasks and client.plan.allows(each.name)), None)
+        if chosen is None:
+            which = f"{model.name} does" if reference else "the served models do"
+            raise UnknownModel(f"{which} not support {kind}")
+        return chosen
 
 
 def least_tokens(max_tokens: int) -> int:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from encoder import Batch, Encoder, numpy_to_state, state_to_numpy
 from encoder.heads.pooling import pool, range_sums
+from encoder.heads.trained import TrainedHead
 from server.telemetry.metrics import Metrics
-from server.types import Computed, Head, StateArray, SumRanges, Work
+from server.types import Computed, Head, Pool, StateArray, SumRanges, Work
 
 CPU_BATCH_TOKENS = 512
 CUDA_BATCH_TOKENS = 16_384
@@ -34,6 +35,7 @@ class Runner:
         self._shares = shares_runs(encoder)
         self.batch_tokens = batch_budget(encoder, batch_tokens)
         self.warm_seconds = 0.0
+        self._heads: dict[str, TrainedHead] = {}
         self._batch_tokens_seen = metrics.batch_tokens
         self._seconds_seen = metrics.compute_seconds.labels(name)
 
@@ -66,7 +68,21 @@ class Runner:
         if not heads:
             return {}
         tensor = numpy_to_state(state)
-        return {head: _apply(tensor, head) for head in heads}
+        return {head: self._apply(tensor, head) for head in heads}
+
+    def add_head(self, head: TrainedHead) -> None:
+        """Offer a trained head, under its digest."""
+        self._heads[head.digest] = head
+
+    def _apply(self, state: torch.Tensor, head: Head) -> NDArray[Any]:
+        match head:
+            case SumRanges():
+                return range_sums(state, head.ranges)
+            case Pool():
+                vector: NDArray[Any] = pool(state, (len(state),), head.pooling)[0]
+                return vector
+            case _:
+                return self._heads[head.digest](state)
 
     def warm_up(self) -> None:
         """Run a longest segment twice: the first caller is not to pay for what is set up on first use."""
@@ -94,10 +110,3 @@ def _split(batch: Batch) -> tuple[torch.Tensor, ...]:
     assert batch.state is not None
     pieces: tuple[torch.Tensor, ...] = torch.split_with_sizes(batch.state, batch.lengths)
     return pieces
-
-
-def _apply(state: torch.Tensor, head: Head) -> NDArray[Any]:
-    if isinstance(head, SumRanges):
-        return range_sums(state, head.ranges)
-    vector: NDArray[Any] = pool(state, (len(state),), head.pooling)[0]
-    return vector

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
@@ -11,6 +11,7 @@ from server.errors import EmptyDocument
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
+from server.inference.tasks import Size
 from server.scheduling.forecast import Reservation
 
 T = TypeVar("T")
@@ -19,8 +20,17 @@ DOCUMENTS_AT_ONCE = 32  # of one call; enough to pack short ones into full runs
 MARGIN_SECONDS = 1.0  # before a stream's deadline, for its summary; a tenth of the time left if that is less
 
 
-Grow = Callable[[Sequence[int]], None]
-"""Told the documents' numbers of segments while they are read; raises once a door can't answer so much in one reply."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A document for a call; `field` is where the request has its text."""
+
+    call: Call
+    text: str
+    field: str
+
+
+Grow = Callable[[Sequence[tuple[Call, Size]]], None]
+"""Told the documents' sizes while they are read; raises once a door can't answer so much in one reply."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,14 +39,13 @@ class Cut:
 
     Attributes:
         groups: its segments, as they were read.
-        count: how many they are.
         usage: its tokens; those that may have to be computed count as computed.
     """
 
     document: Document
     groups: list[list[Prepared]]
-    count: int
     usage: Usage
+    size: Size
 
     @property
     def segments(self) -> Iterator[Prepared]:
@@ -54,16 +63,14 @@ class Service:
         """What a call's tokens are charged at."""
         return self._pipeline.price(usage.computed, usage.cached)
 
-    async def segment(
-        self, call: Call, text: str, field: str, timings: Timings, grow: Grow
-    ) -> tuple[Iterator[Prepared], Usage]:
+    async def segment(self, job: Job, timings: Timings, grow: Grow) -> tuple[Iterator[Prepared], Usage]:
         """Cut a document, and tell what it would cost; the model does not run.
 
         Returns:
             Its segments, and its usage, in which those tokens count as computed for which a layer would run.
         """
-        async with self._reserved(call) as reservation:
-            cut = await self._cut(call, text, field, timings, reservation, lambda count: grow([count]))
+        async with self._reserved(job.call) as reservation:
+            cut = await self._cut(job, timings, reservation, lambda size: grow([size]))
             uncached = 0
             for group in cut.groups:
                 known = await self._pipeline.known(cut.document, group)
@@ -71,52 +78,70 @@ class Service:
                 uncached += sum(size for size, is_known in zip(sizes, known, strict=True) if not is_known)
         return cut.segments, replace(cut.usage, computed=uncached)
 
-    async def analyze(self, call: Call, text: str, field: str, timings: Timings, grow: Grow) -> Answer:
-        """Answer the call's tasks over one document, in one pass."""
-        (answer,) = await self.embed(call, [text], [field], timings, grow)
-        if isinstance(answer, EmptyDocument):
-            raise answer
-        return answer
+    async def analyze(self, jobs: Sequence[Job], timings: Timings, grow: Grow) -> list[Answer]:
+        """Answer jobs over one document, each in one pass over its trunk."""
+        answers = []
+        for answer in await self.answer(jobs, timings, grow):
+            if isinstance(answer, EmptyDocument):
+                raise answer
+            answers.append(answer)
+        return answers
 
-    async def embed(
-        self, call: Call, texts: Sequence[str], fields: Sequence[str], timings: Timings, grow: Grow
-    ) -> list[Answer | EmptyDocument]:
-        """Answer the call's tasks over each document; an empty one is a fault of its own."""
+    async def answer(self, jobs: Sequence[Job], timings: Timings, grow: Grow) -> list[Answer | EmptyDocument]:
+        """Answer jobs of one caller, who waits for all of them; an empty document is a fault of its own."""
+        call = jobs[0].call
         async with self._reserved(call) as reservation:
-            reservation.foresee(sum(map(len, texts)), call.deadline)
+            reservation.foresee(sum(len(job.text) for job in jobs), call.deadline)
             cuts: list[Cut | EmptyDocument] = []
-            counts: list[int] = []
-            for text, field in zip(texts, fields, strict=True):
+            sizes: list[tuple[Call, Size]] = []
+            for job in jobs:
                 try:
-                    cut = await self._cut(call, text, field, timings, reservation, lambda count: grow([*counts, count]))
+                    cut = await self._cut(job, timings, reservation, lambda size: grow([*sizes, size]))
                     cuts.append(cut)
-                    counts.append(cut.count)
+                    sizes.append((job.call, cut.size))
                 except EmptyDocument as fault:
                     cuts.append(fault)
-                    counts.append(0)
             usage = sum((cut.usage for cut in cuts if isinstance(cut, Cut)), Usage())
             await self._pipeline.admit(call, reservation, usage.computed, usage.cached)
             return await self._answer_all(cuts)
 
-    async def stream(self, call: Call, text: str, timings: Timings) -> AsyncGenerator[Result, None]:
-        """Answer segment by segment, in order, until shortly before the deadline.
+    async def stream(
+        self, calls: Sequence[Call], text: str, timings: Timings
+    ) -> AsyncGenerator[tuple[int, Result], None]:
+        """Answer calls over one document segment by segment, each in order, until shortly before the deadline.
+
+        Yields:
+            Number of the call, and its next result: the one whose segment ends first.
 
         Raises:
             DeadlineExceeded: only the deadline is near, with time for a summary of what there is.
         """
-        last_moment = call.deadline - min(MARGIN_SECONDS, 0.1 * (call.deadline - timings.began))
-        with self._pipeline.reserve(call) as reservation:
-            async with aclosing(self.results(call, text, timings, reservation)) as results:
-                while True:
+        deadline = calls[0].deadline
+        last_moment = deadline - min(MARGIN_SECONDS, 0.1 * (deadline - timings.began))
+        async with AsyncExitStack() as stack:
+            reservation = stack.enter_context(self._pipeline.reserve(calls[0]))
+            coming: dict[int, Result] = {}
+            passes = []
+            for call in calls:
+                results = self.results(call, text, timings, reservation)
+                passes.append(await stack.enter_async_context(aclosing(results)))
+            behind = list(range(len(calls)))  # whose next result is not here
+            while behind or coming:
+                for i in behind:
                     async with within(last_moment):
-                        result = await anext(results, None)
-                    if result is None:
-                        return
-                    yield result
+                        result = await anext(passes[i], None)
+                    if result is not None:
+                        coming[i] = result
+                if coming:
+                    i = min(coming, key=lambda i: coming[i].prepared.segment.end)
+                    yield i, coming.pop(i)
+                    behind = [i]
+                else:
+                    behind = []
 
     async def take(self, answer: Answer, result: Result) -> SegmentAnswer:
-        """Let an answer take in its next segment, off the event loop if there are many spans."""
-        if answer.call.has_many_spans:
+        """Let an answer take in its next segment, off the event loop if that takes long."""
+        if answer.call.is_slow:
             return await self.aside(answer.call, lambda: answer.take(result))
         return answer.take(result)
 
@@ -145,26 +170,22 @@ class Service:
                 yield reservation
 
     async def _cut(
-        self,
-        call: Call,
-        text: str,
-        field: str,
-        timings: Timings,
-        reservation: Reservation,
-        grow: Callable[[int], None],
+        self, job: Job, timings: Timings, reservation: Reservation, grow: Callable[[tuple[Call, Size]], None]
     ) -> Cut:
-        document = self._pipeline.open(call, text, timings, reservation)
+        document = self._pipeline.open(job.call, job.text, timings, reservation)
         groups: list[list[Prepared]] = []
-        count, usage = 0, Usage()
+        count, usage, size = 0, Usage(), Size(0, 0, 0)
+        text_bytes = len(job.text) if job.text.isascii() else len(job.text.encode())
         async with aclosing(self._pipeline.read(document)) as reading:
             async for group in reading:
                 groups.append(group)
                 count += len(group)
                 usage += _usage_of(group)
-                grow(count)
+                size = Size(count, usage.tokens, text_bytes)
+                grow((job.call, size))
         if not count:
-            raise EmptyDocument(field)
-        return Cut(document, groups, count, usage)
+            raise EmptyDocument(job.field)
+        return Cut(document, groups, usage, size)
 
     async def _answer_all(self, cuts: Sequence[Cut | EmptyDocument]) -> list[Answer | EmptyDocument]:
         gate = asyncio.Semaphore(DOCUMENTS_AT_ONCE)
@@ -186,7 +207,7 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, cut: Cut) -> Answer:
-        answer = Answer(cut.document.call)
+        answer = Answer(cut.document.call, cut.document.text)
         async with aclosing(self._pipeline.results(cut.document, _stream_of(cut.groups))) as results:
             async for result in results:
                 await self.take(answer, result)

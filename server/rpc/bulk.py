@@ -6,23 +6,24 @@ more is read from it: the caller's pace is the stream's.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from google.rpc.status_pb2 import Status
 
-from chunking import Ruler, Unit
+from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from server.errors import CallError, DocumentTooLarge, Draining, EmptyDocument, InvalidCall, Refused
 from server.health.drain import Drain
 from server.inference.answer import Answer
-from server.inference.call import Call, Timings
+from server.inference.call import Call, Timings, Usage
 from server.inference.service import Service
 from server.limits import Slot
 from server.rpc import replies
 from server.rpc.interceptor import report
-from server.rpc.requests import Limits
+from server.rpc.requests import Limits, offset_unit
+from server.rpc.results import Results, SegmentBatch
 from server.rpc.status import status_of
 from server.scheduling.forecast import Reservation
 
@@ -64,23 +65,23 @@ class Bulk:
     def __init__(
         self,
         service: Service,
-        call: Call,
+        calls: Sequence[Call],
+        start: pb.ProcessStart,
         reservation: Reservation,
         slot: Slot,
         drain: Drain,
         limits: Limits,
-        unit: Unit,
-        *,
-        return_segments: bool,
     ) -> None:
         self._service = service
-        self._call = call
+        self._calls = calls
+        self._names = [task.name for task in start.tasks]
+        self._request_id = calls[0].request_id
         self._reservation = reservation
         self._slot = slot
         self._drain = drain
         self._limits = limits
-        self._unit = unit
-        self._return_segments = return_segments
+        self._unit = offset_unit(start.options)
+        self._return_segments = start.return_segments
         self._responses: asyncio.Queue[tuple[pb.ProcessDocumentsResponse, _Incoming | None]] = asyncio.Queue(
             WAITING_RESPONSES
         )
@@ -122,7 +123,7 @@ class Bulk:
                     if reading.done():
                         reading.result()
                     else:
-                        await self._say(draining=status_of(self._drain.fault, self._call.request_id))
+                        await self._say(draining=status_of(self._drain.fault, self._request_id))
                 finally:
                     reading.cancel()
                     draining.cancel()
@@ -148,7 +149,7 @@ class Bulk:
             del text
             if len(self._ids) >= MOST_DOCUMENTS:
                 full = Draining(f"a stream takes {MOST_DOCUMENTS:,} documents: send the others in another", 0.0)
-                await self._say(draining=status_of(full, self._call.request_id))
+                await self._say(draining=status_of(full, self._request_id))
                 return
         if incoming:
             raise InvalidCall("document.more", "the stream ended within a document")
@@ -209,10 +210,10 @@ class Bulk:
         try:
             outcome = await self._answer(incoming, text)
         except CallError as fault:
-            outcome = status_of(fault, self._call.request_id)
+            outcome = status_of(fault, self._request_id)
         except Exception as error:  # noqa: BLE001 - a poisonous document fails alone
             report(error)
-            outcome = status_of(error, self._call.request_id)
+            outcome = status_of(error, self._request_id)
         if isinstance(outcome, Status):
             await self._say(incoming, result=pb.DocumentResult(id=incoming.id, error=outcome))
         else:
@@ -222,33 +223,58 @@ class Bulk:
         """Compute a document; segments that were asked for are said as they come, but for the last of them."""
         if incoming.refusal:
             raise incoming.refusal
-        call, timings = self._call, Timings()
-        answer, ruler = Answer(call, stream=True), Ruler(text, self._unit)
-        said = replies.SegmentBatch(call.tasks)
+        timings, reply = Timings(), pb.AnalyzeResponse()
+        answers = []
+        for number in range(len(self._calls)):
+            answer = await self._pass(incoming, text, timings, number, reply)
+            if not answer.usage.tokens:
+                raise EmptyDocument("document.text")
+            answers.append(answer)
+        for answer, trunk in zip(answers, reply.trunks, strict=True):
+            charged = self._service.price(answer.usage)
+            trunk.MergeFrom(replies.trunk(answer.call, replies.usage_of(answer.usage, charged)))
+        usage = sum((answer.usage for answer in answers), Usage())
+        reply.info.CopyFrom(replies.reply_info(self._calls, usage, timings, self._service.price(usage)))
+        reply.results.sort(key=lambda result: self._names.index(result.name))
+        return reply
+
+    async def _pass(
+        self, incoming: _Incoming, text: str, timings: Timings, number: int, reply: pb.AnalyzeResponse
+    ) -> Answer:
+        """Run a document through one trunk; what is left to say when it ends goes into the last reply."""
+        call = self._calls[number]
+        answer, ruler = Answer(call, text, stream=True), Ruler(text, self._unit)
+        writer = Results(call.tasks, text, self._unit)
+        batch = SegmentBatch(call.tasks, self._unit, return_segments=self._return_segments)
         async with aclosing(self._service.results(call, text, timings, self._reservation)) as results:
             async for result in results:
                 segment = answer.take(result)
-                if not self._return_segments:
+                if not (self._return_segments or batch.flows):
                     continue
-                said.add(
-                    replies.segment_info(segment, ruler),
-                    replies.segment_results(call.tasks, answer.of_segment(result)),
-                )
-                if said.size > PART_BYTES:
-                    await self._say(result=pb.DocumentResult(id=incoming.id, ok=said.take(), more=True))
-        if not answer.usage.tokens:
-            raise EmptyDocument("document.text")
-        reply = said.take()
-        charged = self._service.price(answer.usage)
-        reply.info.CopyFrom(replies.reply_info(call, answer.usage, timings, charged))
-        of_document = replies.document_results(call.tasks, answer)
-        for result_so_far, whole in zip(reply.results, of_document, strict=True):
-            result_so_far.MergeFrom(whole)
-        return reply
+                batch.add(replies.segment_info(segment, ruler), writer.of_segment(answer.of_segment(result)))
+                if batch.size > PART_BYTES:
+                    await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
+        if number < len(self._calls) - 1 and batch.size:
+            await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
+        rest = _part(number, batch)
+        for of_task, whole in zip(rest.results, writer.of_document(answer), strict=False):
+            of_task.MergeFrom(whole)
+        reply.segments.extend(rest.segments)
+        reply.trunks.extend(rest.trunks[len(reply.trunks) :])
+        reply.results.extend(rest.results)
+        return answer
 
     async def _say(self, answered: _Incoming | None = None, **message: pb.DocumentResult | Status) -> None:
         """Queue a response; a document that it answers to the end is forgotten once it has gone."""
         await self._responses.put((pb.ProcessDocumentsResponse(**message), answered))  # type: ignore[arg-type]
+
+
+def _part(number: int, batch: SegmentBatch) -> pb.AnalyzeResponse:
+    """What one trunk says of some segments."""
+    infos, results = batch.take()
+    part = pb.AnalyzeResponse(results=results, trunks=[pb.Trunk() for _ in range(number + 1)])
+    (part.trunks[number] if number else part).segments.extend(infos)
+    return part
 
 
 class _Room:

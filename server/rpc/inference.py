@@ -3,10 +3,10 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
-from chunking import Ruler
+from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.errors import DeadlineExceeded, EmptyDocument, InvalidCall
@@ -15,13 +15,16 @@ from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage
 from server.inference.cursor import Cursors
 from server.inference.models import Catalogue
-from server.inference.service import Service
+from server.inference.service import Job, Service
 from server.rpc import replies, requests
 from server.rpc.bulk import Bulk
 from server.rpc.call_gate import Context
 from server.rpc.requests import Limits
+from server.rpc.results import Results
 from server.rpc.status import status_of
 from server.types import Priority
+
+_OneTask = pb.ClassifyTokensRequest | pb.RedactRequest | pb.ClassifyRequest | pb.EmbedSparseRequest
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -38,14 +41,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Cut and count a document."""
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
-        call = requests.call_of(request.options, (), text, self._catalogue, context)
-        reply = replies.Reply(self._service, call, self._limits, context.slot)
+        calls = requests.calls_of(request.options, (), text, self._catalogue, context)
+        reply = replies.Reply(self._service, calls, self._limits, context.slot)
         reply.expect([text])
-        segments, usage = await self._service.segment(call, text, "document.text", timings, reply.grow)
+        segments, usage = await self._service.segment(Job(calls[0], text, "document.text"), timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
         return await reply.make(
             lambda: pb.SegmentResponse(
-                info=replies.reply_info(call, usage, timings),
+                info=replies.reply_info(calls, usage, timings),
                 segments=[replies.segment_info(SegmentAnswer.of(prepared), ruler) for prepared in segments],
                 uncached_tokens=usage.computed,
                 would_charge_tokens=math.ceil(self._service.price(usage)),
@@ -62,40 +65,89 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidCall("embed.spans", "spans go with exactly one document")
         texts = requests.texts_of(documents, "documents", self._limits)
         task = pb.Task(name="embed", embed=request.embed)
-        call = requests.call_of(request.options, [task], texts[0], self._catalogue, context, path="")
-        fields = [f"documents[{i}].text" for i in range(len(texts))]
-        reply = replies.Reply(self._service, call, self._limits, context.slot, [document.id for document in documents])
+        calls = requests.calls_of(request.options, [task], texts[0], self._catalogue, context, path="")
+        reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
         reply.expect(texts)
-        answers = await self._service.embed(call, texts, fields, timings, reply.grow)
+        jobs = [Job(calls[0], text, f"documents[{i}].text") for i, text in enumerate(texts)]
+        answers = await self._service.answer(jobs, timings, reply.grow)
         usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
         unit = requests.offset_unit(request.options)
         return await reply.make(
             lambda: pb.EmbedResponse(
-                info=replies.reply_info(call, usage, timings, self._service.price(usage)),
+                info=replies.reply_info(calls, usage, timings, self._service.price(usage)),
                 results=[
-                    self._embed_result(document, answer, Ruler(text, unit), call)
-                    for document, answer, text in zip(documents, answers, texts, strict=True)
+                    self._embed_result(document, answer, calls[0], unit)
+                    for document, answer in zip(documents, answers, strict=True)
                 ],
             )
         )
 
+    async def ClassifyTokens(self, request: pb.ClassifyTokensRequest, context: Context) -> pb.ClassifyTokensResponse:
+        """Find entities in a document."""
+        reply = await self._one(request, pb.Task(classify_tokens=request.classify_tokens), context)
+        result = reply.results[0].classify_tokens
+        return pb.ClassifyTokensResponse(info=reply.info, segments=reply.segments, result=result)
+
+    async def Redact(self, request: pb.RedactRequest, context: Context) -> pb.RedactResponse:
+        """Mask entities in a document."""
+        reply = await self._one(request, pb.Task(redact=request.redact), context)
+        return pb.RedactResponse(info=reply.info, segments=reply.segments, result=reply.results[0].redact)
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        """Label a document."""
+        reply = await self._one(request, pb.Task(classify=request.classify), context)
+        return pb.ClassifyResponse(info=reply.info, segments=reply.segments, result=reply.results[0].classify)
+
+    async def EmbedSparse(self, request: pb.EmbedSparseRequest, context: Context) -> pb.EmbedSparseResponse:
+        """Make a document's sparse vector."""
+        reply = await self._one(request, pb.Task(embed_sparse=request.embed_sparse), context)
+        return pb.EmbedSparseResponse(info=reply.info, segments=reply.segments, result=reply.results[0].embed_sparse)
+
     async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse | bytes:
-        """Run tasks over a document in one pass."""
+        """Run tasks over a document, in one pass over each trunk."""
+        tasks = requests.tasks_of(request.tasks, self._limits)
+        return await self._analyze(request, tasks, "tasks[{}].", context)
+
+    async def _one(self, request: _OneTask, task: pb.Task, context: Context) -> pb.AnalyzeResponse:
+        """Run one task over a document."""
+        reply = await self._analyze(request, [task], "", context)
+        return reply if isinstance(reply, pb.AnalyzeResponse) else pb.AnalyzeResponse.FromString(reply)
+
+    async def _analyze(
+        self, request: "_OneTask | pb.AnalyzeRequest", tasks: Sequence[pb.Task], path: str, context: Context
+    ) -> pb.AnalyzeResponse | bytes:
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
-        tasks = requests.tasks_of(request.tasks, self._limits)
-        call = requests.call_of(request.options, tasks, text, self._catalogue, context)
-        reply = replies.Reply(self._service, call, self._limits, context.slot)
+        calls = requests.calls_of(request.options, tasks, text, self._catalogue, context, path=path)
+        reply = replies.Reply(self._service, calls, self._limits, context.slot)
         reply.expect([text])
-        answer = await self._service.analyze(call, text, "document.text", timings, reply.grow)
-        ruler = Ruler(text, requests.offset_unit(request.options))
+        jobs = [Job(call, text, "document.text") for call in calls]
+        answers = await self._service.analyze(jobs, timings, reply.grow)
         return await reply.make(
-            lambda: pb.AnalyzeResponse(
-                info=replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage)),
-                segments=[replies.segment_info(segment, ruler) for segment in answer.segments],
-                results=replies.document_results(call.tasks, answer),
-            )
+            lambda: self._reply(answers, text, requests.offset_unit(request.options), tasks, timings)
         )
+
+    def _reply(
+        self, answers: Sequence[Answer], text: str, unit: Unit, tasks: Sequence[pb.Task], timings: Timings
+    ) -> pb.AnalyzeResponse:
+        calls = [answer.call for answer in answers]
+        usage = sum((answer.usage for answer in answers), Usage())
+        reply = pb.AnalyzeResponse(info=replies.reply_info(calls, usage, timings, self._service.price(usage)))
+        for answer in answers:
+            ruler = Ruler(text, unit)
+            segments = [replies.segment_info(segment, ruler) for segment in answer.segments]
+            if answer is answers[0]:
+                reply.segments.extend(segments)
+            reply.trunks.append(self._trunk(answer))
+            if answer is not answers[0]:
+                reply.trunks[-1].segments.extend(segments)
+            reply.results.extend(Results(answer.call.tasks, text, unit).of_document(answer))
+        reply.results.sort(key=_order(tasks))
+        return reply
+
+    def _trunk(self, answer: Answer) -> pb.Trunk:
+        usage = replies.usage_of(answer.usage, self._service.price(answer.usage))
+        return replies.trunk(answer.call, usage)
 
     async def StreamSegments(
         self, request: pb.StreamSegmentsRequest, context: Context
@@ -104,30 +156,42 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
-        call = requests.call_of(request.options, tasks, text, self._catalogue, context)
-        requests.check_message(replies.REPLY_BYTES + replies.size_of(call.tasks, 1))
-        yield pb.StreamSegmentsResponse(header=replies.stream_header(call))
+        calls = requests.calls_of(request.options, tasks, text, self._catalogue, context)
+        unit = requests.offset_unit(request.options)
+        requests.check_message(replies.REPLY_BYTES + replies.longest_segment(calls))
+        yield pb.StreamSegmentsResponse(header=replies.stream_header(calls))
 
-        cursors = await asyncio.to_thread(self._cursors, call, request)  # a long text takes a while to hash
-        first = cursors.first(request.cursor) if request.cursor else 0
-        answer, ruler = Answer(call, stream=True), Ruler(text, requests.offset_unit(request.options))
+        cursors = await asyncio.to_thread(self._cursors, calls, request)  # a long text takes a while to hash
+        sent = cursors.sent(request.cursor) if request.cursor else [0] * len(calls)
+        done = [0] * len(calls)
+        answers = [Answer(call, text, stream=True) for call in calls]
+        rulers = [Ruler(text, unit) for _ in calls]
+        writers = [Results(call.tasks, text, unit) for call in calls]
         partial = False
         try:
-            async with aclosing(self._service.stream(call, text, timings)) as results:
-                async for result in results:
-                    info = replies.segment_info(await self._service.take(answer, result), ruler)
-                    if info.index >= first:
-                        vectors = replies.segment_results(call.tasks, answer.of_segment(result))
-                        segment = pb.SegmentResult(segment=info, results=vectors, cursor=cursors.after(info.index))
+            async with aclosing(self._service.stream(calls, text, timings)) as results:
+                async for i, result in results:
+                    info = replies.segment_info(await self._service.take(answers[i], result), rulers[i])
+                    of_segment = writers[i].of_segment(answers[i].of_segment(result))
+                    done[i] += 1
+                    if done[i] > sent[i]:
+                        segment = pb.SegmentResult(
+                            segment=info, results=of_segment, cursor=cursors.after(done), trunk=i
+                        )
                         yield pb.StreamSegmentsResponse(segment=segment)
         except DeadlineExceeded:
             partial = True
-        if not answer.usage.tokens and not partial:
+        if not any(done) and not partial:
             raise EmptyDocument("document.text")
-        reply_info = replies.reply_info(call, answer.usage, timings, self._service.price(answer.usage))
-        of_document = await self._service.aside(call, lambda: replies.document_results(call.tasks, answer))
-        summary = pb.StreamSummary(info=reply_info, results=of_document, partial=partial)
-        yield pb.StreamSegmentsResponse(summary=summary)
+        yield pb.StreamSegmentsResponse(
+            summary=await self._service.aside(calls[0], lambda: self._summary(answers, text, tasks, timings, partial))
+        )
+
+    def _summary(
+        self, answers: Sequence[Answer], text: str, tasks: Sequence[pb.Task], timings: Timings, partial: bool
+    ) -> pb.StreamSummary:
+        reply = self._reply(answers, text, Unit.CODE_POINT, tasks, timings)  # it has no spans
+        return pb.StreamSummary(info=reply.info, results=reply.results, trunks=reply.trunks, partial=partial)
 
     async def ProcessDocuments(
         self, request_iterator: AsyncIterator[pb.ProcessDocumentsRequest], context: Context
@@ -140,45 +204,44 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         tasks = requests.tasks_of(start.tasks, limits)
         if any(task.embed.spans for task in tasks):
             raise InvalidCall("start.tasks", "spans belong to one document; a stream of many takes none")
-        call = requests.call_of(
+        calls = requests.calls_of(
             start.options, tasks, "", self._catalogue, context, Priority.BULK, path="start.tasks[{}]."
         )
-        requests.check_message(replies.REPLY_BYTES + replies.size_of(call.tasks, 1))
-        info = replies.reply_info(call, Usage(), Timings())
+        requests.check_message(replies.REPLY_BYTES + replies.longest_segment(calls))
+        info = replies.reply_info(calls, Usage(), Timings())
         yield pb.ProcessDocumentsResponse(
             ready=pb.ProcessReady(info=info, max_document_bytes=limits.max_document_bytes)
         )
-        unit = requests.offset_unit(start.options)
-        with self._service.reserve(call) as reservation:
-            bulk = Bulk(
-                self._service,
-                call,
-                reservation,
-                context.slot,
-                self._drain,
-                limits,
-                unit,
-                return_segments=start.return_segments,
-            )
+        with self._service.reserve(calls[0]) as reservation:
+            bulk = Bulk(self._service, calls, start, reservation, context.slot, self._drain, limits)
             async with aclosing(bulk.responses(request_iterator)) as responses:
                 async for response in responses:
                     yield response
 
-    def _cursors(self, call: Call, request: pb.StreamSegmentsRequest) -> Cursors:
+    def _cursors(self, calls: Sequence[Call], request: pb.StreamSegmentsRequest) -> Cursors:
         text = hashlib.blake2b(request.document.text.encode(), digest_size=32).digest()
         options = (b"%d" % request.options.input_type, b"%d" % request.options.offset_unit)
         tasks = (task.SerializeToString(deterministic=True) for task in request.tasks)
-        return Cursors(self._secret, (call.client.tenant.encode(), text, call.fingerprint.encode(), *options, *tasks))
+        fingerprints = (call.fingerprint.encode() for call in calls)
+        subject = (calls[0].client.tenant.encode(), text, *fingerprints, *options, *tasks)
+        return Cursors(self._secret, subject, places=len(calls))
 
     def _embed_result(
-        self, document: pb.Document, answer: Answer | EmptyDocument, ruler: Ruler, call: Call
+        self, document: pb.Document, answer: Answer | EmptyDocument, call: Call, unit: Unit
     ) -> pb.EmbedResult:
         if isinstance(answer, EmptyDocument):
             return pb.EmbedResult(id=document.id, status=status_of(answer, call.request_id))
-        (result,) = replies.document_results(call.tasks, answer)
+        ruler = Ruler(document.text, unit)
+        (result,) = Results(call.tasks, document.text, unit).of_document(answer)
         return pb.EmbedResult(
             id=document.id,
             segments=[replies.segment_info(segment, ruler) for segment in answer.segments],
             embedding=result.embed,
             usage=replies.usage_of(answer.usage, self._service.price(answer.usage)),
         )
+
+
+def _order(tasks: Sequence[pb.Task]) -> Callable[[pb.TaskResult], int]:
+    """The place of a result among a request's tasks."""
+    places = {task.name: i for i, task in enumerate(tasks)}
+    return lambda result: places[result.name]

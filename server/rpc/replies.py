@@ -1,24 +1,23 @@
 """From the server's own words to the wire."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
-from server.inference.answer import Answer, SegmentAnswer
+from server.inference.answer import SegmentAnswer
 from server.inference.call import Call, Timings, Usage
 from server.inference.models import ServedModel
 from server.inference.service import Service
-from server.inference.tasks import Embedding, EmbedTask
-from server.inference.tasks.embed import DataTypeName, Vectors
+from server.inference.tasks import Size, Task
+from server.inference.tasks.tokens import entity_labels
 from server.limits import Slot
-from server.rpc.requests import DATA_TYPES, POLICIES, POOLINGS, Limits, check_reply
+from server.rpc.requests import POLICIES, POOLINGS, Limits, check_reply, fingerprint_of
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
 M = TypeVar("M", bound=Message)
@@ -26,25 +25,38 @@ M = TypeVar("M", bound=Message)
 LONG_BYTES = 256 << 10
 COPIES = 2  # of a reply in memory: first its segments' vectors and their look-up, then message and frame
 REPLY_BYTES = 1024  # of a reply's fields that do not grow with the document
+MOST_BYTES_A_TOKEN = 16  # of text
 CHARACTERS_A_TOKEN = 8  # more than most texts have: an estimate that is too high would refuse calls that fit
 
 
-def size_of(tasks: Sequence[EmbedTask], segments: int) -> int:
-    """An upper bound of the size of one document's answer, known before anything is computed."""
-    return segments * SEGMENT_INFO_BYTES + sum(
-        len(task.name.encode()) + 64 + task.tensor_bytes(segments) for task in tasks
+def size_of(tasks: Sequence[Task[Any]], size: Size) -> int:
+    """About the greatest size of one document's answer, known before anything is computed."""
+    return size.segments * SEGMENT_INFO_BYTES + sum(
+        2 * len(task.name.encode()) + 64 + task.reply_bytes(size)
+        for task in tasks  # the trunk names it too
     )
+
+
+def longest_segment(calls: Sequence[Call]) -> int:
+    """About the greatest size of one segment's results."""
+
+    def size(call: Call) -> Size:
+        return Size(1, call.cutting.max_tokens, MOST_BYTES_A_TOKEN * call.cutting.max_tokens)
+
+    return max(size_of(call.tasks, size(call)) for call in calls)
 
 
 class Reply:
     """A unary reply that grows while its documents are read, before anything is computed."""
 
-    def __init__(self, service: Service, call: Call, limits: Limits, slot: Slot, ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self, service: Service, calls: Sequence[Call], limits: Limits, slot: Slot, ids: Sequence[str] = ()
+    ) -> None:
         self._service = service
-        self._call = call
+        self._calls = calls
         self._limits = limits
         self._slot = slot
-        self._fixed = REPLY_BYTES * (1 + len(ids)) + sum(len(each.encode()) for each in ids)
+        self._fixed = REPLY_BYTES * (len(calls) + len(ids)) + sum(len(each.encode()) for each in ids)
         self._held = 0
 
     def expect(self, texts: Sequence[str]) -> None:
@@ -53,23 +65,22 @@ class Reply:
         Raises:
             RateLimited, QueueFull: there is no room for it.
         """
-        longest = CHARACTERS_A_TOKEN * self._call.cutting.max_tokens
-        size = self._size(len(text) // longest for text in texts)
-        self._hold(min(size, self._limits.max_reply_bytes))
+        least = [(call, _least_size(call, text)) for call in self._calls for text in texts]
+        self._hold(min(self._size(least), self._limits.max_reply_bytes))
 
-    def grow(self, segments: Sequence[int]) -> None:
-        """Count as in flight what documents of so many segments each take.
+    def grow(self, sizes: Sequence[tuple[Call, Size]]) -> None:
+        """Count as in flight what documents of these sizes take.
 
         Raises:
             ReplyTooLarge: the reply would be over `max_reply_bytes`.
             RateLimited, QueueFull: there is no room for it.
         """
-        size = self._size(segments)
+        size = self._size(sizes)
         check_reply(size, self._limits)
         self._hold(size)
 
-    def _size(self, segments: Iterable[int]) -> int:
-        return self._fixed + sum(size_of(self._call.tasks, count) for count in segments if count)
+    def _size(self, sizes: Sequence[tuple[Call, Size]]) -> int:
+        return self._fixed + sum(size_of(call.tasks, size) for call, size in sizes if size.segments)
 
     def _hold(self, size: int) -> None:
         if (missing := COPIES * size - self._held) > 0:
@@ -78,9 +89,14 @@ class Reply:
 
     async def make(self, make: Callable[[], M]) -> M | bytes:
         """Make the message; a long one, and its bytes, off the event loop, for both take 30 ms at 4 MB."""
-        if self._held <= LONG_BYTES and not self._call.has_many_spans:
-            return make()
-        return await self._service.aside(self._call, lambda: make().SerializeToString())
+        if self._held <= LONG_BYTES and not any(call.is_slow for call in self._calls):
+            return self._checked(make())
+        return await self._service.aside(self._calls[0], lambda: self._checked(make()).SerializeToString())
+
+    def _checked(self, reply: M) -> M:
+        """A reply of some tasks is known exactly only once it is made."""
+        check_reply(reply.ByteSize(), self._limits)
+        return reply
 
 
 def model_ref(model: ServedModel) -> pb.ModelRef:
@@ -88,11 +104,11 @@ def model_ref(model: ServedModel) -> pb.ModelRef:
     return pb.ModelRef(name=model.name, version=model.version, digest=model.digest)
 
 
-def reply_info(call: Call, usage: Usage, timings: Timings, charged: float = 0.0) -> pb.ReplyInfo:
+def reply_info(calls: Sequence[Call], usage: Usage, timings: Timings, charged: float = 0.0) -> pb.ReplyInfo:
     """What every reply says of itself."""
     return pb.ReplyInfo(
-        model=model_ref(call.model),
-        fingerprint=call.fingerprint,
+        model=model_ref(calls[0].named),
+        fingerprint=fingerprint_of(calls),
         usage=usage_of(usage, charged),
         timings=pb.Timings(
             total=_duration(timings.total),
@@ -101,13 +117,24 @@ def reply_info(call: Call, usage: Usage, timings: Timings, charged: float = 0.0)
             cache=_duration(timings.cache.seconds),
             compute=_duration(timings.compute.seconds),
         ),
-        request_id=call.request_id,
+        request_id=calls[0].request_id,
     )
 
 
-def stream_header(call: Call) -> pb.StreamHeader:
+def stream_header(calls: Sequence[Call]) -> pb.StreamHeader:
     """What is known at once."""
-    return pb.StreamHeader(model=model_ref(call.model), fingerprint=call.fingerprint, request_id=call.request_id)
+    return pb.StreamHeader(
+        model=model_ref(calls[0].named),
+        fingerprint=fingerprint_of(calls),
+        request_id=calls[0].request_id,
+        trunks=[trunk(call) for call in calls],
+    )
+
+
+def trunk(call: Call, usage: pb.Usage | None = None) -> pb.Trunk:
+    """A pass over the document."""
+    names = [task.name for task in call.tasks]
+    return pb.Trunk(model=model_ref(call.model), fingerprint=call.fingerprint, tasks=names, usage=usage)
 
 
 def usage_of(usage: Usage, charged: float) -> pb.Usage:
@@ -134,91 +161,6 @@ def segment_info(segment: SegmentAnswer, ruler: Ruler) -> pb.SegmentInfo:
     )
 
 
-class SegmentBatch:
-    """Segments' descriptions and answers on their way into one message of a stream.
-
-    Attributes:
-        size: about how many bytes they take.
-    """
-
-    def __init__(self, tasks: Sequence[EmbedTask]) -> None:
-        self._tasks = tasks
-        self._infos: list[pb.SegmentInfo] = []
-        self._results: list[list[pb.TaskResult]] = []
-        self.size = 0
-
-    def add(self, info: pb.SegmentInfo, results: list[pb.TaskResult]) -> None:
-        """Put in the next segment."""
-        self._infos.append(info)
-        self._results.append(results)
-        self.size += SEGMENT_INFO_BYTES + sum(result.ByteSize() for result in results)
-
-    def take(self) -> pb.AnalyzeResponse:
-        """Take out all of them; a task's vectors become one tensor."""
-        reply = pb.AnalyzeResponse(segments=self._infos)
-        for i, task in enumerate(self._tasks):
-            rows = [results[i].embed.segment_vectors for results in self._results]
-            if rows and task.segment_vectors:
-                vectors = pb.Tensor(
-                    data_type=rows[0].data_type,
-                    shape=[len(rows), *rows[0].shape[1:]],
-                    data=b"".join(row.data for row in rows),
-                )
-                reply.results.append(pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=vectors)))
-            else:
-                reply.results.append(pb.TaskResult(name=task.name))
-        self._infos, self._results, self.size = [], [], 0
-        return reply
-
-
-def document_results(tasks: Sequence[EmbedTask], answer: Answer) -> list[pb.TaskResult]:
-    """What the tasks say of the segments taken in so far; nothing while there are none."""
-    return [
-        pb.TaskResult(name=task.name, embed=embedding(task, each))
-        for task, each in zip(tasks, answer.of_document(), strict=False)
-    ]
-
-
-def segment_results(tasks: Sequence[EmbedTask], vectors: Sequence[Vectors | None]) -> list[pb.TaskResult]:
-    """What the tasks say of one segment."""
-    return [
-        pb.TaskResult(name=task.name, embed=pb.Embedding(segment_vectors=tensor(vector, task)))
-        for task, vector in zip(tasks, vectors, strict=True)
-    ]
-
-
-def embedding(task: EmbedTask, answer: Embedding) -> pb.Embedding:
-    """An embedding in the data type that was asked for."""
-    return pb.Embedding(
-        document_vector=tensor(answer.document, task, squeeze=True),
-        segment_vectors=tensor(answer.segments, task),
-        span_vectors=tensor(answer.spans, task),
-    )
-
-
-def tensor(vectors: Vectors | None, task: EmbedTask, *, squeeze: bool = False) -> pb.Tensor | None:
-    """Vectors (n, dimensions) as the wire has them; `squeeze` drops the first axis."""
-    if vectors is None:
-        return None
-    return pb.Tensor(
-        data_type=pb.DataType.Name(DATA_TYPES.index(task.data_type, 1)),
-        shape=vectors.shape[1:] if squeeze else vectors.shape,
-        data=_encode(vectors, task.data_type),
-    )
-
-
-def _encode(vectors: Vectors, data_type: DataTypeName) -> bytes:
-    match data_type:
-        case "float32":
-            return vectors.astype("<f4").tobytes()
-        case "float16":
-            return vectors.astype("<f2").tobytes()
-        case "int8":
-            return np.rint(vectors * 127).clip(-127, 127).astype(np.int8).tobytes()
-        case "binary":
-            return np.packbits(vectors > 0, axis=1).tobytes()
-
-
 def model_of(model: ServedModel, is_default: bool) -> models_pb2.Model:
     """What a model is and how it is served; never where it lies."""
     encoder = model.runner.encoder
@@ -226,7 +168,11 @@ def model_of(model: ServedModel, is_default: bool) -> models_pb2.Model:
         ref=model_ref(model),
         fingerprint=model.default_fingerprint,
         is_default=is_default,
-        tasks=["embed"],
+        tasks=model.tasks,
+        labels=labels_of(model),
+        multi_label=bool(model.folder.head and model.folder.head.multi_label),
+        trained_on=model.folder.trained_on,
+        trunk=model.trunk.name if model.trunk else "",
         dimensions=encoder.hidden,
         max_segment_tokens=encoder.max_tokens,
         token_budget=model.budget,
@@ -246,6 +192,19 @@ def model_of(model: ServedModel, is_default: bool) -> models_pb2.Model:
         kernels_reason=encoder.kernels_reason,
         licence=model.folder.licence,
     )
+
+
+def labels_of(model: ServedModel) -> tuple[str, ...]:
+    """A model's labels; of entities without "B-" and "I-"."""
+    if not (model.folder.head and model.head):
+        return ()
+    labels = model.folder.head.labels
+    return entity_labels(labels) if model.folder.head.kind == "tokens" else labels
+
+
+def _least_size(call: Call, text: str) -> Size:
+    segments = len(text) // (CHARACTERS_A_TOKEN * call.cutting.max_tokens)
+    return Size(segments, segments * call.cutting.min_tokens, len(text))
 
 
 def _duration(seconds: float) -> Duration:

@@ -1,8 +1,9 @@
 """From the wire to the server's own words: every option checked, every default filled in."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,19 @@ from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
 from server.inference.models import Catalogue, ServedModel, least_tokens, window_of
-from server.inference.tasks import EmbedTask
+from server.inference.tasks import (
+    ClassifyTask,
+    ClassifyTokensTask,
+    EmbedSparseTask,
+    EmbedTask,
+    RedactTask,
+    Task,
+)
 from server.inference.tasks.embed import DataTypeName
+from server.inference.tasks.redact import MASK
+from server.inference.tasks.tokens import Aggregation, entity_labels
 from server.rpc.call_gate import Context
-from server.types import PoolingName, Priority
+from server.types import PoolingName, Priority, Trained
 
 T = TypeVar("T")
 
@@ -36,6 +46,8 @@ CACHE_MODES = (
     CacheMode.BYPASS,
 )
 INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
+AGGREGATIONS: tuple[Aggregation, ...] = ("max", "simple", "first", "average", "max")
+MAX_MASK_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,7 @@ class Limits:
     default_deadline_seconds: float
 
 
-def call_of(
+def calls_of(
     options: pb.CallOptions,
     tasks: Sequence[pb.Task],
     text: str,
@@ -57,23 +69,51 @@ def call_of(
     around: Context,
     default_priority: Priority = Priority.INTERACTIVE,
     path: str = "tasks[{}].",
-) -> Call:
-    """The call of a request; `text` is what its tasks' spans measure, `path` where the request has its i-th task.
+) -> tuple[Call, ...]:
+    """The calls of a request, one for each trunk, in the order of their first tasks.
+
+    Without tasks, as for Segment, an embedding is what is wanted. The tasks' spans measure `text`; `path` is where the
+    request has its i-th task.
 
     Raises:
         UnknownModel, PermissionDenied, FingerprintMismatch, InvalidCall: the option at fault is named.
     """
-    model = catalogue.resolve(options.model, around.client)
+    default = catalogue.resolve(options.model, around.client)
+    unit = offset_unit(options)
+    _check_spans(tasks, path)
+    passes: dict[str, list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk
+    for i, task in enumerate(tasks):
+        field = path.format(i)
+        model = catalogue.for_task(_kind(task, field), task.model, default, around.client)
+        wanted = _task(task, field, model, text, unit)
+        passes.setdefault((model.trunk or model).name, []).append((model, wanted))
+    if not passes:
+        passes[""] = [(default, default.embed_task())]
+    calls = tuple(_call(options, served, around, default_priority) for served in passes.values())
+    if options.expected_fingerprint and options.expected_fingerprint != fingerprint_of(calls):
+        raise FingerprintMismatch(f"this call's fingerprint is {fingerprint_of(calls)}, not the expected one")
+    return calls
+
+
+def fingerprint_of(calls: Sequence[Call]) -> str:
+    """The fingerprint of all results of a request."""
+    if len(calls) == 1:
+        return calls[0].fingerprint
+    return hashlib.blake2b("".join(call.fingerprint for call in calls).encode(), digest_size=16).hexdigest()
+
+
+def _call(
+    options: pb.CallOptions,
+    served: Sequence[tuple[ServedModel, Task[Any]]],
+    around: Context,
+    default_priority: Priority,
+) -> Call:
+    """The call of tasks whose models have one trunk."""
+    named = served[0][0]
+    model, tasks = named.trunk or named, tuple(task for _, task in served)
     cutting = _cutting(options, model)
     window = window_of(options.window if options.HasField("window") else None, model)
-    unit = offset_unit(options)
     priority = _choice(PRIORITIES, options.priority, "options.priority")
-    _check_spans(tasks, path)
-    wanted = tuple(_embed_task(task, path.format(i), model, text, unit) for i, task in enumerate(tasks))
-    wanted = wanted or (model.embed_task(),)
-    fingerprint = model.fingerprint(cutting, window, wanted)
-    if options.expected_fingerprint and options.expected_fingerprint != fingerprint:
-        raise FingerprintMismatch(f"this call's fingerprint is {fingerprint}, not the expected one")
     prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
     return Call(
         around.request_id,
@@ -81,12 +121,13 @@ def call_of(
         around.client.plan.cap(priority or default_priority),
         around.deadline,
         model,
+        named,
         cutting,
         prefix,
         window,
         _choice(CACHE_MODES, options.cache_mode, "options.cache_mode"),
-        wanted,
-        fingerprint,
+        tasks,
+        model.fingerprint(cutting, window, tasks),
     )
 
 
@@ -156,10 +197,97 @@ def _check_spans(tasks: Sequence[pb.Task], path: str) -> None:
             raise InvalidCall(f"{path.format(i)}embed.spans", f"a call has at most {MAX_SPANS:,} spans")
 
 
-def _embed_task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -> EmbedTask:
-    if not task.HasField("embed"):
-        raise InvalidCall(f"{path}kind", "set one of: embed")
-    options, field = task.embed, f"{path}embed"
+def _kind(task: pb.Task, path: str) -> str:
+    kind: str | None = task.WhichOneof("kind")
+    if kind is None:
+        kinds = ", ".join(field.name for field in pb.Task.DESCRIPTOR.oneofs_by_name["kind"].fields)
+        raise InvalidCall(f"{path}kind", f"set one of: {kinds}")
+    return kind
+
+
+def _task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -> Task[Any]:
+    match task.WhichOneof("kind"):
+        case "classify_tokens":
+            return _classify_tokens_task(task.name, task.classify_tokens, f"{path}classify_tokens", model)
+        case "redact":
+            return _redact_task(task, f"{path}redact", model)
+        case "classify":
+            return _classify_task(task, f"{path}classify", model)
+        case "embed_sparse":
+            return _embed_sparse_task(task, model)
+        case _:
+            return _embed_task(task, f"{path}embed", model, text, unit)
+
+
+def _classify_tokens_task(
+    name: str, options: pb.ClassifyTokensOptions, field: str, model: ServedModel
+) -> ClassifyTokensTask:
+    head, labels = _head_of(model)
+    known = entity_labels(labels)
+    for i, label in enumerate(options.labels):
+        if label not in known:
+            raise InvalidCall(f"{field}.labels[{i}]", f"{model.name} has the labels {', '.join(known)}")
+    aggregation = _choice(AGGREGATIONS, options.aggregation, f"{field}.aggregation")
+    return ClassifyTokensTask(
+        name,
+        head,
+        labels,
+        model.tokenizer,
+        aggregation,
+        frozenset(options.labels),
+        _score(options.min_score, f"{field}.min_score"),
+    )
+
+
+def _redact_task(task: pb.Task, field: str, model: ServedModel) -> RedactTask:
+    options = task.redact
+    mask = options.mask if options.HasField("mask") else MASK
+    if len(mask.encode()) > MAX_MASK_BYTES:
+        raise InvalidCall(f"{field}.mask", f"a mask has at most {MAX_MASK_BYTES} bytes")
+    return RedactTask(_classify_tokens_task(task.name, options.entities, f"{field}.entities", model), mask)
+
+
+def _classify_task(task: pb.Task, field: str, model: ServedModel) -> ClassifyTask:
+    head, labels = _head_of(model)
+    options = task.classify
+    return ClassifyTask(
+        task.name,
+        head,
+        labels,
+        multi_label=bool(model.folder.head and model.folder.head.multi_label),
+        top_k=options.top_k,
+        min_score=_score(options.min_score, f"{field}.min_score"),
+        segments=options.return_segments,
+    )
+
+
+def _embed_sparse_task(task: pb.Task, model: ServedModel) -> EmbedSparseTask:
+    head, _ = _head_of(model)
+    options = task.embed_sparse
+    return EmbedSparseTask(
+        task.name,
+        head,
+        model.runner.encoder.architecture.vocabulary,
+        vocabulary=model.tokenizer.vocabulary if options.return_tokens else (),
+        top_k=options.top_k,
+        segment_vectors=options.return_segment_vectors,
+    )
+
+
+def _head_of(model: ServedModel) -> tuple[Trained, tuple[str, ...]]:
+    assert model.head  # since it supports the task
+    assert model.folder.head
+    return model.head, model.folder.head.labels
+
+
+def _score(score: float, field: str) -> float:
+    if not 0 <= score <= 1:
+        raise InvalidCall(field, "a score is between 0 and 1")
+    return score
+
+
+def _embed_task(task: pb.Task, field: str, model: ServedModel, text: str, unit: Unit) -> EmbedTask:
+    options = task.embed
     default = model.embed_task(task.name)
     normalize = options.normalize if options.HasField("normalize") else default.normalize
     data_type = _choice(DATA_TYPES, options.data_type, f"{field}.data_type")

@@ -100,6 +100,12 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     ended: list[str] = field(default_factory=list)  # texts of calls that are over, however they ended
     _now: int = 0
 
+    # What no test of the client asks for.
+    ClassifyTokens: Any = None
+    Redact: Any = None
+    Classify: Any = None
+    EmbedSparse: Any = None
+
     def __post_init__(self) -> None:
         self.unread.set()
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from chunking import Segment
 from octavo.v1 import inference_pb2 as pb
-from server.inference.tasks import Embedding, EmbedMerge, EmbedTask
+from server.inference.tasks import Embedding, EmbedMerge, EmbedTask, Size
 from server.inference.tasks.embed import DataTypeName
-from server.rpc.replies import tensor
+from server.rpc.results import tensor
 from server.types import Head, Pool, SumRanges
 from tests.server.helpers import array
 
@@ -51,7 +51,7 @@ def parts_of(heads: Sequence[Head], states: NDArray[np.float32]) -> dict[Head, N
     for head in heads:
         if isinstance(head, Pool):
             made[head] = states.mean(axis=0) if head.pooling == "mean" else states[0]
-        else:
+        elif isinstance(head, SumRanges):
             made[head] = np.stack([states[first:last].sum(axis=0) for first, last in head.ranges])
     return made
 
@@ -63,6 +63,11 @@ def merged(task: EmbedTask, segments: Sequence[Segment], states: Sequence[NDArra
     answer = merge.result()
     assert answer is not None
     return answer
+
+
+def document(answer: Embedding) -> NDArray[np.float32]:
+    assert answer.document is not None
+    return answer.document
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[Any]:
@@ -78,7 +83,7 @@ def test_the_document_is_the_mean_of_unnormalised_segments_weighted_by_owned_tok
     task = EmbedTask("", "mean", normalize=True, dimensions=HIDDEN)
     means = np.stack([own.astype(np.float64).mean(axis=0) for own in states])
     expected = unit(np.average(means, axis=0, weights=[100, 3, 41]))
-    np.testing.assert_allclose(merged(task, segments, states).document[0], expected, atol=1e-6)
+    np.testing.assert_allclose(document(merged(task, segments, states))[0], expected, atol=1e-6)
 
 
 def test_without_normalising_the_document_is_that_mean_itself() -> None:
@@ -86,7 +91,7 @@ def test_without_normalising_the_document_is_that_mean_itself() -> None:
     states = states_of(segments)
     task = EmbedTask("", "cls", normalize=False, dimensions=HIDDEN)
     expected = 0.25 * states[0][0] + 0.75 * states[1][0]
-    np.testing.assert_allclose(merged(task, segments, states).document[0], expected, atol=1e-6)
+    np.testing.assert_allclose(document(merged(task, segments, states))[0], expected, atol=1e-6)
 
 
 def test_segment_vectors_come_in_order_each_with_length_1() -> None:
@@ -151,10 +156,10 @@ def test_a_span_without_a_token_has_zeros_and_not_nan() -> None:
 def test_dimensions_are_dropped_before_normalising() -> None:
     segments = cut([5, 5])
     states = states_of(segments)
-    whole = merged(EmbedTask("", "mean", normalize=False, dimensions=HIDDEN), segments, states).document
+    whole = document(merged(EmbedTask("", "mean", normalize=False, dimensions=HIDDEN), segments, states))
     task = EmbedTask("", "mean", normalize=True, dimensions=4, segment_vectors=True)
     answer = merged(task, segments, states)
-    np.testing.assert_allclose(answer.document, unit(whole[:, :4]), atol=1e-6)
+    np.testing.assert_allclose(document(answer), unit(whole[:, :4]), atol=1e-6)
     assert answer.segments is not None
     np.testing.assert_allclose(np.linalg.norm(answer.segments, axis=1), 1, atol=1e-6)
     assert answer.segments.shape == (2, 4)
@@ -165,7 +170,7 @@ def test_a_vector_of_zeros_stays_one() -> None:
     zeros = [np.zeros_like(own) for own in states_of(segments)]
     task = EmbedTask("", "mean", normalize=True, dimensions=HIDDEN, segment_vectors=True)
     answer = merged(task, segments, zeros)
-    assert not answer.document.any()
+    assert not document(answer).any()
     assert answer.segments is not None
     assert not answer.segments.any()
 
@@ -179,7 +184,7 @@ def test_the_answer_so_far_is_that_of_the_segments_so_far() -> None:
     merge.add(segments[0], parts_of(task.heads(segments[0]), states[0]))
     so_far = merge.result()
     assert so_far is not None
-    np.testing.assert_array_equal(so_far.document, merged(task, segments[:1], states[:1]).document)
+    np.testing.assert_array_equal(so_far.document, document(merged(task, segments[:1], states[:1])))
 
 
 def test_a_million_tokens_of_small_segments_lose_no_precision() -> None:
@@ -192,7 +197,7 @@ def test_a_million_tokens_of_small_segments_lose_no_precision() -> None:
         merge.add(segment, {Pool("cls"): values[i % 2 : i % 2 + 1]})
     answer = merge.result()
     assert answer is not None
-    assert answer.document[0, 0] == np.float32(values.astype(np.float64).mean())
+    assert document(answer)[0, 0] == np.float32(values.astype(np.float64).mean())
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_the_wire_has_the_data_type_that_was_asked_for(data_type: DataTypeName, 
         "binary": vectors > 0,
     }[data_type]
     np.testing.assert_array_equal(array(wire), expected)
-    assert task.tensor_bytes(0) == size  # of the document's vector
+    assert task.reply_bytes(Size(0, 0, 0)) == size  # of the document's vector
 
 
 def test_a_document_s_vector_is_flat() -> None:
@@ -237,4 +242,4 @@ def test_the_size_of_a_reply_is_known_beforehand(dimensions: int, data_type: Dat
     task = EmbedTask("", "mean", True, dimensions, data_type, segment_vectors=True, spans=spans)
     answer = merged(task, segments, states_of(segments))
     tensors = [tensor(vectors, task) for vectors in (answer.document, answer.segments, answer.spans)]
-    assert sum(len(wire.data) for wire in tensors if wire) == task.tensor_bytes(len(segments))
+    assert sum(len(wire.data) for wire in tensors if wire) == task.reply_bytes(Size(len(segments), 7, 0))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
-from server.inference.tasks import EmbedTask
+from server.inference.tasks import EmbedTask, Size
 from server.rpc import replies
 from tests.server.helpers import (
     E5,
@@ -338,7 +338,7 @@ def test_a_reply_is_never_larger_than_was_reckoned(server: Server) -> None:
         EmbedTask(name, "mean", True, dimensions, "float32", segment_vectors=True, spans=np.zeros((3, 2), np.int64))
         for name, dimensions in zip(names, (1, 128, 9), strict=True)
     ]
-    reckoned = replies.REPLY_BYTES + replies.size_of(tasks, segments)
+    reckoned = replies.REPLY_BYTES + replies.size_of(tasks, Size(segments, 4000, 0))
     assert response.ByteSize() <= reckoned <= 1.2 * response.ByteSize() + replies.REPLY_BYTES
 
 

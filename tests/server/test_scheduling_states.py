@@ -471,9 +471,8 @@ class States(RuleBasedStateMachine):
         return defaultdict(list, {name: sorted(each) for name, each in grants.items()})
 
     def _call(self, client: Client, priority: Priority, mode: CacheMode, deadline: float) -> Call:
-        return Call(
-            "", client, priority, deadline, cast("Any", Served(self.model)), cast("Any", None), "", 0, mode, (), ""
-        )
+        served = cast("Any", Served(self.model))
+        return Call("", client, priority, deadline, served, served, cast("Any", None), "", 0, mode, (), "")
 
     async def _answer(
         self, call: Call, wanted: list[tuple[int, str]], heads: tuple[Pool, ...], *, is_promised: bool

@@ -55,6 +55,14 @@ class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POOLING_UNSPECIFIED: _ClassVar[Pooling]
     POOLING_MEAN: _ClassVar[Pooling]
     POOLING_CLS: _ClassVar[Pooling]
+
+class Aggregation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AGGREGATION_UNSPECIFIED: _ClassVar[Aggregation]
+    AGGREGATION_SIMPLE: _ClassVar[Aggregation]
+    AGGREGATION_FIRST: _ClassVar[Aggregation]
+    AGGREGATION_AVERAGE: _ClassVar[Aggregation]
+    AGGREGATION_MAX: _ClassVar[Aggregation]
 OFFSET_UNIT_UNSPECIFIED: OffsetUnit
 OFFSET_UNIT_CODE_POINT: OffsetUnit
 OFFSET_UNIT_UTF16: OffsetUnit
@@ -82,6 +90,11 @@ DATA_TYPE_BINARY: DataType
 POOLING_UNSPECIFIED: Pooling
 POOLING_MEAN: Pooling
 POOLING_CLS: Pooling
+AGGREGATION_UNSPECIFIED: Aggregation
+AGGREGATION_SIMPLE: Aggregation
+AGGREGATION_FIRST: Aggregation
+AGGREGATION_AVERAGE: Aggregation
+AGGREGATION_MAX: Aggregation
 
 class Document(_message.Message):
     __slots__ = ("id", "text")
@@ -233,21 +246,167 @@ class Embedding(_message.Message):
     span_vectors: Tensor
     def __init__(self, document_vector: _Optional[_Union[Tensor, _Mapping]] = ..., segment_vectors: _Optional[_Union[Tensor, _Mapping]] = ..., span_vectors: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class ClassifyTokensOptions(_message.Message):
+    __slots__ = ("aggregation", "labels", "min_score")
+    AGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    aggregation: Aggregation
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    min_score: float
+    def __init__(self, aggregation: _Optional[_Union[Aggregation, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_score: _Optional[float] = ...) -> None: ...
+
+class Entity(_message.Message):
+    __slots__ = ("span", "label", "score", "segment_index")
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    span: Span
+    label: str
+    score: float
+    segment_index: int
+    def __init__(self, span: _Optional[_Union[Span, _Mapping]] = ..., label: _Optional[str] = ..., score: _Optional[float] = ..., segment_index: _Optional[int] = ...) -> None: ...
+
+class Entities(_message.Message):
+    __slots__ = ("entities",)
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    entities: _containers.RepeatedCompositeFieldContainer[Entity]
+    def __init__(self, entities: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ...) -> None: ...
+
+class RedactOptions(_message.Message):
+    __slots__ = ("entities", "mask")
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    entities: ClassifyTokensOptions
+    mask: str
+    def __init__(self, entities: _Optional[_Union[ClassifyTokensOptions, _Mapping]] = ..., mask: _Optional[str] = ...) -> None: ...
+
+class RedactedEntity(_message.Message):
+    __slots__ = ("entity", "redacted")
+    ENTITY_FIELD_NUMBER: _ClassVar[int]
+    REDACTED_FIELD_NUMBER: _ClassVar[int]
+    entity: Entity
+    redacted: Span
+    def __init__(self, entity: _Optional[_Union[Entity, _Mapping]] = ..., redacted: _Optional[_Union[Span, _Mapping]] = ...) -> None: ...
+
+class Redaction(_message.Message):
+    __slots__ = ("text", "entities")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    entities: _containers.RepeatedCompositeFieldContainer[RedactedEntity]
+    def __init__(self, text: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[RedactedEntity, _Mapping]]] = ...) -> None: ...
+
+class ClassifyOptions(_message.Message):
+    __slots__ = ("top_k", "min_score", "return_segments")
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    RETURN_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    min_score: float
+    return_segments: bool
+    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., return_segments: bool = ...) -> None: ...
+
+class SegmentScore(_message.Message):
+    __slots__ = ("segment_index", "score")
+    SEGMENT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    segment_index: int
+    score: float
+    def __init__(self, segment_index: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+
+class LabelScore(_message.Message):
+    __slots__ = ("label", "score", "segments")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    score: float
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentScore]
+    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[SegmentScore, _Mapping]]] = ...) -> None: ...
+
+class Classification(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[LabelScore]
+    def __init__(self, labels: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ...) -> None: ...
+
+class EmbedSparseOptions(_message.Message):
+    __slots__ = ("top_k", "return_tokens", "return_segment_vectors")
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    RETURN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_SEGMENT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    return_tokens: bool
+    return_segment_vectors: bool
+    def __init__(self, top_k: _Optional[int] = ..., return_tokens: bool = ..., return_segment_vectors: bool = ...) -> None: ...
+
+class SparseVector(_message.Message):
+    __slots__ = ("indices", "weights", "tokens")
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, indices: _Optional[_Iterable[int]] = ..., weights: _Optional[_Iterable[float]] = ..., tokens: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SparseEmbedding(_message.Message):
+    __slots__ = ("document_vector", "segment_vectors")
+    DOCUMENT_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    document_vector: SparseVector
+    segment_vectors: _containers.RepeatedCompositeFieldContainer[SparseVector]
+    def __init__(self, document_vector: _Optional[_Union[SparseVector, _Mapping]] = ..., segment_vectors: _Optional[_Iterable[_Union[SparseVector, _Mapping]]] = ...) -> None: ...
+
 class Task(_message.Message):
-    __slots__ = ("name", "embed")
+    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse", "model")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EMBED_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REDACT_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
+    EMBED_SPARSE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     embed: EmbedOptions
-    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
+    classify_tokens: ClassifyTokensOptions
+    redact: RedactOptions
+    classify: ClassifyOptions
+    embed_sparse: EmbedSparseOptions
+    model: str
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ..., classify_tokens: _Optional[_Union[ClassifyTokensOptions, _Mapping]] = ..., redact: _Optional[_Union[RedactOptions, _Mapping]] = ..., classify: _Optional[_Union[ClassifyOptions, _Mapping]] = ..., embed_sparse: _Optional[_Union[EmbedSparseOptions, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("name", "embed")
+    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EMBED_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REDACT_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
+    EMBED_SPARSE_FIELD_NUMBER: _ClassVar[int]
     name: str
     embed: Embedding
-    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ...) -> None: ...
+    classify_tokens: Entities
+    redact: Redaction
+    classify: Classification
+    embed_sparse: SparseEmbedding
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ..., classify_tokens: _Optional[_Union[Entities, _Mapping]] = ..., redact: _Optional[_Union[Redaction, _Mapping]] = ..., classify: _Optional[_Union[Classification, _Mapping]] = ..., embed_sparse: _Optional[_Union[SparseEmbedding, _Mapping]] = ...) -> None: ...
+
+class Trunk(_message.Message):
+    __slots__ = ("model", "fingerprint", "tasks", "usage", "segments")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelRef
+    fingerprint: str
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    usage: Usage
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
     __slots__ = ("document", "options")
@@ -312,14 +471,96 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("info", "segments", "results")
+    __slots__ = ("info", "segments", "results", "trunks")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    TRUNKS_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
+    trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
+
+class ClassifyTokensRequest(_message.Message):
+    __slots__ = ("document", "options", "classify_tokens")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    classify_tokens: ClassifyTokensOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., classify_tokens: _Optional[_Union[ClassifyTokensOptions, _Mapping]] = ...) -> None: ...
+
+class ClassifyTokensResponse(_message.Message):
+    __slots__ = ("info", "segments", "result")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    result: Entities
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., result: _Optional[_Union[Entities, _Mapping]] = ...) -> None: ...
+
+class RedactRequest(_message.Message):
+    __slots__ = ("document", "options", "redact")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REDACT_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    redact: RedactOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., redact: _Optional[_Union[RedactOptions, _Mapping]] = ...) -> None: ...
+
+class RedactResponse(_message.Message):
+    __slots__ = ("info", "segments", "result")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    result: Redaction
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., result: _Optional[_Union[Redaction, _Mapping]] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("document", "options", "classify")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    classify: ClassifyOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., classify: _Optional[_Union[ClassifyOptions, _Mapping]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("info", "segments", "result")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    result: Classification
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., result: _Optional[_Union[Classification, _Mapping]] = ...) -> None: ...
+
+class EmbedSparseRequest(_message.Message):
+    __slots__ = ("document", "options", "embed_sparse")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    EMBED_SPARSE_FIELD_NUMBER: _ClassVar[int]
+    document: Document
+    options: CallOptions
+    embed_sparse: EmbedSparseOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., embed_sparse: _Optional[_Union[EmbedSparseOptions, _Mapping]] = ...) -> None: ...
+
+class EmbedSparseResponse(_message.Message):
+    __slots__ = ("info", "segments", "result")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
+    result: SparseEmbedding
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., result: _Optional[_Union[SparseEmbedding, _Mapping]] = ...) -> None: ...
 
 class StreamSegmentsRequest(_message.Message):
     __slots__ = ("document", "options", "tasks", "cursor")
@@ -344,34 +585,40 @@ class StreamSegmentsResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[StreamHeader, _Mapping]] = ..., segment: _Optional[_Union[SegmentResult, _Mapping]] = ..., summary: _Optional[_Union[StreamSummary, _Mapping]] = ...) -> None: ...
 
 class StreamHeader(_message.Message):
-    __slots__ = ("model", "fingerprint", "request_id")
+    __slots__ = ("model", "fingerprint", "request_id", "trunks")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TRUNKS_FIELD_NUMBER: _ClassVar[int]
     model: ModelRef
     fingerprint: str
     request_id: str
-    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
+    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
 
 class SegmentResult(_message.Message):
-    __slots__ = ("segment", "results", "cursor")
+    __slots__ = ("segment", "results", "cursor", "trunk")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    TRUNK_FIELD_NUMBER: _ClassVar[int]
     segment: SegmentInfo
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     cursor: str
-    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
+    trunk: int
+    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., cursor: _Optional[str] = ..., trunk: _Optional[int] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
-    __slots__ = ("info", "results", "partial")
+    __slots__ = ("info", "results", "partial", "trunks")
     INFO_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    TRUNKS_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     partial: bool
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ...) -> None: ...
+    trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
 
 class ProcessDocumentsRequest(_message.Message):
     __slots__ = ("start", "document")

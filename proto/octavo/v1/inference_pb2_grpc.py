@@ -51,6 +51,26 @@ class InferenceServiceStub(object):
                 request_serializer=octavo_dot_v1_dot_inference__pb2.AnalyzeRequest.SerializeToString,
                 response_deserializer=octavo_dot_v1_dot_inference__pb2.AnalyzeResponse.FromString,
                 _registered_method=True)
+        self.ClassifyTokens = channel.unary_unary(
+                '/octavo.v1.InferenceService/ClassifyTokens',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.ClassifyTokensRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.ClassifyTokensResponse.FromString,
+                _registered_method=True)
+        self.Redact = channel.unary_unary(
+                '/octavo.v1.InferenceService/Redact',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.RedactRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.RedactResponse.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/octavo.v1.InferenceService/Classify',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+        self.EmbedSparse = channel.unary_unary(
+                '/octavo.v1.InferenceService/EmbedSparse',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.FromString,
+                _registered_method=True)
         self.StreamSegments = channel.unary_stream(
                 '/octavo.v1.InferenceService/StreamSegments',
                 request_serializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsRequest.SerializeToString,
@@ -84,6 +104,34 @@ class InferenceServiceServicer(object):
 
     def Analyze(self, request, context):
         """Runs any number of tasks in one pass over a document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyTokens(self, request, context):
+        """Finds entities in a document: like Analyze with one task.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Redact(self, request, context):
+        """Masks entities in a document: like Analyze with one task.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Labels a document: like Analyze with one task.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedSparse(self, request, context):
+        """Makes a document's sparse vector, over the vocabulary: like Analyze with one task.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +171,26 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Analyze,
                     request_deserializer=octavo_dot_v1_dot_inference__pb2.AnalyzeRequest.FromString,
                     response_serializer=octavo_dot_v1_dot_inference__pb2.AnalyzeResponse.SerializeToString,
+            ),
+            'ClassifyTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyTokens,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.ClassifyTokensRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.ClassifyTokensResponse.SerializeToString,
+            ),
+            'Redact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Redact,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.RedactRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.RedactResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'EmbedSparse': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedSparse,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.SerializeToString,
             ),
             'StreamSegments': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamSegments,
@@ -218,6 +286,114 @@ class InferenceService(object):
             '/octavo.v1.InferenceService/Analyze',
             octavo_dot_v1_dot_inference__pb2.AnalyzeRequest.SerializeToString,
             octavo_dot_v1_dot_inference__pb2.AnalyzeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/octavo.v1.InferenceService/ClassifyTokens',
+            octavo_dot_v1_dot_inference__pb2.ClassifyTokensRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.ClassifyTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/octavo.v1.InferenceService/Redact',
+            octavo_dot_v1_dot_inference__pb2.RedactRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.RedactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/octavo.v1.InferenceService/Classify',
+            octavo_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedSparse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/octavo.v1.InferenceService/EmbedSparse',
+            octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,30 @@ class InferenceServiceStub:
     ]
     """Runs any number of tasks in one pass over a document."""
 
+    ClassifyTokens: grpc.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.ClassifyTokensRequest,
+        octavo.v1.inference_pb2.ClassifyTokensResponse,
+    ]
+    """Finds entities in a document: like Analyze with one task."""
+
+    Redact: grpc.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.RedactRequest,
+        octavo.v1.inference_pb2.RedactResponse,
+    ]
+    """Masks entities in a document: like Analyze with one task."""
+
+    Classify: grpc.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.ClassifyRequest,
+        octavo.v1.inference_pb2.ClassifyResponse,
+    ]
+    """Labels a document: like Analyze with one task."""
+
+    EmbedSparse: grpc.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.EmbedSparseRequest,
+        octavo.v1.inference_pb2.EmbedSparseResponse,
+    ]
+    """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
+
     StreamSegments: grpc.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
         octavo.v1.inference_pb2.StreamSegmentsResponse,
@@ -80,6 +104,30 @@ class InferenceServiceAsyncStub:
         octavo.v1.inference_pb2.AnalyzeResponse,
     ]
     """Runs any number of tasks in one pass over a document."""
+
+    ClassifyTokens: grpc.aio.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.ClassifyTokensRequest,
+        octavo.v1.inference_pb2.ClassifyTokensResponse,
+    ]
+    """Finds entities in a document: like Analyze with one task."""
+
+    Redact: grpc.aio.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.RedactRequest,
+        octavo.v1.inference_pb2.RedactResponse,
+    ]
+    """Masks entities in a document: like Analyze with one task."""
+
+    Classify: grpc.aio.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.ClassifyRequest,
+        octavo.v1.inference_pb2.ClassifyResponse,
+    ]
+    """Labels a document: like Analyze with one task."""
+
+    EmbedSparse: grpc.aio.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.EmbedSparseRequest,
+        octavo.v1.inference_pb2.EmbedSparseResponse,
+    ]
+    """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
 
     StreamSegments: grpc.aio.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
@@ -126,6 +174,38 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[octavo.v1.inference_pb2.AnalyzeResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.AnalyzeResponse]]:
         """Runs any number of tasks in one pass over a document."""
+
+    @abc.abstractmethod
+    def ClassifyTokens(
+        self,
+        request: octavo.v1.inference_pb2.ClassifyTokensRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[octavo.v1.inference_pb2.ClassifyTokensResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.ClassifyTokensResponse]]:
+        """Finds entities in a document: like Analyze with one task."""
+
+    @abc.abstractmethod
+    def Redact(
+        self,
+        request: octavo.v1.inference_pb2.RedactRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[octavo.v1.inference_pb2.RedactResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.RedactResponse]]:
+        """Masks entities in a document: like Analyze with one task."""
+
+    @abc.abstractmethod
+    def Classify(
+        self,
+        request: octavo.v1.inference_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[octavo.v1.inference_pb2.ClassifyResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.ClassifyResponse]]:
+        """Labels a document: like Analyze with one task."""
+
+    @abc.abstractmethod
+    def EmbedSparse(
+        self,
+        request: octavo.v1.inference_pb2.EmbedSparseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[octavo.v1.inference_pb2.EmbedSparseResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.EmbedSparseResponse]]:
+        """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
 
     @abc.abstractmethod
     def StreamSegments(

@@ -1,19 +1,19 @@
 """Embed: vectors of a document, of its segments and of spans of its text."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunking import Segment
+from server.inference.tasks.task import Parts, Size
 from server.types import Head, Pool, PoolingName, SumRanges
 
 DataTypeName = Literal["float32", "float16", "int8", "binary"]
 Vectors = NDArray[np.float32]
-Parts = Mapping[Head, NDArray[Any]]
 
+MANY_SPANS = 64  # 4,096 of them in one segment take 0.1 s
 LEAST_NORM = np.float32(1e-12)  # of a vector of zeros; PyTorch normalises so
 BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 
@@ -36,6 +36,16 @@ class EmbedTask:
     segment_vectors: bool = False
     spans: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
+    @property
+    def identity(self) -> str:
+        """See `Task`: also the same for vectors that are only encoded differently."""
+        return f"{self.pooling} {self.normalize} {self.dimensions}"
+
+    @property
+    def is_slow(self) -> bool:
+        """See `Task`."""
+        return len(self.spans) > MANY_SPANS
+
     def heads(self, segment: Segment) -> tuple[Head, ...]:
         """What the model has to make of this segment: its pooling, and sums up to where spans begin and end in it."""
         if not len(self.spans):  # most calls have none; edges took 30 % of the interpreter's time all the same
@@ -43,10 +53,14 @@ class EmbedTask:
         edges = _Edges.of(segment, self.spans)
         return (Pool(self.pooling), edges.sums) if edges.touched else (Pool(self.pooling),)
 
-    def tensor_bytes(self, segments: int) -> int:
-        """Size of the answer for a document of so many segments."""
-        vectors = 1 + (segments if self.segment_vectors else 0) + len(self.spans)
+    def reply_bytes(self, size: Size) -> int:
+        """See `Task`: the vectors' bytes."""
+        vectors = 1 + (size.segments if self.segment_vectors else 0) + len(self.spans)
         return vectors * -(-self.dimensions * BITS[self.data_type] // 8)
+
+    def merge(self, text: str, *, stream: bool) -> "EmbedMerge":  # noqa: ARG002
+        """See `Task`."""
+        return EmbedMerge(self, keep_segments=not stream)
 
     def finish(self, vectors: Vectors) -> Vectors:
         """Vectors as they are answered: shortened, then of length 1 where asked for; (n, hidden) to (n, dimensions)."""
@@ -67,9 +81,9 @@ def _norms(vectors: Vectors) -> NDArray[np.float64]:
 class Embedding:
     """Vectors, float32 (n, dimensions): of the document, of its segments, of spans; None where not asked for."""
 
-    document: Vectors
-    segments: Vectors | None
-    spans: Vectors | None
+    document: Vectors | None = None
+    segments: Vectors | None = None
+    spans: Vectors | None = None
 
 
 class EmbedMerge:
@@ -99,9 +113,11 @@ class EmbedMerge:
         if len(self._task.spans):
             self._spans.add(segment, parts, len(vector))
 
-    def of_segment(self, parts: Parts) -> Vectors | None:
+    def of_segment(self, parts: Parts) -> Embedding:
         """One segment's own vector as it is answered, (1, dimensions), if it was asked for."""
-        return self._task.finish(parts[Pool(self._task.pooling)][None]) if self._task.segment_vectors else None
+        if not self._task.segment_vectors:
+            return Embedding()
+        return Embedding(segments=self._task.finish(parts[Pool(self._task.pooling)][None]))
 
     def result(self) -> Embedding | None:
         """The answer for the segments taken in so far; None while there are none."""

@@ -1,0 +1,106 @@
+"""Redact: the text with its entities masked, and the map between the two."""
+
+from dataclasses import dataclass
+
+from chunking import Segment
+from server.inference.tasks.task import Parts, Size
+from server.inference.tasks.tokens import ENTITY_BYTES, ClassifyTokensTask, Entity
+from server.types import Head
+
+MASK = "[{label}]"
+LABEL = "{label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """An entity, and where its mask lies in the redacted text, in code points."""
+
+    entity: Entity
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A redacted text; in a stream a piece of it, whose positions count from the piece's start."""
+
+    text: str = ""
+    masked: tuple[Masked, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RedactTask:
+    """Which entities are masked, and how."""
+
+    entities: ClassifyTokensTask
+    mask: str = MASK
+
+    is_slow = False
+
+    @property
+    def name(self) -> str:
+        """See `Task`."""
+        return self.entities.name
+
+    @property
+    def identity(self) -> str:
+        """See `Task`."""
+        return self.entities.identity
+
+    def heads(self, segment: Segment) -> tuple[Head, ...]:
+        """See `Task`."""
+        return self.entities.heads(segment)
+
+    def reply_bytes(self, size: Size) -> int:
+        """See `Task`."""
+        masks = self.entities.most_entities(size) * (ENTITY_BYTES + len(self.mask.encode()))
+        return size.text_bytes + masks + self.entities.reply_bytes(size)
+
+    def merge(self, text: str, *, stream: bool) -> "RedactMerge":
+        """See `Task`."""
+        return RedactMerge(self, text, keep=not stream)
+
+
+class RedactMerge:
+    """Masks a text as far as its entities are known."""
+
+    def __init__(self, task: RedactTask, text: str, *, keep: bool) -> None:
+        self._task = task
+        self._text = text
+        self._keep = keep
+        self._entities = task.entities.merge(text, stream=not keep)
+        self._done = 0  # of the text, in code points
+        self._upto = 0
+        self._any = False
+
+    def add(self, segment: Segment, parts: Parts) -> None:
+        """Take in a segment's logits."""
+        self._entities.add(segment, parts)
+        self._upto = min(segment.end, self._entities.settled)
+        self._any = True
+
+    def of_segment(self, parts: Parts) -> Redaction:
+        """The next piece of the redacted text, up to where no entity can still be found."""
+        piece = self._masked(self._entities.of_segment(parts).entities)
+        self._done = self._upto
+        return piece
+
+    def result(self) -> Redaction | None:
+        """The whole redacted text, unless it was sent on."""
+        found = self._entities.result()
+        if found is None or not self._any:
+            return None
+        return self._masked(found.entities) if self._keep else Redaction()
+
+    def _masked(self, entities: tuple[Entity, ...]) -> Redaction:
+        pieces: list[str] = []
+        masked: list[Masked] = []
+        begin, length = self._done, 0
+        for entity in entities:
+            mask = self._task.mask.replace(LABEL, entity.label)
+            length += entity.start - begin
+            pieces += [self._text[begin : entity.start], mask]
+            masked.append(Masked(entity, length, length + len(mask)))
+            begin, length = entity.end, length + len(mask)
+        pieces.append(self._text[begin : self._upto])
+        return Redaction("".join(pieces), tuple(masked))

@@ -1,0 +1,213 @@
+"""Tasks' answers on the wire."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from chunking import Ruler, Unit
+from octavo.v1 import inference_pb2 as pb
+from server.inference.answer import Answer
+from server.inference.tasks import (
+    Classification,
+    ClassifyTokensTask,
+    Embedding,
+    EmbedTask,
+    Entities,
+    Redaction,
+    RedactTask,
+    Task,
+    TaskAnswer,
+)
+from server.inference.tasks.classify import LabelScore
+from server.inference.tasks.embed import DataTypeName, Vectors
+from server.inference.tasks.redact import Masked
+from server.inference.tasks.sparse import SparseVector
+from server.inference.tasks.tokens import Entity
+from server.rpc.replies import SEGMENT_INFO_BYTES
+from server.rpc.requests import DATA_TYPES
+
+
+class Results:
+    """Writes the results of tasks over one document, whose spans count the given unit."""
+
+    def __init__(self, tasks: Sequence[Task[Any]], text: str, unit: Unit) -> None:
+        self._tasks = tasks
+        self._unit = unit
+        self._rulers = [Ruler(text, unit) for _ in tasks]  # a ruler only goes forward: one for each list of spans
+
+    def of_document(self, answer: Answer) -> list[pb.TaskResult]:
+        """What the tasks say of the segments taken in so far; nothing while there are none."""
+        return self._of(answer.of_document())
+
+    def of_segment(self, answers: Sequence[TaskAnswer]) -> list[pb.TaskResult]:
+        """What the tasks say of one segment."""
+        return self._of(answers)
+
+    def _of(self, answers: Sequence[TaskAnswer]) -> list[pb.TaskResult]:
+        return [self._result(*each) for each in zip(self._tasks, answers, self._rulers, strict=False)]
+
+    def _result(self, task: Task[Any], answer: TaskAnswer, ruler: Ruler) -> pb.TaskResult:
+        match answer:
+            case Embedding():
+                assert isinstance(task, EmbedTask)
+                return pb.TaskResult(name=task.name, embed=embedding(task, answer))
+            case Entities():
+                return pb.TaskResult(name=task.name, classify_tokens=_entities(answer.entities, ruler))
+            case Redaction():
+                return pb.TaskResult(name=task.name, redact=_redaction(answer, ruler, self._unit))
+            case Classification():
+                labels = [_label_score(label) for label in answer.labels]
+                return pb.TaskResult(name=task.name, classify=pb.Classification(labels=labels))
+            case _:
+                sparse = pb.SparseEmbedding(
+                    document_vector=_sparse(answer.document) if answer.document else None,
+                    segment_vectors=[_sparse(vector) for vector in answer.segments],
+                )
+                return pb.TaskResult(name=task.name, embed_sparse=sparse)
+
+
+FLOWING = {"classify_tokens", "redact"}  # whose results are too many for a document's last message
+
+
+class SegmentBatch:
+    """Segments' descriptions and results on their way into one message of a stream of documents.
+
+    Attributes:
+        flows: whether there is something that cannot wait for a document's last message.
+        size: about how many bytes they take.
+    """
+
+    def __init__(self, tasks: Sequence[Task[Any]], unit: Unit, *, return_segments: bool) -> None:
+        self._names = [task.name for task in tasks]
+        self.flows = any(isinstance(task, ClassifyTokensTask | RedactTask) for task in tasks)
+        self._unit = unit
+        self._return_segments = return_segments
+        self._infos: list[pb.SegmentInfo] = []
+        self._results: list[list[pb.TaskResult]] = []
+        self.size = 0
+
+    def add(self, info: pb.SegmentInfo, results: list[pb.TaskResult]) -> None:
+        """Put in the next segment; without segments, only what cannot wait for the document's last message."""
+        if self._return_segments:
+            self._infos.append(info)
+            self.size += SEGMENT_INFO_BYTES
+        kept = [
+            result if self._return_segments or result.WhichOneof("kind") in FLOWING else pb.TaskResult()
+            for result in results
+        ]
+        self._results.append(kept)
+        self.size += sum(result.ByteSize() for result in kept)
+
+    def take(self) -> tuple[list[pb.SegmentInfo], list[pb.TaskResult]]:
+        """Take out all of them; a task's results become one."""
+        infos, segments = self._infos, self._results
+        self._infos, self._results, self.size = [], [], 0
+        return infos, [self._joined(name, [results[i] for results in segments]) for i, name in enumerate(self._names)]
+
+    def _joined(self, name: str, results: Sequence[pb.TaskResult]) -> pb.TaskResult:
+        """One task's results of consecutive segments; labels are the document's alone."""
+        joined = pb.TaskResult(name=name)
+        kinds = {result.WhichOneof("kind") for result in results}
+        if "embed" in kinds:
+            if rows := [result.embed.segment_vectors for result in results if result.embed.segment_vectors.shape]:
+                joined.embed.segment_vectors.CopyFrom(_stacked(rows))
+        elif "redact" in kinds:
+            joined.redact.CopyFrom(_in_a_row([result.redact for result in results], self._unit))
+        elif kinds & {"classify_tokens", "embed_sparse"}:
+            for result in results:
+                joined.MergeFrom(result)
+            joined.name = name
+        return joined
+
+
+def embedding(task: EmbedTask, answer: Embedding) -> pb.Embedding:
+    """An embedding in the data type that was asked for."""
+    return pb.Embedding(
+        document_vector=tensor(answer.document, task, squeeze=True),
+        segment_vectors=tensor(answer.segments, task),
+        span_vectors=tensor(answer.spans, task),
+    )
+
+
+def tensor(vectors: Vectors | None, task: EmbedTask, *, squeeze: bool = False) -> pb.Tensor | None:
+    """Vectors (n, dimensions) as the wire has them; `squeeze` drops the first axis."""
+    if vectors is None:
+        return None
+    return pb.Tensor(
+        data_type=pb.DataType.Name(DATA_TYPES.index(task.data_type, 1)),
+        shape=vectors.shape[1:] if squeeze else vectors.shape,
+        data=_encode(vectors, task.data_type),
+    )
+
+
+def _encode(vectors: Vectors, data_type: DataTypeName) -> bytes:
+    match data_type:
+        case "float32":
+            return vectors.astype("<f4").tobytes()
+        case "float16":
+            return vectors.astype("<f2").tobytes()
+        case "int8":
+            return np.rint(vectors * 127).clip(-127, 127).astype(np.int8).tobytes()
+        case "binary":
+            return np.packbits(vectors > 0, axis=1).tobytes()
+
+
+def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
+    return pb.Tensor(
+        data_type=rows[0].data_type,
+        shape=[len(rows), *rows[0].shape[1:]],
+        data=b"".join(row.data for row in rows),
+    )
+
+
+def _entities(entities: Sequence[Entity], ruler: Ruler) -> pb.Entities:
+    return pb.Entities(entities=[_entity(entity, ruler) for entity in entities])
+
+
+def _entity(entity: Entity, ruler: Ruler) -> pb.Entity:
+    start, end = ruler.span(entity.start, entity.end)
+    return pb.Entity(
+        span=pb.Span(start=start, end=end), label=entity.label, score=entity.score, segment_index=entity.segment
+    )
+
+
+def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
+    redacted = Ruler(answer.text, unit)
+
+    def of(masked: Masked) -> pb.RedactedEntity:
+        start, end = redacted.span(masked.start, masked.end)
+        return pb.RedactedEntity(entity=_entity(masked.entity, ruler), redacted=pb.Span(start=start, end=end))
+
+    return pb.Redaction(text=answer.text, entities=[of(masked) for masked in answer.masked])
+
+
+def _in_a_row(pieces: Sequence[pb.Redaction], unit: Unit) -> pb.Redaction:
+    """Consecutive pieces of a redacted text as one: positions count from the start of a piece's own text."""
+    before, entities = 0, []
+    for piece in pieces:
+        for each in piece.entities:
+            each.redacted.start += before
+            each.redacted.end += before
+            entities.append(each)
+        before += _length(piece.text, unit)
+    return pb.Redaction(text="".join(piece.text for piece in pieces), entities=entities)
+
+
+def _length(text: str, unit: Unit) -> int:
+    match unit:
+        case Unit.CODE_POINT:
+            return len(text)
+        case Unit.UTF16:
+            return len(text.encode("utf-16-le")) // 2
+        case Unit.UTF8:
+            return len(text.encode())
+
+
+def _label_score(label: LabelScore) -> pb.LabelScore:
+    segments = [pb.SegmentScore(segment_index=index, score=score) for index, score in label.segments]
+    return pb.LabelScore(label=label.label, score=label.score, segments=segments)
+
+
+def _sparse(vector: SparseVector) -> pb.SparseVector:
+    return pb.SparseVector(indices=vector.indices.tolist(), weights=vector.weights.tolist(), tokens=vector.tokens)
