@@ -47,7 +47,8 @@ class TrainedHead:
             (2, words), ids with a positive weight, ascending, and their weights (SPLADE; Formal et al., 2021).
         """
         with torch.inference_mode(), one_thread():
-            scores: Scores = self._apply(states.float().cpu()).numpy()
+            own = states.to("cpu", torch.float32, copy=True)  # bits depend on the alignment of memory
+            scores: Scores = self._apply(own).numpy()
         return scores
 
 

@@ -5,7 +5,7 @@ labels in BIO form. The last word and an entity that may go on wait for the next
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -161,7 +161,7 @@ class ClassifyTokensMerge:
         if last and self._open:
             closed.append(self._open.closed())
             self._open = None
-        self._closed = tuple(filter(self._is_wanted, closed))
+        self._closed = tuple(filter(self._is_wanted, map(self._trimmed, closed)))
         if self._all is not None:
             self._all += self._closed
 
@@ -211,6 +211,12 @@ class ClassifyTokensMerge:
         if self._open and previous != len(words) - 1:
             yield self._open.closed()
             self._open = None
+
+    def _trimmed(self, entity: Entity) -> Entity:
+        """Without white space at its ends: SentencePiece's pieces begin with the space before them."""
+        text = self._text[entity.start : entity.end]
+        start = entity.start + len(text) - len(text.lstrip())
+        return replace(entity, start=start, end=max(start, entity.start + len(text.rstrip())))
 
     def _is_wanted(self, entity: Entity) -> bool:
         task = self._task
