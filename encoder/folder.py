@@ -86,6 +86,8 @@ class ModelFolder:
         trunk: the model whose layers run; None: its own.
         version: the version that the folder declares; empty if it declares none.
         trained_on: the data that its head was trained on, if the folder declares it.
+        segment_tokens: the most tokens that a segment should own, if the folder declares it: some heads find less in
+            long segments. None: as many as fit.
     """
 
     path: Path
@@ -103,6 +105,7 @@ class ModelFolder:
     trunk: Trunk | None = None
     version: str = ""
     trained_on: str = ""
+    segment_tokens: int | None = None
 
 
 def describe(folder: Path) -> ModelFolder:
@@ -137,6 +140,7 @@ def describe(folder: Path) -> ModelFolder:
         head=_head_of(folder, config),
         version=_text(manifest, "version"),
         trained_on=_text(manifest, "trained_on"),
+        segment_tokens=_count(folder, manifest, "segment_tokens"),
     )
 
 
@@ -192,6 +196,13 @@ def _head_of(folder: Path, config: dict[str, Any]) -> HeadFacts | None:
         raise DamagedFileError(f"{folder.name}: config.json: id2label has no label {error}") from error
     labels = labels or ("LABEL_0", "LABEL_1")  # transformers' default
     return HeadFacts(kind, labels, multi_label=config.get("problem_type") == "multi_label_classification")
+
+
+def _count(folder: Path, manifest: dict[str, Any], key: str) -> int | None:
+    value = manifest.get(key)
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise DamagedFileError(f"{folder.name}: {MANIFEST}: {key} must be a positive integer")
+    return value
 
 
 def _text(manifest: dict[str, Any], key: str) -> str:

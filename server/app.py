@@ -303,7 +303,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
             "passage": folder.passage_prefix if settings.passage_prefix is None else settings.passage_prefix,
         }
         budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
-        cutting = cutting_of(settings.segmentation, budget)
+        cutting = cutting_of(settings.segmentation, budget, folder.segment_tokens)
         head = load_head(folder, trunk.hidden)
     except (EncoderError, ChunkingError, OSError) as error:
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
@@ -373,14 +373,14 @@ def open_head(
     return model
 
 
-def cutting_of(settings: SegmentationSettings, budget: int) -> Cutting:
-    """The cutting of a model's settings, whose defaults are the budget and chunking's share of it.
+def cutting_of(settings: SegmentationSettings, budget: int, advised: int | None = None) -> Cutting:
+    """The cutting of a model's settings, by default the folder's advice or the budget, and chunking's share of it.
 
     Raises:
         StartError: a segment would own more tokens than the model can read.
         CuttingError: the numbers do not go together.
     """
-    most = settings.max_tokens or budget
+    most = settings.max_tokens or min(advised or budget, budget)
     if most > budget:
         raise StartError(f"segmentation.max_tokens is {most}; this model can own {budget} tokens a segment")
     return Cutting(settings.policy, most, settings.min_tokens or least_tokens(most))

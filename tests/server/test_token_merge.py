@@ -94,33 +94,39 @@ def strip(entities: Sequence[Entity]) -> list[tuple[int, int, str, Any]]:
     return [(each.start, each.end, each.label, pytest.approx(each.score)) for each in entities]
 
 
-PIECES = st.lists(st.tuples(st.sampled_from(LABELS), st.booleans()), min_size=1, max_size=40).map(
-    lambda pieces: [(pieces[0][0], False), *pieces[1:]]
-)
+def pieces_of(labels: Sequence[str]) -> st.SearchStrategy[list[tuple[str, bool]]]:
+    """Pieces of words with these labels; the first one begins a word."""
+    pieces = st.lists(st.tuples(st.sampled_from(labels), st.booleans()), min_size=1, max_size=40)
+    return pieces.map(lambda pieces: [(pieces[0][0], False), *pieces[1:]])
+
+
 CUTS = st.lists(st.integers(1, 39), max_size=12)
 
 
-@given(pieces=PIECES, places=CUTS, aggregation=st.sampled_from(["simple", "first", "average", "max"]))
+@given(
+    pieces=pieces_of(["O", "I-PER", "I-LOC"]),
+    places=CUTS,
+    aggregation=st.sampled_from(["simple", "first", "average", "max"]),
+)
 def test_entities_do_not_depend_on_where_the_document_is_cut(
     pieces: list[tuple[str, bool]], places: list[int], aggregation: Aggregation
 ) -> None:
     text, segment, logits = document(pieces)
     places = [place for place in places if place < len(pieces)]
-    whole = found(task(aggregation), text, segment, logits)
     parts = found(task(aggregation), text, segment, logits, places)
-    assert strip(parts) == strip(whole)
+    assert strip(parts) == strip(found(task(aggregation), text, segment, logits))
     edges = [part.start for part, _ in cut(segment, places)]
     for each in parts:
         assert edges[each.segment] <= each.start < [*edges[1:], len(text)][each.segment]
 
 
-@given(pieces=PIECES, places=CUTS)
+@given(pieces=pieces_of(LABELS), places=CUTS)
 def test_a_redacted_text_is_the_text_with_masks_and_maps_back(
     pieces: list[tuple[str, bool]], places: list[int]
 ) -> None:
     text, segment, logits = document(pieces)
     places = [place for place in places if place < len(pieces)]
-    entities = found(task(), text, segment, logits)
+    entities = found(task(), text, segment, logits, places)
     expected = text
     for each in reversed(entities):
         expected = expected[: each.start] + f"<{each.label}>" + expected[each.end :]
@@ -147,6 +153,14 @@ def test_a_word_is_never_split_but_by_simple_aggregation() -> None:
         (entity,) = found(task(aggregation), text, segment, logits)
         assert text[entity.start : entity.end] == text.split()[1]
     assert [text[e.start : e.end] for e in found(task("simple"), text, segment, logits)] == ["bbb", "ddd"]
+
+
+def test_at_a_segment_s_edge_an_entity_goes_on() -> None:
+    text, segment, logits = document([("B-PER", False), ("B-PER", False), ("B-LOC", False)])
+    assert [e.label for e in found(task(), text, segment, logits)] == ["PER", "PER", "LOC"]
+    (person, place) = found(task(), text, segment, logits, [1, 2])
+    assert (text[person.start : person.end], person.segment) == ("aaa bbb", 0)
+    assert (text[place.start : place.end], place.segment) == ("ccc", 2)
 
 
 def test_only_wanted_labels_and_scores_are_answered() -> None:

@@ -1,7 +1,8 @@
 """Classify tokens: entities with exact spans, joined across the pieces of words and across segment edges.
 
 Scores become entities as in transformers' token classification pipeline: pieces join to words, words to entities, by
-labels in BIO form. The last word and an entity that may go on wait for the next segment.
+labels in BIO form. The last word and an entity that may go on wait for the next segment. There a "B-" continues an
+entity of its label too: the model saw only one side of the edge.
 """
 
 from collections.abc import Iterator, Sequence
@@ -126,6 +127,7 @@ class _Open:
     end: int
     segment: int
     scores: list[float]
+    last_segment: int
 
     def closed(self) -> Entity:
         return Entity(self.start, self.end, self.label, float(np.mean(self.scores)), self.segment)
@@ -198,15 +200,15 @@ class ClassifyTokensMerge:
             previous = -1
         for i in np.flatnonzero([self._tags[label][1] != OUTSIDE for label in best]).tolist():
             begins, label = self._tags[best[i]]
-            if self._open and i == previous + 1 and label == self._open.label and not begins:
-                self._open.end = int(words.ends[i])
+            start, end, segment = int(words.starts[i]), int(words.ends[i]), int(words.segments[i])
+            follows = self._open and i == previous + 1 and label == self._open.label
+            if self._open and follows and (not begins or segment != self._open.last_segment):
+                self._open.end, self._open.last_segment = end, segment
                 self._open.scores.append(float(scores[i]))
             else:
                 if self._open:
                     yield self._open.closed()
-                self._open = _Open(
-                    label, int(words.starts[i]), int(words.ends[i]), int(words.segments[i]), [float(scores[i])]
-                )
+                self._open = _Open(label, start, end, segment, [float(scores[i])], segment)
             previous = i
         if self._open and previous != len(words) - 1:
             yield self._open.closed()
