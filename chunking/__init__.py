@@ -12,7 +12,7 @@ from chunking.regions import Region, regions
 from chunking.segments import Memory, RegionTokens, Segment, read
 from chunking.tokenizer import Frame, Ids, Offsets, Tokenizer, Tokens, budget
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Incremented whenever the same text could be cut differently."""
 
 __all__ = [

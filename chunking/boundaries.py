@@ -24,7 +24,8 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
     """Classify the `Boundary` before each token of a text.
 
     A sentence ends with a terminal mark of any script, followed by any closing quotes and brackets. If the mark also
-    has other uses, as a full stop has, whitespace must follow.
+    has other uses, as a full stop has, whitespace must follow. Groups of digits with spaces between them are one word,
+    such as the telephone number (312) 555 0142.
 
     Args:
         before: the end of the preceding text (`regions.CONTEXT` code points are enough).
@@ -59,7 +60,9 @@ def boundaries(before: str, text: str, starts: Offsets, ends: Offsets) -> NDArra
     lines = newlines[right] - newlines[left + 1]
 
     found = np.full(len(starts), Boundary.TOKEN, np.uint8)
-    found[gap > 0] = Boundary.WORD
+    before_space, after_space = kinds[left], np.append(kinds, _OTHER)[right]
+    within_number = ((before_space == _DIGIT) | (before_space == _CLOSING)) & (after_space == _DIGIT)
+    found[(gap > 0) & ~within_number] = Boundary.WORD
     found[lines > 0] = Boundary.LINE
     found[(lines > 1) | (last == _FULL_STOP) | ((last == _STOP) & (gap > 0))] = Boundary.SENTENCE
     found[1:][_shared(starts, ends)] = Boundary.NONE
@@ -72,11 +75,12 @@ def _shared(starts: Offsets, ends: Offsets) -> NDArray[np.bool_]:
 
 
 _LF, _CR = 0x0A, 0x0D
-_OTHER, _SPACE, _NEWLINE, _STOP, _FULL_STOP, _CLOSING = range(6)
+_OTHER, _SPACE, _NEWLINE, _STOP, _FULL_STOP, _CLOSING, _DIGIT = range(7)
 
 # Unicode 14's White_Space, Sentence_Terminal, and general categories Pe, Pf and Pi (some languages close quotes with
 # Pi). Hard-coded because Python's tables change between versions, and cuts must not.
 _SPACES = "0009 000B-000C 0020 00A0 1680 2000-200A 202F 205F 3000"
+_DIGITS = "0030-0039 0660-0669 06F0-06F9 0966-096F FF10-FF19"
 _NEWLINES = "000A 000D 0085 2028-2029"
 _STOPS = "0021 002E 003F 2026 203C-203D 2047-2049"
 _FULL_STOPS = """
@@ -98,7 +102,14 @@ _CLOSINGS = """
 
 def _table() -> NDArray[np.uint8]:
     table = np.full(0x1E000, _OTHER, np.uint8)
-    kinds = {_SPACE: _SPACES, _NEWLINE: _NEWLINES, _STOP: _STOPS, _FULL_STOP: _FULL_STOPS, _CLOSING: _CLOSINGS}
+    kinds = {
+        _SPACE: _SPACES,
+        _NEWLINE: _NEWLINES,
+        _STOP: _STOPS,
+        _FULL_STOP: _FULL_STOPS,
+        _CLOSING: _CLOSINGS,
+        _DIGIT: _DIGITS,
+    }
     for kind, ranges in kinds.items():
         for item in ranges.split():
             first, _, last = item.partition("-")
