@@ -25,7 +25,7 @@ from server.fetch.errors import ArchiveError
 _MOST_BYTES: Final = 1 << 28
 _MOST_WEIGHTS: Final = 1 << 28  # of a tensor
 _BLOCK: Final = 32
-_TYPES: Final = {1: np.dtype("<f4"), 2: np.dtype("u1")}
+_TYPES: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("u1")}
 _WEIGHTS: Final = ("bert.", "classifier.")
 _OCTAVO: Final = {
     "version": "1.4.0",
@@ -132,4 +132,4 @@ def _array(tensor: Any) -> NDArray[Any]:
     kind = _TYPES[tensor.data_type]
     if tensor.raw_data:
         return np.frombuffer(tensor.raw_data, kind, count).reshape(shape)
-    return np.array(tensor.float_data or tensor.int32_data, kind).reshape(shape)
+    return np.array(list(tensor.float_data or tensor.int32_data), kind).reshape(shape)
