@@ -20,8 +20,8 @@ STORIES = {
     "crude": "opec oil ministers said crude output will be cut by one mln barrels per day to lift oil prices",
     "earn": "fourth quarter net shr profit cts vs loss cts net mln dlrs vs mln revs mln vs mln",
     "grain": "the usda said wheat and corn exports rose to mln tonnes after the soviet union bought grain",
-    "interest": "the bank raised its prime lending rate to pct from pct effective immediately citing money market rates",
-    "money-fx": "the central bank intervened in the currency market buying dollars against yen to steady the exchange rate",
+    "interest": "the bank raised its prime lending rate to pct from pct citing higher money market rates",
+    "money-fx": "the central bank intervened in the currency market and bought dollars to steady the exchange rate",
     "ship": "the tanker was hit in the gulf and shipping sources said port workers are on strike and vessels wait",
     "trade": "the trade deficit widened as imports from japan rose and congress debates a bill on tariffs and quotas",
 }
