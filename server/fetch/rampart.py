@@ -54,7 +54,7 @@ def convert(folder: Path) -> None:
 
 
 # Of each message: a field's name, its number and type, and whether it is repeated.
-_MESSAGES: Final = {
+_MESSAGES: Final[dict[str, list[tuple[str, int, Any, bool]]]] = {
     "Model": [("graph", 7, "Graph", False)],
     "Graph": [("node", 1, "Node", True), ("initializer", 5, "Tensor", True)],
     "Node": [
