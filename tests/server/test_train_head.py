@@ -15,10 +15,10 @@ from octavo.v1 import inference_pb2 as pb
 from server.commands.train_head import train_head
 from server.config.schema import CacheSettings
 from server.inference.runner import Runner
-from server.training.examples import read_data
+from server.training.examples import Example, data_of, read_data
 from server.training.features import read_examples
 from server.training.states import open_states
-from tests.server.helpers import TINY, model, serving, settings
+from tests.server.helpers import TINY, embed, model, serving, settings, vector
 
 ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r"\d[\d,.]*\d|\d")
@@ -134,6 +134,16 @@ def test_training_again_and_the_server_compute_nothing(folder: Path, monkeypatch
     assert trained(folder, "classify", CLASSES, "again").exit_code == 0
     first, again = (load_file(folder / name / "head.safetensors") for name in ("head", "again"))
     assert first["weight"].tobytes() == again["weight"].tobytes()
+
+
+def test_a_long_document_is_read_as_the_server_reads_it(folder: Path) -> None:
+    configured = settings(model(TINY, "auto"))
+    text = (ROOT / "server/demo/address.txt").read_text("utf-8")
+    data = data_of("classify", [Example("", text, ("a",)), Example("", DOCS[0], ("b",))], multi_label=False, name="")
+    with open_states(configured) as states:
+        features = read_examples(states, data, lambda _: None).features[0]
+    with serving(configured) as server:
+        assert np.abs(vector(embed(server, text)) - features).max() < 1e-5
 
 
 def test_errors_are_told_in_a_line(folder: Path) -> None:
