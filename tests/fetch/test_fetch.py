@@ -14,7 +14,7 @@ import server.fetch
 from server.fetch import archives, fetch, is_fetched, items, packages, place
 from server.fetch.command import fetch as command
 from server.fetch.errors import ArchiveError, DownloadError, FetchError, UnknownItem
-from server.fetch.manifest import Item, Package, Take
+from server.fetch.manifest import SHIPPED, Item, Package, Take
 
 ITEM = Item(
     kind="models",
@@ -87,6 +87,16 @@ def test_what_was_damaged_or_is_of_another_manifest_is_made_anew(
     fetch("tiny", tmp_path)
     assert len(registry) == 3
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_head_that_ships_is_copied(tmp_path: Path) -> None:
+    folder = fetch("reuters-r8", tmp_path)
+    assert folder == tmp_path / "models" / "reuters-r8"
+    for file in (SHIPPED / "reuters-r8").iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+    item = items()["reuters-r8"]
+    assert is_fetched(item, tmp_path)
+    assert not is_fetched(dataclasses.replace(item, digest="another version's"), tmp_path)
 
 
 @pytest.mark.usefixtures("registry")
@@ -169,7 +179,7 @@ def test_pip_is_held_to_the_digest(tmp_path: Path) -> None:
 
 def test_every_item_is_pinned_and_says_whose_it_is() -> None:
     for item in items().values():
-        assert len(item.package.sha256) == 64
+        assert item.package is None or len(item.package.sha256) == 64
         assert item.about
         assert item.notice.endswith(".")
         assert item.recipe in {None, *server.fetch._RECIPES}

@@ -1,0 +1,1 @@
+"""Trains heads on a model's frozen states: labelled documents in, a model folder out."""
