@@ -30,6 +30,9 @@ _WEIGHTS: Final = ("bert.", "classifier.")
 _OCTAVO: Final = {
     "version": "1.4.0",
     "licence": "CC-BY-4.0",
+    # It was made for short texts: its own package reads 480 characters at once. Of 1,500 planted items it finds 79 % in
+    # segments of up to 510 tokens, 85 % of 110, 87 % of 48 and 89 % of 32; 90 % in sentences alone.
+    "segment_tokens": 32,
     "trained_on": "Not stated in the package; its authors name OpenPII 1.5M, in seven languages in Latin script.",
 }
 
