@@ -38,6 +38,7 @@ UNITS = (
 )
 _TIMEOUT = 300.0
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
+_OUTSIDE = 4.0  # logits by which "O" is ahead: then one token in twenty is labelled
 _SPLADE_TOKENS = (1, 2, 16, 100, 255, 400, 509, 510)
 
 
@@ -159,13 +160,15 @@ def heads(rounds: int, seed: int, folder: Path) -> Figures:
 
 
 def _random_head(folder: Path, labels: int) -> Path:
-    """A head on MiniLM's layers."""
+    """A head on MiniLM's layers; of tokens, most are outside of entities."""
     trunk = describe(ModelSettings(path=MINILM).folder)
     draw = np.random.default_rng(labels)
     weights = draw.normal(0, 0.2, (labels, trunk.config["hidden_size"])).astype(np.float32)
     folder.mkdir()
-    save_file({"weight": weights, "bias": np.zeros(labels, np.float32)}, folder / "head.safetensors")
-    names = [f"label-{number}" for number in range(labels)]
+    bias = np.zeros(labels, np.float32)
+    bias[0] = _OUTSIDE
+    save_file({"weight": weights, "bias": bias}, folder / "head.safetensors")
+    names = ["O", *(f"I-{number}" for number in range(1, labels))]
     manifest = {"task": folder.name, "labels": names, "trunk": {"name": trunk.name, "digest": trunk.digest}}
     (folder / "octavo.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

@@ -6,7 +6,7 @@ entity of its label too: the model saw only one side of the edge.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -120,17 +120,15 @@ class _Words:
 
 @dataclass(slots=True)
 class _Open:
-    """An entity that may go on."""
+    """An entity that may go on with the next word: its label's number, its span, and the sum of its words' scores."""
 
-    label: str
+    kind: int
     start: int
     end: int
     segment: int
-    scores: list[float]
     last_segment: int
-
-    def closed(self) -> Entity:
-        return Entity(self.start, self.end, self.label, float(np.mean(self.scores)), self.segment)
+    score: float
+    words: int
 
 
 class ClassifyTokensMerge:
@@ -139,7 +137,10 @@ class ClassifyTokensMerge:
     def __init__(self, task: ClassifyTokensTask, text: str, *, keep: bool) -> None:
         self._task = task
         self._text = text
-        self._tags = [_tag(label) for label in task.labels]
+        tags = [_tag(label) for label in task.labels]
+        self._labels = (OUTSIDE, *entity_labels(task.labels))
+        self._kinds = np.array([self._labels.index(label) for _, label in tags])  # of the head's labels; 0: outside
+        self._begins = np.array([begins for begins, _ in tags])
         self._waiting: _Words | None = None
         self._open: _Open | None = None
         self._closed: tuple[Entity, ...] = ()
@@ -161,9 +162,9 @@ class ClassifyTokensMerge:
         self._waiting = words[whole:]
         closed = list(self._join(_aggregated(words[:whole], self._task.aggregation))) if whole else []
         if last and self._open:
-            closed.append(self._open.closed())
+            closed.append(self._close(self._open))
             self._open = None
-        self._closed = tuple(filter(self._is_wanted, map(self._trimmed, closed)))
+        self._closed = tuple(filter(self._is_wanted, closed))
         if self._all is not None:
             self._all += self._closed
 
@@ -192,33 +193,47 @@ class ClassifyTokensMerge:
         )
 
     def _join(self, words: _Words) -> Iterator[Entity]:
-        """Words to entities. Raises nothing, whatever the labels: a stray "I-" begins an entity."""
+        """Words to entities. A stray "I-" begins one."""
         best = words.scores.argmax(axis=1)
-        scores = words.scores.max(axis=1)
-        previous = -2
+        kinds, begins = self._kinds[best], self._begins[best]
+        before = _Open(0, 0, 0, 0, -1, 0.0, 0) if self._open is None else self._open
+        is_edge = words.segments != np.concatenate([[before.last_segment], words.segments[:-1]])
+        same = kinds == np.concatenate([[before.kind], kinds[:-1]])
+        goes_on = (kinds > 0) & same & (~begins | is_edge)
+        breaks = np.append(np.flatnonzero(~goes_on), len(words))
+        sums = np.concatenate([[0.0], np.cumsum(words.scores.max(axis=1), dtype=np.float64)])
         if self._open:
-            previous = -1
-        for i in np.flatnonzero([self._tags[label][1] != OUTSIDE for label in best]).tolist():
-            begins, label = self._tags[best[i]]
-            start, end, segment = int(words.starts[i]), int(words.ends[i]), int(words.segments[i])
-            follows = self._open and i == previous + 1 and label == self._open.label
-            if self._open and follows and (not begins or segment != self._open.last_segment):
-                self._open.end, self._open.last_segment = end, segment
-                self._open.scores.append(float(scores[i]))
+            self._extend(self._open, words, sums, int(breaks[0]))
+            if breaks[0] < len(words):
+                yield self._close(self._open)
+                self._open = None
+        firsts = np.flatnonzero((kinds > 0) & ~goes_on)
+        for first, stop in zip(firsts.tolist(), breaks[np.searchsorted(breaks, firsts) + 1].tolist(), strict=True):
+            segment = int(words.segments[first])
+            # Less what is before it, since `_extend` adds all up to its end.
+            entity = _Open(int(kinds[first]), int(words.starts[first]), 0, segment, segment, -sums[first], -first)
+            self._extend(entity, words, sums, stop)
+            if stop < len(words):
+                yield self._close(entity)
             else:
-                if self._open:
-                    yield self._open.closed()
-                self._open = _Open(label, start, end, segment, [float(scores[i])], segment)
-            previous = i
-        if self._open and previous != len(words) - 1:
-            yield self._open.closed()
-            self._open = None
+                self._open = entity
 
-    def _trimmed(self, entity: Entity) -> Entity:
-        """Without white space at its ends: SentencePiece's pieces begin with the space before them."""
-        text = self._text[entity.start : entity.end]
-        start = entity.start + len(text) - len(text.lstrip())
-        return replace(entity, start=start, end=max(start, entity.start + len(text.rstrip())))
+    @staticmethod
+    def _extend(entity: _Open, words: _Words, sums: NDArray[np.float64], stop: int) -> None:
+        """Let an entity go on up to a word; `sums` are of the scores before each word."""
+        if stop:
+            entity.end, entity.last_segment = int(words.ends[stop - 1]), int(words.segments[stop - 1])
+            entity.score += float(sums[stop])
+            entity.words += stop
+
+    def _close(self, entity: _Open) -> Entity:
+        """An entity without white space at its ends: SentencePiece's pieces begin with the space before them."""
+        start, end = entity.start, entity.end
+        while start < end and self._text[start].isspace():
+            start += 1
+        while start < end and self._text[end - 1].isspace():
+            end -= 1
+        return Entity(start, end, self._labels[entity.kind], entity.score / entity.words, entity.segment)
 
     def _is_wanted(self, entity: Entity) -> bool:
         task = self._task
