@@ -79,5 +79,6 @@ $(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(RUN)/octavo models fetch all-MiniLM-L6-v2 multilingual-e5-small-enpt multilingual-e5-small splade-tiny sensitive-info-rampart
+	$(RUN)/octavo models fetch all-MiniLM-L6-v2 multilingual-e5-small-enpt multilingual-e5-small splade-tiny \
+	  sensitive-info-rampart reuters-r8
 	@touch $@

@@ -77,21 +77,23 @@ def fit(examples: Examples, *, scored: slice = slice(None), advance: Callable[[i
     Args:
         examples: of at least two documents.
         scored: the labels that count for `f1`.
-        advance: called with the number of fits that are done, of at most `MOST_FITS`.
+        advance: called with the number of fits that are done or left out, in all `MOST_FITS`.
     """
     with one_thread(), torch.no_grad():  # sums depend on the number of threads
         problem = _Problem.of(examples)
         heads = [problem.zeros() for _ in range(_fold_count(examples))]
         best = _Choice(penalty=0.0, temperature=1.0, loss=math.inf, f1=0.0)
-        waited = 0
+        waited, done = 0, 0
         for penalty in _penalties(examples):
             heads = [problem.without(fold).solve(penalty, head, _ROUGH) for fold, head in enumerate(heads)]
             choice = _judge(problem, heads, penalty, scored)
             advance(len(heads))
+            done += len(heads)
             best, waited = (choice, 0) if choice.loss < best.loss else (best, waited + 1)
             if waited == _PATIENCE:
                 break
         weight, bias = problem.unscaled(problem.solve(best.penalty, problem.zeros(), _FINE))
+        advance(MOST_FITS - done)
         return Fitted(
             _floats(weight / best.temperature),
             _floats(bias / best.temperature),

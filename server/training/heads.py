@@ -91,7 +91,7 @@ def train(model: ServedModel, data: Data, examples: Examples, advance: Callable[
         model: the model whose states it reads.
         data: labelled documents.
         examples: what `server.training.features.read_examples` made of them.
-        advance: called with the number of fits that are done, of at most `fitting.MOST_FITS`.
+        advance: called with the number of fits that are done or left out, in all `fitting.MOST_FITS`.
     """
     scored = slice(1, None) if data.task == "tokens" else slice(None)  # without "O", which most tokens are
     return Head(data, model, fitting.fit(examples, scored=scored, advance=advance))
