@@ -302,7 +302,7 @@ def _digest(folder: Path) -> str:
     """Digest names and bytes of weights, configuration and tokenizer files, but not READMEs or licences."""
     total = hashlib.blake2b(digest_size=32)
     described = {
-        *folder.glob("*.json"),
+        *(file for file in folder.glob("*.json") if file.name != "fetched.json"),  # where it came from
         *folder.glob("*/config.json"),
         *folder.glob("*.model"),
         *folder.glob("vocab.txt"),
