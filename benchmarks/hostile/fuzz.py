@@ -44,7 +44,8 @@ _COMPRESSED = b"\x01"  # a frame's first byte
 _CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _INTEGERS = (0, 1, 2, 3, 31, 32, 64, 510, 511, 4_096, (1 << 31) - 1)
 _TEXTS = ("", " \n\t", "A sentence. ", "\x00\x07\u2028", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ", "[SEP] [CLS]", "e\u0301\u200d", "word ", "漢字")
-_NAMES = ("", "all-MiniLM-L6-v2", "all-MiniLM-L6-v2@1", "none", "octavo.v1.InferenceService", "embed", "x" * 300)
+_MODELS = ("all-MiniLM-L6-v2", "splade-tiny", "reuters-r8", "sensitive-info-rampart")
+_NAMES = ("", *_MODELS, "all-MiniLM-L6-v2@1", "none", "octavo.v1.InferenceService", "embed", "x" * 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ class Fuzzed:
 
 
 def measure(calls: int, seed: int) -> Figures:
-    """Send so many calls to a server in its default settings, and count how they ended."""
-    with serve() as server:
+    """Send so many calls to a server in its default settings, with a model for each task, and count how they ended."""
+    with serve(*(flag for name in _MODELS for flag in ("--model", name))) as server:
         began = time.monotonic()
         ends = asyncio.run(send(server.address, (draw(seed, i) for i in range(calls)), calls))
         seconds = time.monotonic() - began
