@@ -19,12 +19,12 @@ from typing import Final, Self
 from chunking import ChunkingError, load_tokenizer
 from encoder.configuration import read_architecture
 from encoder.errors import EncoderError, MissingFileError
-from encoder.folder import QUANTISED, describe
+from encoder.folder import MANIFEST, QUANTISED, describe
 from server.config.hub import HubModel
 from server.fetch.errors import FetchError, UnsupportedModel
 from server.fetch.hub import Advance, Hub, RemoteFile, Snapshot
 
-_DESCRIPTION: Final = frozenset(
+DESCRIPTION: Final = frozenset(
     {
         "config.json",
         "modules.json",
@@ -40,9 +40,10 @@ _DESCRIPTION: Final = frozenset(
         "sentencepiece.bpe.model",
         "spiece.model",
         "tokenizer.model",
+        MANIFEST,
     }
 )
-_LICENCES: Final = re.compile(r"README\.md|LICEN[CS]E[^/]*|NOTICE[^/]*")
+LICENCES: Final = re.compile(r"README\.md|LICEN[CS]E[^/]*|NOTICE[^/]*")
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = re.compile(r"[^/]*\.(bin|pt|pth|ckpt)")
@@ -131,7 +132,7 @@ class _Download:
         self.take(self._files("config.json"))
         read_architecture(self.folder)
         files = self.snapshot.files
-        self.take(file for name, file in files.items() if name in _DESCRIPTION or _LICENCES.fullmatch(name))
+        self.take(file for name, file in files.items() if name in DESCRIPTION or LICENCES.fullmatch(name))
         self.take(self._files(*self._module_files()))
         load_tokenizer(self.folder)
         with contextlib.suppress(MissingFileError):  # the weights, which it looks for last

