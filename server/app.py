@@ -17,7 +17,7 @@ from cache import KeyMaker
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
 from encoder.folder import ModelFolder, describe
-from encoder.heads.trained import load_head
+from encoder.heads.trained import TrainedHead, load_head
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
@@ -51,7 +51,7 @@ from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
 from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
-from server.types import Priority, Trained
+from server.types import Priority
 
 WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
 WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
@@ -309,7 +309,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
     runner.warm_up()
-    if head:
+    if isinstance(head, TrainedHead):
         runner.add_head(head)
     model = ServedModel(
         name=name,
@@ -324,7 +324,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
         budget=budget,
         window=settings.window,
         cuts=(trunk.layers,),
-        head=Trained(head.digest) if head else None,
+        head=head,
     )
     metrics.model.labels(name, model.version, model.default_fingerprint, trunk.scheme, trunk.kernels, trunk.device).set(
         1
@@ -362,9 +362,9 @@ def open_head(
         head = load_head(folder, trunk.runner.encoder.hidden)
     except (EncoderError, OSError) as error:
         raise StartError(f"model {name}: {error}") from error
-    assert head
-    trunk.runner.add_head(head)
-    model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=Trained(head.digest), trunk=trunk)
+    if isinstance(head, TrainedHead):
+        trunk.runner.add_head(head)
+    model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=head, trunk=trunk)
     encoder = trunk.runner.encoder
     metrics.model.labels(
         name, model.version, model.default_fingerprint, encoder.scheme, encoder.kernels, encoder.device

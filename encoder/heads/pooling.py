@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,12 +30,20 @@ def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
         raise BatchError(f"lengths sum to {bounds[-1]}, but there are {states.shape[0]} token states")
     if pooling == "cls":
         return _rows(states[:1] if len(lengths) == 1 else states[bounds[:-1]])
-    rows = _rows(states)
-    # In float64, one segment at a time: rounding does not depend on other segments. Sums of bfloat16 numbers are exact
-    # in any order, unless they spread over 2 ** 36.
-    sums = np.stack([rows[first:last].sum(axis=0, dtype=np.float64) for first, last in pairwise(bounds)])
+    # In float64, one segment at a time: rounding does not depend on other segments.
+    sums = np.stack([_sum(states[first:last]) for first, last in pairwise(bounds)])
     means: Vectors = sums.astype(np.float32) / np.asarray(lengths, np.float32)[:, None]
     return means
+
+
+def _sum(states: Tensor) -> NDArray[np.float64]:
+    # Sums of bfloat16 numbers are exact in any order, unless they spread over 2 ** 36. For 330 x 384 PyTorch takes 84 µs,
+    # NumPy with the conversion 119.
+    if states.dtype == torch.bfloat16:
+        exact: NDArray[np.float64] = states.detach().sum(0, dtype=torch.float64).cpu().numpy()
+        return exact
+    rows: NDArray[np.float64] = _rows(states).sum(axis=0, dtype=np.float64)
+    return rows
 
 
 def range_sums(states: Tensor, ranges: Sequence[tuple[int, int]]) -> NDArray[np.float64]:

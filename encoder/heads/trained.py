@@ -1,6 +1,7 @@
 """Trained heads: from one segment's states to scores of labels, or weights of the vocabulary's words.
 
-They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments.
+They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments. A head
+on a pooled vector needs no states: where the vector is known, as from an embedding, it costs next to nothing.
 """
 
 import hashlib
@@ -16,8 +17,7 @@ from torch import Tensor
 from encoder.configuration import read_architecture
 from encoder.errors import DamagedFileError
 from encoder.families import FAMILIES, Architecture
-from encoder.folder import HeadFacts, ModelFolder
-from encoder.heads.pooling import pool
+from encoder.folder import HeadFacts, ModelFolder, Pooling
 from encoder.layers import Linear, Norm
 from encoder.ops.reference import activate
 from encoder.tensors import as_bytes, named
@@ -71,16 +71,32 @@ class _First:
         return self.out(torch.tanh(self.dense(states[:1])))[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pooled:
-    facts: HeadFacts
-    out: Linear
+@dataclass(frozen=True, slots=True, eq=False)
+class PooledHead:
+    """Logits from a segment's pooled vector.
 
-    def __call__(self, states: Tensor) -> Tensor:
-        vector = pool(states, (len(states),), self.facts.pooling or "mean")
+    Attributes:
+        digest: hexadecimal, of its rules and weights.
+        weight: float64 (labels, hidden).
+        bias: float64 (labels,).
+    """
+
+    facts: HeadFacts
+    digest: str
+    pooling: Pooling
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def __call__(self, vector: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Logits, float64 (labels,), of a vector (hidden,) as `encoder.heads.pooling.pool` makes it.
+
+        Products are added one by one: NumPy's sums follow the instruction set.
+        """
+        own = vector.astype(np.float64)
         if self.facts.normalize:
-            vector /= np.maximum(np.sqrt(np.square(vector, dtype=np.float64).sum()), 1e-12).astype(np.float32)
-        return self.out(torch.from_numpy(vector))[0]
+            own /= max(float(np.sqrt(np.add.accumulate(own * own)[-1])), 1e-12)
+        logits: NDArray[np.float64] = np.add.accumulate(self.weight * own, axis=1)[:, -1] + self.bias
+        return logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,7 @@ class _Vocabulary:
         return torch.stack([ids.float(), weights[ids]])  # float32 has all integers up to 2 ** 24
 
 
-def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | None:
+def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | PooledHead | None:
     """Read a folder's head, for a trunk of so many hidden values; None if it has none.
 
     Raises:
@@ -110,8 +126,7 @@ def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | None:
         return None
     checkpoint = Checkpoint(folder.path)
     if folder.trunk:
-        out = _linear(checkpoint, "", len(facts.labels), hidden)
-        head: Any = _Tokens(out) if facts.kind == "tokens" else _Pooled(facts, out)
+        head: Any = _Tokens(_linear(checkpoint, "", len(facts.labels), hidden))
     else:
         shape = read_architecture(folder.path)
         head = {"tokens": _tokens, "sequence": _sequence, "vocabulary": _vocabulary}[facts.kind](
@@ -121,6 +136,9 @@ def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | None:
     for name, tensor in named(head):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(as_bytes(tensor))
+    if facts.pooling and facts.kind == "sequence":
+        weight, bias = (tensor.double().numpy() for tensor in (head.out.weight, head.out.bias))
+        return PooledHead(facts, digest.hexdigest(), facts.pooling, weight, bias)
     return TrainedHead(facts, digest.hexdigest(), head)
 
 

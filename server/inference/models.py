@@ -11,9 +11,10 @@ from encoder.folder import HeadKind, ModelFolder
 from server.auth.clients import Client
 from server.errors import InvalidCall, UnknownModel
 from server.inference.tasks import EmbedTask, Task
-from server.types import PoolingName, Trained
+from server.types import PoolingName
 
 if TYPE_CHECKING:
+    from encoder.heads.trained import PooledHead, TrainedHead
     from server.inference.runner import Runner
 
 EMBED = "embed"
@@ -34,7 +35,7 @@ class ServedModel:
         prefixes: by input type; "" is that of a call that names none.
         budget: maximum tokens that a segment may own.
         cuts: layers after which states are kept, ascending; the last one is the model's last.
-        head: names the runner's head that is the model's, if it has one.
+        head: its trained head, if it has one.
         trunk: the model whose layers run; None: its own.
     """
 
@@ -50,7 +51,7 @@ class ServedModel:
     budget: int
     window: int
     cuts: tuple[int, ...]
-    head: Trained | None = None
+    head: "TrainedHead | PooledHead | None" = None
     trunk: "ServedModel | None" = None
 
     @property

@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 DIGEST_BYTES = 16
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
-SPLIT_SEGMENTS = 4  # at least, to be resumed in two threads
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
 
@@ -224,12 +223,7 @@ class Pipeline:
         """Look up states of the segments whose results are not all cached."""
         if all(prepared.complete for prepared in group):
             return group
-        middle = (
-            len(group) // 2 if len(group) >= SPLIT_SEGMENTS else 0
-        )  # in two threads: verifying and heads take longest
-        halves = [half for half in (group[:middle], group[middle:]) if half]
-        done = await asyncio.gather(*(self.aside(document.call, self._with_states, document, half) for half in halves))
-        return [prepared for half in done for prepared in half]
+        return await self.aside(document.call, self._with_states, document, group)
 
     def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         began = time.monotonic()

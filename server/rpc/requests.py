@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
+from encoder.heads.trained import PooledHead
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
@@ -25,7 +26,7 @@ from server.inference.tasks.embed import DataTypeName
 from server.inference.tasks.redact import MASK
 from server.inference.tasks.tokens import Aggregation, entity_labels
 from server.rpc.call_gate import Context
-from server.types import PoolingName, Priority, Trained
+from server.types import Pool, PoolingName, Priority, Trained
 
 T = TypeVar("T")
 
@@ -248,13 +249,17 @@ def _redact_task(task: pb.Task, field: str, model: ServedModel) -> RedactTask:
 
 
 def _classify_task(task: pb.Task, field: str, model: ServedModel) -> ClassifyTask:
-    head, labels = _head_of(model)
+    head = model.head
+    assert head  # since it supports the task
     options = task.classify
+    readout = head if isinstance(head, PooledHead) else None
     return ClassifyTask(
         task.name,
-        head,
-        labels,
-        multi_label=bool(model.folder.head and model.folder.head.multi_label),
+        Pool(readout.pooling) if readout else Trained(head.digest),
+        head.digest,
+        head.facts.labels,
+        readout=readout,
+        multi_label=head.facts.multi_label,
         top_k=options.top_k,
         min_score=_score(options.min_score, f"{field}.min_score"),
         segments=options.return_segments,
@@ -276,8 +281,7 @@ def _embed_sparse_task(task: pb.Task, model: ServedModel) -> EmbedSparseTask:
 
 def _head_of(model: ServedModel) -> tuple[Trained, tuple[str, ...]]:
     assert model.head  # since it supports the task
-    assert model.folder.head
-    return model.head, model.folder.head.labels
+    return Trained(model.head.digest), model.head.facts.labels
 
 
 def _score(score: float, field: str) -> float:

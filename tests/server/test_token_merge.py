@@ -175,7 +175,7 @@ def test_only_wanted_labels_and_scores_are_answered() -> None:
 def test_a_document_s_labels_follow_the_stated_rule(multi_label: bool) -> None:
     _, segment, _ = document([("O", False)] * 6)
     logits = np.array([[2, 0, -1], [-1, 1, 0]], np.float32)
-    wanted = ClassifyTask("", HEAD, ("a", "b", "c"), multi_label=multi_label, segments=True)
+    wanted = ClassifyTask("", HEAD, "", ("a", "b", "c"), multi_label=multi_label, segments=True)
     merge = wanted.merge("", stream=False)
     assert merge.result() is None
     for (part, _), row in zip(cut(segment, [4]), logits, strict=True):

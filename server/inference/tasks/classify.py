@@ -4,6 +4,7 @@ One label a document: the mean of the segments' logits, weighted by owned tokens
 the highest logit of any segment, then the logistic function; so a label applies if it applies to any segment.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from chunking import Segment
 from server.inference.tasks.task import Parts, Size
-from server.types import Head, Trained
+from server.types import Head, Pool, Trained
 
 Scores = NDArray[np.float64]
 
@@ -41,14 +42,18 @@ class ClassifyTask:
     """Which labels a caller wants.
 
     Attributes:
-        head: names the model's head.
+        head: what it needs of a segment: the model's own head, or a pooled vector for `readout`.
+        digest: of the model's head.
+        readout: turns the vector into logits; None: the head's results are logits.
         multi_label: a document may have any number of the labels.
         top_k: at most so many labels; 0 for all.
     """
 
     name: str
-    head: Trained
+    head: Pool | Trained
+    digest: str
     labels: tuple[str, ...]
+    readout: Callable[[NDArray[np.float32]], Scores] | None = None
     multi_label: bool = False
     top_k: int = 0
     min_score: float = 0.0
@@ -59,7 +64,7 @@ class ClassifyTask:
     @property
     def identity(self) -> str:
         """See `Task`."""
-        return f"classify {self.head.digest}"
+        return f"classify {self.digest}"
 
     def heads(self, segment: Segment) -> tuple[Head, ...]:  # noqa: ARG002
         """See `Task`."""
@@ -74,6 +79,11 @@ class ClassifyTask:
     def merge(self, text: str, *, stream: bool) -> "ClassifyMerge":  # noqa: ARG002
         """See `Task`."""
         return ClassifyMerge(self)
+
+    def logits(self, parts: Parts) -> Scores:
+        """A segment's logits."""
+        part = parts[self.head]
+        return self.readout(part) if self.readout else part.astype(np.float64)
 
     def scores(self, logits: Scores) -> Scores:
         """Logits (..., labels) to scores. One label alone is independent, as in transformers."""
@@ -97,7 +107,7 @@ class ClassifyMerge:
 
     def add(self, segment: Segment, parts: Parts) -> None:
         """Take in a segment's logits."""
-        logits = parts[self._task.head].astype(np.float64)
+        logits = self._task.logits(parts)
         self._sum += logits * segment.tokens
         self._most = np.maximum(self._most, logits)
         self._weight += segment.tokens
@@ -106,7 +116,7 @@ class ClassifyMerge:
 
     def of_segment(self, parts: Parts) -> Classification:
         """One segment's own labels."""
-        return self._ranked(self._task.scores(parts[self._task.head].astype(np.float64)), ())
+        return self._ranked(self._task.scores(self._task.logits(parts)), ())
 
     def result(self) -> Classification | None:
         """The document's labels."""
