@@ -1,6 +1,7 @@
 // Plain C++, with vectors of four numbers as GCC and Clang have them for any processor: the definition of each operation.
 #pragma once
 
+#include <bit>
 #include <utility>
 
 #include "exponent.h"
@@ -20,9 +21,6 @@ typedef uint8_t FourBytes __attribute__((vector_size(4)));
 
 constexpr int kFours = kLanes / 4;
 
-struct Doubles {
-  TwoDoubles at[2];
-};
 struct Floats {
   FourFloats at[kFours];
 };
@@ -103,26 +101,23 @@ OCTAVO_INLINE Floats max(const Floats& a, const Floats& b) {
   return each<Floats>([&](int i) { return Most()(a.at[i], b.at[i]); });
 }
 
-OCTAVO_INLINE Doubles doubles_of(FourFloats x) {
-  const auto wide = __builtin_convertvector(x, FourDoubles);
-  Doubles result;
-  __builtin_memcpy(&result, &wide, sizeof result);
-  return result;
-}
-OCTAVO_INLINE FourFloats floats_of(const Doubles& x) {
-  FourDoubles wide;
-  __builtin_memcpy(&wide, &x, sizeof wide);
-  return __builtin_convertvector(wide, FourFloats);
-}
+// --- Fused multiply-add ---------------------------------------------------------------------------------------------
+
 #if defined(__FP_FAST_FMAF) || defined(__aarch64__)
-OCTAVO_INLINE FourFloats fma_of(FourFloats a, FourFloats b, FourFloats c) {
-  FourFloats result;
-  for (int i = 0; i < 4; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  return result;
+
+OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
+  return each<Floats>([&](int i) {
+    FourFloats four;
+    for (int lane = 0; lane < 4; ++lane) four[lane] = __builtin_fmaf(a.at[i][lane], b.at[i][lane], c.at[i][lane]);
+    return four;
+  });
 }
-#else
-// The sum of two doubles, rounded to odd: if it is not exact, the one of its two neighbours whose last bit is set. A
-// float that is rounded from it is as if rounded once (Boldo and Melquiond, 2008). The error of the sum rounded to
+OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c) { return fma(a, b, c); }
+
+#else  // the same without the instruction, for which libm's function would be called lane by lane
+
+// The sum of two doubles, rounded to odd: if it is not exact, the one of its two neighbours whose last bit is set. What
+// is then rounded to a float is as if it were rounded once (Boldo and Melquiond, 2008). The error of the sum rounded to
 // nearest is Knuth's; that of infinity is NaN.
 OCTAVO_INLINE TwoDoubles sum_to_odd(TwoDoubles a, TwoDoubles b) {
   const auto sum = a + b, added = sum - a;
@@ -132,29 +127,62 @@ OCTAVO_INLINE TwoDoubles sum_to_odd(TwoDoubles a, TwoDoubles b) {
   const auto is_too_far = ((TwoLongs)sum ^ (TwoLongs)error) >> 63;
   return (TwoDoubles)(((TwoLongs)sum - (is_too_far & is_inexact)) | (is_inexact & 1));
 }
-// The product of two floats is exact in a double.
-OCTAVO_INLINE FourFloats fma_of(FourFloats a, FourFloats b, FourFloats c) {
-  Doubles x = doubles_of(a), y = doubles_of(b), z = doubles_of(c), sum;
-  OCTAVO_UNROLL
-  for (int i = 0; i < 2; ++i) sum.at[i] = sum_to_odd(x.at[i] * y.at[i], z.at[i]);
-  return floats_of(sum);
-}
-#endif
-OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
-  return each<Floats>([&](int i) { return fma_of(a.at[i], b.at[i], c.at[i]); });
-}
-OCTAVO_INLINE Floats fnma(const Floats& a, const Floats& b, const Floats& c) {
-  return each<Floats>([&](int i) { return fma_of(-a.at[i], b.at[i], c.at[i]); });
-}
-// A product of sixteen bits: a double that holds its sum with c, or rounds it, is rounded to the same float.
-OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c) {
+
+// The exact a b + c, rounded once: a double holds the product of two floats.
+inline __attribute__((noinline)) Floats fma_rounded_once(const Floats& a, const Floats& b, const Floats& c) {
   return each<Floats>([&](int i) {
-    Doubles x = doubles_of(a.at[i]), y = doubles_of(b.at[i]), z = doubles_of(c.at[i]), sum;
-    OCTAVO_UNROLL
-    for (int i = 0; i < 2; ++i) sum.at[i] = x.at[i] * y.at[i] + z.at[i];
-    return floats_of(sum);
+    const auto product = __builtin_convertvector(a.at[i], FourDoubles) * __builtin_convertvector(b.at[i], FourDoubles);
+    const auto addend = __builtin_convertvector(c.at[i], FourDoubles);
+    TwoDoubles low[2], high[2], odd[2];
+    __builtin_memcpy(low, &product, sizeof low);
+    __builtin_memcpy(high, &addend, sizeof high);
+    for (int half = 0; half < 2; ++half) odd[half] = sum_to_odd(low[half], high[half]);
+    FourDoubles sum;
+    __builtin_memcpy(&sum, odd, sizeof sum);
+    return __builtin_convertvector(sum, FourFloats);
   });
 }
+
+OCTAVO_INLINE bool any_negative(const Words& x) {
+  const auto both = (TwoLongs)((x.at[0] | x.at[1]) | (x.at[2] | x.at[3]));
+  return (both[0] | both[1]) & 0x8000000080000000;
+}
+// Negative if the number, but for its sign, is below `size`.
+OCTAVO_INLINE FourWords beyond(FourFloats x, float size) {
+  return FourWords(FourBits(x) & 0x7fffffff) - std::bit_cast<int32_t>(size);
+}
+
+// A double holds the product, and the sum is rounded twice: to a double and to a float. Both give what rounding once
+// does, unless the double is halfway between two floats, or the float has fewer bits than others.
+OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
+  Mask doubtful;
+  const Floats sum = each<Floats>([&](int i) {
+    const auto product = __builtin_convertvector(a.at[i], FourDoubles) * __builtin_convertvector(b.at[i], FourDoubles);
+    const auto sum = product + __builtin_convertvector(c.at[i], FourDoubles);
+    const auto rounded = __builtin_convertvector(sum, FourFloats);
+    const auto lost = __builtin_convertvector((FourLongs)sum, FourBits) & 0x1fffffff;  // the bits that a float lacks
+    doubtful.at[i] = (lost == 0x10000000) | beyond(rounded, 0x1p-125f);
+    return rounded;
+  });
+  if (any_negative(doubtful)) return fma_rounded_once(Floats(a), Floats(b), Floats(c));
+  return sum;
+}
+
+// The product has sixteen bits, which a float holds, unless it is so small that it leaves a sum of this size as it is.
+OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c) {
+  const Floats sum = a * b + c;
+  const Mask doubtful = each<Words>([&](int i) { return beyond(sum.at[i], 0x1p-99f); });
+  if (any_negative(doubtful)) return fma_rounded_once(Floats(a), Floats(b), Floats(c));
+  return sum;
+}
+
+#endif
+
+OCTAVO_INLINE Floats fnma(const Floats& a, const Floats& b, const Floats& c) {
+  return fma(each<Floats>([&](int i) { return -a.at[i]; }), b, c);
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------
 
 OCTAVO_INLINE Words operator+(const Words& a, const Words& b) {
   return each<Words>([&](int i) { return FourWords(FourBits(a.at[i]) + FourBits(b.at[i])); });
