@@ -1,7 +1,6 @@
-// Plain C++, with vectors of four numbers as GCC and Clang have them for any processor: the definition of each operation.
+// Plain C++, with GCC's and Clang's vectors for any processor: the definition of each operation.
 #pragma once
 
-#include <bit>
 #include <utility>
 
 #include "exponent.h"
@@ -12,8 +11,6 @@ typedef float FourFloats __attribute__((vector_size(16)));
 typedef double FourDoubles __attribute__((vector_size(32)));
 typedef int32_t FourWords __attribute__((vector_size(16)));
 typedef uint32_t FourBits __attribute__((vector_size(16)));  // sums of which wrap
-typedef double TwoDoubles __attribute__((vector_size(16)));
-typedef uint64_t TwoLongs __attribute__((vector_size(16)));
 typedef uint64_t FourLongs __attribute__((vector_size(32)));
 typedef uint16_t FourHalves __attribute__((vector_size(8)));
 typedef int8_t FourSigned __attribute__((vector_size(4)));
@@ -44,24 +41,9 @@ OCTAVO_INLINE auto fold(const Vector& x, const Combine& combine) {
   const auto four = combine(combine(x.at[0], x.at[2]), combine(x.at[1], x.at[3]));
   return combine(combine(four[0], four[2]), combine(four[1], four[3]));
 }
-struct Sum {
-  template <class T>
-  OCTAVO_INLINE T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-struct Least {
-  template <class T>
-  OCTAVO_INLINE T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-struct Most {
-  template <class T>
-  OCTAVO_INLINE T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
+constexpr auto kSum = [](auto a, auto b) { return a + b; };
+constexpr auto kLeast = [](auto a, auto b) { return a < b ? a : b; };
+constexpr auto kMost = [](auto a, auto b) { return a > b ? a : b; };
 
 OCTAVO_INLINE Floats splat(float x) {
   return each<Floats>([&](int) { return FourFloats{x, x, x, x}; });
@@ -95,94 +77,17 @@ OCTAVO_INLINE Floats operator/(const Floats& a, const Floats& b) {
   return each<Floats>([&](int i) { return a.at[i] / b.at[i]; });
 }
 OCTAVO_INLINE Floats min(const Floats& a, const Floats& b) {
-  return each<Floats>([&](int i) { return Least()(a.at[i], b.at[i]); });
+  return each<Floats>([&](int i) { return kLeast(a.at[i], b.at[i]); });
 }
 OCTAVO_INLINE Floats max(const Floats& a, const Floats& b) {
-  return each<Floats>([&](int i) { return Most()(a.at[i], b.at[i]); });
+  return each<Floats>([&](int i) { return kMost(a.at[i], b.at[i]); });
 }
 
-// --- Fused multiply-add ---------------------------------------------------------------------------------------------
-
-#if defined(__FP_FAST_FMAF) || defined(__aarch64__)
-
-OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
-  return each<Floats>([&](int i) {
-    FourFloats four;
-    for (int lane = 0; lane < 4; ++lane) four[lane] = __builtin_fmaf(a.at[i][lane], b.at[i][lane], c.at[i][lane]);
-    return four;
-  });
-}
-OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c) { return fma(a, b, c); }
-
-#else  // the same without the instruction, for which libm's function would be called lane by lane
-
-// The sum of two doubles, rounded to odd: if it is not exact, the one of its two neighbours whose last bit is set. What
-// is then rounded to a float is as if it were rounded once (Boldo and Melquiond, 2008). The error of the sum rounded to
-// nearest is Knuth's; that of infinity is NaN.
-OCTAVO_INLINE TwoDoubles sum_to_odd(TwoDoubles a, TwoDoubles b) {
-  const auto sum = a + b, added = sum - a;
-  const auto error = (a - (sum - added)) + (b - added);
-  const auto size = (TwoDoubles)((TwoLongs)error & 0x7fffffffffffffff);
-  const auto is_inexact = (TwoLongs)(size > 0);
-  const auto is_too_far = ((TwoLongs)sum ^ (TwoLongs)error) >> 63;
-  return (TwoDoubles)(((TwoLongs)sum - (is_too_far & is_inexact)) | (is_inexact & 1));
-}
-
-// The exact a b + c, rounded once: a double holds the product of two floats.
-inline __attribute__((noinline)) Floats fma_rounded_once(const Floats& a, const Floats& b, const Floats& c) {
-  return each<Floats>([&](int i) {
-    const auto product = __builtin_convertvector(a.at[i], FourDoubles) * __builtin_convertvector(b.at[i], FourDoubles);
-    const auto addend = __builtin_convertvector(c.at[i], FourDoubles);
-    TwoDoubles low[2], high[2], odd[2];
-    __builtin_memcpy(low, &product, sizeof low);
-    __builtin_memcpy(high, &addend, sizeof high);
-    for (int half = 0; half < 2; ++half) odd[half] = sum_to_odd(low[half], high[half]);
-    FourDoubles sum;
-    __builtin_memcpy(&sum, odd, sizeof sum);
-    return __builtin_convertvector(sum, FourFloats);
-  });
-}
-
-OCTAVO_INLINE bool any_negative(const Words& x) {
-  const auto both = (TwoLongs)((x.at[0] | x.at[1]) | (x.at[2] | x.at[3]));
-  return (both[0] | both[1]) & 0x8000000080000000;
-}
-// Negative if the number, but for its sign, is below `size`.
-OCTAVO_INLINE FourWords beyond(FourFloats x, float size) {
-  return FourWords(FourBits(x) & 0x7fffffff) - std::bit_cast<int32_t>(size);
-}
-
-// A double holds the product, and the sum is rounded twice: to a double and to a float. Both give what rounding once
-// does, unless the double is halfway between two floats, or the float has fewer bits than others.
-OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
-  Mask doubtful;
-  const Floats sum = each<Floats>([&](int i) {
-    const auto product = __builtin_convertvector(a.at[i], FourDoubles) * __builtin_convertvector(b.at[i], FourDoubles);
-    const auto sum = product + __builtin_convertvector(c.at[i], FourDoubles);
-    const auto rounded = __builtin_convertvector(sum, FourFloats);
-    const auto lost = __builtin_convertvector((FourLongs)sum, FourBits) & 0x1fffffff;  // the bits that a float lacks
-    doubtful.at[i] = (lost == 0x10000000) | beyond(rounded, 0x1p-125f);
-    return rounded;
-  });
-  if (any_negative(doubtful)) return fma_rounded_once(Floats(a), Floats(b), Floats(c));
-  return sum;
-}
-
-// The product has sixteen bits, which a float holds, unless it is so small that it leaves a sum of this size as it is.
-OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c) {
-  const Floats sum = a * b + c;
-  const Mask doubtful = each<Words>([&](int i) { return beyond(sum.at[i], 0x1p-99f); });
-  if (any_negative(doubtful)) return fma_rounded_once(Floats(a), Floats(b), Floats(c));
-  return sum;
-}
-
-#endif
-
+OCTAVO_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c);  // see fma.h
+OCTAVO_INLINE Floats fma_bf16(const Floats& a, const Floats& b, const Floats& c);
 OCTAVO_INLINE Floats fnma(const Floats& a, const Floats& b, const Floats& c) {
   return fma(each<Floats>([&](int i) { return -a.at[i]; }), b, c);
 }
-
-// --- Words ----------------------------------------------------------------------------------------------------------
 
 OCTAVO_INLINE Words operator+(const Words& a, const Words& b) {
   return each<Words>([&](int i) { return FourWords(FourBits(a.at[i]) + FourBits(b.at[i])); });
@@ -197,10 +102,10 @@ OCTAVO_INLINE Words operator|(const Words& a, const Words& b) {
   return each<Words>([&](int i) { return a.at[i] | b.at[i]; });
 }
 OCTAVO_INLINE Words min(const Words& a, const Words& b) {
-  return each<Words>([&](int i) { return Least()(a.at[i], b.at[i]); });
+  return each<Words>([&](int i) { return kLeast(a.at[i], b.at[i]); });
 }
 OCTAVO_INLINE Words max(const Words& a, const Words& b) {
-  return each<Words>([&](int i) { return Most()(a.at[i], b.at[i]); });
+  return each<Words>([&](int i) { return kMost(a.at[i], b.at[i]); });
 }
 template <int N>
 OCTAVO_INLINE Words shift_left(const Words& a) {
@@ -242,16 +147,16 @@ OCTAVO_INLINE Words select(const Mask& mask, const Words& a, const Words& b) {
   return each<Words>([&](int i) { return mask.at[i] ? a.at[i] : b.at[i]; });
 }
 
-OCTAVO_INLINE float reduce_add(const Floats& x) { return fold(x, Sum()); }
-OCTAVO_INLINE float reduce_max(const Floats& x) { return fold(x, Most()); }
-OCTAVO_INLINE float reduce_min(const Floats& x) { return fold(x, Least()); }
-OCTAVO_INLINE int32_t reduce_max(const Words& x) { return fold(x, Most()); }
+OCTAVO_INLINE float reduce_add(const Floats& x) { return fold(x, kSum); }
+OCTAVO_INLINE float reduce_max(const Floats& x) { return fold(x, kMost); }
+OCTAVO_INLINE float reduce_min(const Floats& x) { return fold(x, kLeast); }
+OCTAVO_INLINE int32_t reduce_max(const Words& x) { return fold(x, kMost); }
 OCTAVO_INLINE int32_t reduce_add(const Words& x) {
   struct {
     FourBits at[kFours];
   } wrapping;
   __builtin_memcpy(&wrapping, &x, sizeof x);
-  return static_cast<int32_t>(fold(wrapping, Sum()));
+  return static_cast<int32_t>(fold(wrapping, kSum));
 }
 
 // Converts sixteen numbers at p, of which `Four` holds four, to 32 bits, or back.
@@ -305,8 +210,8 @@ OCTAVO_INLINE void transpose(Words (&rows)[16]) {
 
 // --- Products -------------------------------------------------------------------------------------------------------
 
-// Rows and columns are widened to 16 bits, once for each product, and lie along the inner dimension: so compilers turn the
-// sums of a tile into the processor's multiply-and-add of 16-bit numbers, if it has one.
+// Rows and columns are widened to 16 bits, once for each product, and lie along the inner dimension: so compilers turn
+// the sums of a tile into the processor's multiply-and-add of 16-bit numbers, if it has one.
 class Multiplier {
  public:
   static constexpr int64_t kRows = 24;
@@ -315,14 +220,16 @@ class Multiplier {
   void multiply(const Product& p, Begin begin) {
     const int64_t inner = round_up(4 * p.steps, kUnit);
     int16_t* rows = rows_.reserve(p.rows * inner);
-    for (int64_t row = 0; row < p.rows; ++row) widen<uint8_t>(p.a + row * p.a_stride, p.steps, inner, rows + row * inner);
+    for (int64_t row = 0; row < p.rows; ++row)
+      widen<uint8_t>(p.a + row * p.a_stride, p.steps, inner, rows + row * inner);
     int16_t* columns = columns_.reserve(kTileColumns * inner);
     Word* words = words_.reserve(kTileColumns * p.steps);
     for (int64_t column = 0; column < p.vectors * kLanes; column += kTileColumns) {
       const Word* panel = p.panels + column / kPanel * p.panel_stride + column % kPanel;
       for (int64_t k = 0; k < p.steps; ++k)
         for (int64_t j = 0; j < kTileColumns; ++j) words[j * p.steps + k] = panel[k * kPanel + j];
-      for (int64_t j = 0; j < kTileColumns; ++j) widen<int8_t>(words + j * p.steps, p.steps, inner, columns + j * inner);
+      for (int64_t j = 0; j < kTileColumns; ++j)
+        widen<int8_t>(words + j * p.steps, p.steps, inner, columns + j * inner);
       const Word* start = begin == Begin::kZero ? kZeros : panel + p.steps * kPanel;
       for (int64_t row = 0; row < p.rows; row += kTileRows)
         with_rows<kTileRows>(smaller(p.rows - row, kTileRows), [&]<int Rows>() {
@@ -363,3 +270,5 @@ class Multiplier {
 };
 
 }  // namespace octavo::OCTAVO_FORM
+
+#include "fma.h"
