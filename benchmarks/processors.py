@@ -1,7 +1,7 @@
 """The native core on each kind of processor: the same bits everywhere, and how fast each form is.
 
 A form counts where it runs: on this processor, or emulated on it. Figures that this processor cannot give are missing
-with `needs: ...` as the reason; that is no miss. `engine` has the ratios over peers.
+with `needs: ...` as the reason; that is no miss. `engine` has the ratios of the form that serves here over all peers.
 
 forms_identical: of all forms that run or are emulated here, the share whose states equal the golden digests: 200
 segments of three shapes without a window and with 64 and 128 on this processor; 16 segments for Arm under qemu-user.
@@ -19,7 +19,11 @@ which must have been built; both in this environment, in turns.
 
 generic_x_reference: tokens/s of the generic form over those of the 8-bit operations in plain PyTorch.
 
-x_naive_avx2: tokens/s of the AVX2 form over transformers as it loads by default, fp32, one segment at a time.
+x_naive_avx2, x_fp32_best_avx2, x_ort_int8_avx2: tokens/s of the engine with the AVX2 form over transformers as it loads
+by default, fp32, one segment at a time; over the best peer in fp32 (transformers, ONNX Runtime with its fusions,
+OpenVINO); over ONNX Runtime with dynamic int8.
+
+amx_x_bf16: tokens/s of the engine with the AMX form over transformers in bf16, eager or compiled.
 """
 
 import json
@@ -27,19 +31,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import encoder
 from benchmarks import golden, workloads
 from benchmarks.figures import Figure, Figures, Missing, Outcome, attempt
+from benchmarks.peers.event import Event
+from benchmarks.peers.lineup import EXACT, Contender, Workload, named
 from benchmarks.peers.protocol import Ids
 from benchmarks.race import Run, raced, timed
 from benchmarks.served import serve
@@ -47,6 +53,7 @@ from benchmarks.statistics import ratio
 from benchmarks.wheel import wheel_serves
 from encoder.native import library
 from encoder.native.core import runs_here
+from encoder.threads import usable_cores
 from octavo.client import Client
 from server.config.folders import cache_home
 from server.config.schema import ModelSettings
@@ -69,14 +76,30 @@ for _ in sys.stdin:
     print(time.perf_counter() - start, flush=True)
 """
 """Runs in any checkout that has this class; each line that comes in is a round."""
+_OVER: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "avx2": (
+        "a processor with AVX2 alone",
+        {
+            "x_naive_avx2": ("naive",),
+            "x_fp32_best_avx2": tuple(each.name for each in EXACT),
+            "x_ort_int8_avx2": ("onnxruntime",),
+        },
+    ),
+    "amx": ("a processor with AMX", {"amx_x_bf16": ("bf16", "bf16_compiled")}),
+}
+"""For a form what it needs, and its ratios, each with the contenders of which the fastest counts."""
 
 
 @click.option("--before", type=click.Path(path_type=Path, exists=True, file_okay=False), help="For avx512_kept.")
 @click.option("--emulate/--no-emulate", default=True, show_default=True, help="Run the forms for Arm under qemu-user.")
 @click.option("--tokens", default=16_384, show_default=True, help="Tokens of a round.")
 @click.option("--rounds", default=9, show_default=True, help="Rounds of each comparison.")
+@click.option("--seconds", default=200.0, show_default=True, help="No round of the peers' race begins after that.")
+@click.option("--install/--no-install", default=True, show_default=True, help="Make missing peers' environments.")
 @click.option("--model", default=workloads.DEFAULT_MODEL, show_default=True, help="The model's name or folder.")
-def run(before: Path | None, emulate: bool, tokens: int, rounds: int, model: str) -> Figures:
+def run(
+    before: Path | None, emulate: bool, tokens: int, rounds: int, seconds: float, install: bool, model: str
+) -> Figures:
     """Compare bits, then times."""
     folder = ModelSettings(path=model).folder
     segments = workloads.content_segments(folder, tokens=tokens)
@@ -90,20 +113,13 @@ def run(before: Path | None, emulate: bool, tokens: int, rounds: int, model: str
         **attempt(["wheel_serves"], _wheel),
         **attempt(["avx512_kept"], lambda: _kept(served[0], before, folder, segments, rounds)),
         **attempt(["generic_x_reference"], lambda: _generic(folder, few, rounds)),
-        **attempt(["x_naive_avx2"], lambda: _over_naive(served[0], folder, few, rounds)),
-        "amx_x_bf16": _unmeasured("a processor with AMX", here=served[0] == "amx"),
-        "x_fp32_best_avx2": _unmeasured("a processor with AVX2 alone", here=served[0] == "avx2"),
-        "x_ort_int8_avx2": _unmeasured("a processor with AVX2 alone", here=served[0] == "avx2"),
+        **over_peers("avx2", served[0], folder, segments, rounds, seconds, install=install),
+        **over_peers("amx", served[0], folder, segments, rounds, seconds, install=install),
     }
 
 
 def _needs(what: str) -> Missing:
     return Missing(f"needs: {what}")
-
-
-def _unmeasured(what: str, *, here: bool) -> Missing:
-    """A figure that nothing measures yet: a miss where this is the processor that it needs."""
-    return Missing("no contender measures it yet") if here else _needs(what)
 
 
 def _identical(forms: Sequence[str], *, emulate: bool) -> dict[str, Outcome]:
@@ -203,27 +219,34 @@ def _generic(folder: Path, segments: Sequence[Ids], rounds: int) -> dict[str, Ou
     return {"generic_x_reference": ratio(seconds["reference"], seconds["generic"])}
 
 
-def _over_naive(form: str, folder: Path, segments: Sequence[Ids], rounds: int) -> dict[str, Outcome]:
-    if form != "avx2":
-        return {"x_naive_avx2": _needs("a processor with AVX2 alone")}
-    seconds = raced({"ours": _running(folder, segments, form), "naive": _naive(folder, segments)}, rounds)
-    return {"x_naive_avx2": ratio(seconds["naive"], seconds["ours"])}
+def over_peers(
+    form: str, fastest: str, folder: Path, segments: Sequence[Ids], rounds: int, seconds: float, *, install: bool
+) -> dict[str, Outcome]:
+    """The ratios of a form over its peers, if it is the fastest one here."""
+    needed, ratios = _OVER[form]
+    if form != fastest:
+        return dict.fromkeys(ratios, _needs(needed))
+
+    def measure() -> Figures:
+        octavo = Contender("octavo", "octavo", ("content",), {"isa": form}, alone=(0,))
+        peers = dict.fromkeys(
+            ("naive", *(name for names in ratios.values() for name in names))
+        )  # naive: to compare with
+        given = [Workload("content", folder, segments), Workload("check", folder, segments[:8])]
+        with Event(given, usable_cores(), install=install, lineup=(octavo, *named(*peers))) as event:
+            event.race(rounds, at_most=seconds)
+            figures: dict[str, Outcome] = dict(event.speeds())
+            for name, contenders in ratios.items():
+                figures |= attempt([name], partial(_ratio, event, name, contenders))
+            return figures
+
+    return attempt(ratios, measure)
+
+
+def _ratio(event: Event, name: str, contenders: Sequence[str]) -> Figures:
+    return {name: event.over("content", *contenders)}
 
 
 def _running(folder: Path, segments: Sequence[Ids], isa: str) -> Run:
     model = encoder.load(folder, scheme="int8", device="cpu", isa=isa, keep=cache_home() / "int8")
     return timed(lambda: model.run(model.batch(segments), 0, model.layers))
-
-
-def _naive(folder: Path, segments: Sequence[Ids]) -> Run:
-    from transformers import AutoModel
-
-    load: Callable[..., Any] = AutoModel.from_pretrained
-    model = load(folder).eval()
-
-    def work() -> None:
-        with torch.inference_mode():
-            for ids in segments:
-                model(input_ids=torch.from_numpy(ids.astype(np.int64))[None])
-
-    return timed(work)

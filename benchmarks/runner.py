@@ -28,8 +28,8 @@ _MEAN = Pool("mean")
 class Engine:
     """A model with the server's default settings: one stream per core, or all cores for a segment that is alone."""
 
-    def __init__(self, folder: Path, scheme: str = "auto", window: int = 0) -> None:
-        self.encoder = encoder.load(folder, scheme=scheme, device="cpu", keep=cache_home() / "int8")
+    def __init__(self, folder: Path, scheme: str = "auto", window: int = 0, isa: str = "auto") -> None:
+        self.encoder = encoder.load(folder, scheme=scheme, device="cpu", isa=isa, keep=cache_home() / "int8")
         self._runner = Runner(self.encoder, ComputeSettings().batch_tokens, folder.name, Metrics(CollectorRegistry()))
         self._window = window
         self._cores = usable_cores()

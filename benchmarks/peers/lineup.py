@@ -1,4 +1,4 @@
-"""The contenders of the `engine` scenario, their workloads and their configurations."""
+"""The contenders of the scenarios `engine` and `processors`, their workloads and their configurations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +57,19 @@ LINEUP = (
     Contender("onnxruntime", "onnxruntime", ("512", "content"), {}, _BATCHES, (1, 8)),
     Contender("openvino", "openvino", ("512", "content"), {}, _BATCHES, (1, 8)),
 )  # fmt: skip
+
+EXACT = (
+    Contender("naive", "transformers", ("content",), alone=(1,)),
+    Contender("fp32", "transformers", ("content",), {}, _BATCHES, (1, 8)),
+    Contender("onnxruntime_fp32", "onnxruntime", ("content",), {"quantised": False}, _BATCHES, (1, 8)),
+    Contender("openvino_fp32", "openvino", ("content",), {"precision": "f32"}, _BATCHES, (1, 8)),
+)  # fmt: skip
+"""Peers that round nothing to fewer bits than fp32."""
+
+
+def named(*names: str) -> tuple[Contender, ...]:
+    """Contenders of `LINEUP` and `EXACT` by their names."""
+    return tuple({each.name: each for each in (*LINEUP, *EXACT)}[name] for name in names)
 
 
 def sizes_to_try(sizes: tuple[int, ...], workload: Workload) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from benchmarks.runner import Engine
 class Octavo:
     """The server's runner; it decides by itself on batches and threads, as the server does."""
 
-    def __init__(self, folder: str, *, scheme: str = "auto", window: int = 0) -> None:
-        self._engine = Engine(Path(folder), scheme, window)
+    def __init__(self, folder: str, *, scheme: str = "auto", window: int = 0, isa: str = "auto") -> None:
+        self._engine = Engine(Path(folder), scheme, window, isa)
 
     def embed(self, segments: Sequence[Ids], batch: int, threads: int) -> Vectors:
         """Compute the segments' vectors."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime with dynamic int8 quantisation, and its graph optimiser's fusions where they help."""
+"""ONNX Runtime with dynamic int8 quantisation or in fp32, and its graph optimiser's fusions where they help."""
 
 import tempfile
 import time
@@ -19,12 +19,13 @@ from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, mean_pool
 
 
 class OnnxRuntime:
-    """A quantised graph, with a session for each number of threads that is asked for."""
+    """The faster one of two graphs, with a session for each number of threads that is asked for."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, quantised: bool = True) -> None:
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         with tempfile.TemporaryDirectory() as scratch:
-            candidates = {path.stem: path.read_bytes() for path in _quantised(folder, Path(scratch))}
+            graphs = _exported(folder, Path(scratch))
+            candidates = {path.stem: path.read_bytes() for path in (map(_quantised, graphs) if quantised else graphs)}
         self._took = {name: _time_of_a_segment(graph) for name, graph in candidates.items()}
         self._chosen = min(self._took, key=self._took.__getitem__)
         self._graph = candidates[self._chosen]
@@ -53,8 +54,8 @@ class _States(torch.nn.Module):
         return states
 
 
-def _quantised(folder: str, scratch: Path) -> list[Path]:
-    """Export, then quantise the plain graph and the one with fused attention, GELU and layer norm."""
+def _exported(folder: str, scratch: Path) -> tuple[Path, Path]:
+    """Export the plain graph, and make the one with fused attention, GELU and layer norm."""
     model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager")
     config = model.config
     plain = scratch / "plain.onnx"
@@ -74,19 +75,20 @@ def _quantised(folder: str, scratch: Path) -> list[Path]:
     optimizer.optimize_model(str(plain), model_type="bert", num_heads=heads, hidden_size=hidden).save_model_to_file(
         str(fused)
     )
-    made = []
-    for path in (plain, fused):
-        target = path.with_stem(f"{path.stem}-int8")
-        quantize_dynamic(
-            path,
-            target,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            # Shapes cannot be inferred through fused operations; all that they give is float.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        made.append(target)
-    return made
+    return plain, fused
+
+
+def _quantised(path: Path) -> Path:
+    target = path.with_stem(f"{path.stem}-int8")
+    quantize_dynamic(
+        path,
+        target,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        # Shapes cannot be inferred through fused operations; all that they give is float.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    return target
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:

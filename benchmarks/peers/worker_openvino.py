@@ -1,4 +1,4 @@
-"""OpenVINO with bf16 as the precision hint."""
+"""OpenVINO, by default with bf16 as the precision hint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,9 @@ from benchmarks.peers.protocol import Ids, Vectors, in_padded_batches, mean_pool
 class OpenVino:
     """A converted model, compiled once for each number of threads that is asked for."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, precision: str = "bf16") -> None:
         self._core = openvino.Core()
+        self._precision = precision
         self._model = _convert(folder)
         self._compiled: dict[int, openvino.CompiledModel] = {}
 
@@ -27,7 +28,7 @@ class OpenVino:
                 self._model,
                 "CPU",
                 {
-                    "INFERENCE_PRECISION_HINT": "bf16",
+                    "INFERENCE_PRECISION_HINT": self._precision,
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": threads,
                 },
@@ -36,8 +37,8 @@ class OpenVino:
         return in_padded_batches(segments, batch, lambda ids, mask: _pooled(compiled, ids, mask))
 
     def describe(self) -> dict[str, Any]:
-        """Tell the version of the runtime."""
-        return {"runtime": openvino.get_version()}
+        """Tell the version of the runtime and the precision."""
+        return {"runtime": openvino.get_version(), "precision": self._precision}
 
 
 def _convert(folder: str) -> openvino.Model:

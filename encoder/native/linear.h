@@ -47,7 +47,8 @@ OCTAVO_INLINE void apply_linear(Multiplier& multiplier, Scratch& scratch, const 
       }
       for (int64_t o = 0; o < outliers; ++o) {
         const Floats x = splat(kept[r * outliers + o]);
-        for (int half = 0; half < 2; ++half) y[half] = fma(x, load(kept_weight + o * kPanel + half * kLanes), y[half]);
+        for (int half = 0; half < 2; ++half)
+          y[half] = fma_bf16(x, load(kept_weight + o * kPanel + half * kLanes), y[half]);
       }
       then(r, output, y[0], y[1]);
     }

@@ -7,6 +7,7 @@
 // finite numbers; forms/generic.h is the definition:
 //
 //   splat, load, store, + - * /, fma = a b + c, fnma = c - a b
+//   fma_bf16: fma where a and b are widened from bfloat16, which a form may compute otherwise
 //   min = a < b ? a : b and max = a > b ? a : b, so that a NaN in `a` is dropped and one in `b` is kept
 //   Words: + - & |, shift_left, shift_right (zeros come in), max; additions wrap
 //   bits, floats: the same bits as another type

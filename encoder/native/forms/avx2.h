@@ -45,6 +45,7 @@ OCTAVO_INLINE Floats fma(Floats a, Floats b, Floats c) {
 OCTAVO_INLINE Floats fnma(Floats a, Floats b, Floats c) {
   return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
 }
+OCTAVO_INLINE Floats fma_bf16(Floats a, Floats b, Floats c) { return fma(a, b, c); }
 OCTAVO_INLINE Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 OCTAVO_INLINE Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 

@@ -28,6 +28,7 @@ OCTAVO_INLINE Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, 
 OCTAVO_INLINE Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
 OCTAVO_INLINE Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 OCTAVO_INLINE Floats fnma(Floats a, Floats b, Floats c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+OCTAVO_INLINE Floats fma_bf16(Floats a, Floats b, Floats c) { return fma(a, b, c); }
 OCTAVO_INLINE Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
 OCTAVO_INLINE Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
 

@@ -57,6 +57,7 @@ OCTAVO_INLINE Floats fma(Floats a, Floats b, Floats c) {
 OCTAVO_INLINE Floats fnma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); });
 }
+OCTAVO_INLINE Floats fma_bf16(Floats a, Floats b, Floats c) { return fma(a, b, c); }
 // The instructions for minimum and maximum keep a NaN on either side.
 OCTAVO_INLINE float32x4_t lesser(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 OCTAVO_INLINE float32x4_t greater(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
