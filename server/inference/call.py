@@ -38,6 +38,23 @@ class CacheMode(Enum):
         return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
 
 
+@dataclass(slots=True)
+class Usage:
+    """Token counts; `processed = computed + cached`."""
+
+    tokens: int = 0
+    processed: int = 0
+    computed: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens of segments for which no layer ran."""
+        return self.processed - self.computed
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """What holds for all documents of a call, on one trunk: a caller's tasks on several trunks are as many calls.
@@ -47,6 +64,7 @@ class Call:
         model: whose layers run, and whose tokenizer cuts.
         named: the model of the first task, which a reply names; another one if that is a head on the layers of `model`.
         fingerprint: two vectors may share an index only when theirs are equal.
+        asked: usage of its tasks' queries, which were answered before its documents.
     """
 
     request_id: str
@@ -61,6 +79,7 @@ class Call:
     cache_mode: CacheMode
     tasks: tuple[Task[Any], ...]
     fingerprint: str
+    asked: Usage = field(default_factory=Usage)
 
     @property
     def is_slow(self) -> bool:
@@ -83,23 +102,6 @@ class Stage:
         """Count a stay; stays come about in the order of their ends."""
         self.seconds += max(0.0, end - max(start, self._until))
         self._until = max(self._until, end)
-
-
-@dataclass(slots=True)
-class Usage:
-    """Token counts; `processed = computed + cached`."""
-
-    tokens: int = 0
-    processed: int = 0
-    computed: int = 0
-
-    @property
-    def cached(self) -> int:
-        """Tokens of segments for which no layer ran."""
-        return self.processed - self.computed
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
 
 
 @dataclass(slots=True)

@@ -16,13 +16,15 @@ from server.types import PoolingName, Trained
 if TYPE_CHECKING:
     from server.inference.runner import Runner
 
-EMBED = "embed"
+ANY = ("embed", "rank")
+"""Kinds of tasks, as named in the contract, that every model supports."""
+
 TASKS: dict[HeadKind, tuple[str, ...]] = {
     "tokens": ("classify_tokens", "redact"),
     "sequence": ("classify",),
     "vocabulary": ("embed_sparse",),
 }
-"""Kinds of tasks, as named in the contract, for which a head is needed."""
+"""Those for which a head is needed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,7 @@ class ServedModel:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The kinds of tasks that it supports."""
-        return (EMBED, *(TASKS[self.folder.head.kind] if self.folder.head and self.head else ()))
+        return (*ANY, *(TASKS[self.folder.head.kind] if self.folder.head and self.head else ()))
 
     def embed_task(self, name: str = "embed") -> EmbedTask:
         """The task of a call without options."""

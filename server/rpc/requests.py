@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +18,12 @@ from server.inference.tasks import (
     ClassifyTokensTask,
     EmbedSparseTask,
     EmbedTask,
+    RankTask,
     RedactTask,
     Task,
 )
 from server.inference.tasks.embed import DataTypeName
+from server.inference.tasks.rank import MAX_PASSAGES, PASSAGES, RankMethod
 from server.inference.tasks.redact import MASK
 from server.inference.tasks.tokens import Aggregation, entity_labels
 from server.rpc.call_gate import Context
@@ -46,8 +48,10 @@ CACHE_MODES = (
     CacheMode.BYPASS,
 )
 INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
+RANK_METHODS: tuple[RankMethod | None, ...] = (None, "dense", "sparse", "fused")
 AGGREGATIONS: tuple[Aggregation, ...] = ("max", "simple", "first", "average", "max")
 MAX_MASK_BYTES = 256
+MAX_QUERY_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def calls_of(
     around: Context,
     default_priority: Priority = Priority.INTERACTIVE,
     path: str = "tasks[{}].",
-) -> tuple[Call, ...]:
+) -> Sequence[Call]:
     """The calls of a request, one for each trunk, in the order of their first tasks.
 
     Without tasks, as for Segment, an embedding is what is wanted. The tasks' spans measure `text`; `path` is where the
@@ -84,7 +88,7 @@ def calls_of(
     passes: dict[str, list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk
     for i, task in enumerate(tasks):
         field = path.format(i)
-        model = catalogue.for_task(_kind(task, field), task.model, default, around.client)
+        model = catalogue.for_task(_needed(task, field), task.model, default, around.client)
         wanted = _task(task, field, model, text, unit)
         passes.setdefault((model.trunk or model).name, []).append((model, wanted))
     if not passes:
@@ -140,6 +144,26 @@ def tasks_of(tasks: Sequence[pb.Task], limits: Limits) -> Sequence[pb.Task]:
         if name in names[:i]:
             raise InvalidCall(f"tasks[{i}].name", "the names of a call's tasks differ")
     return tasks
+
+
+def rank_tasks(options: pb.RankOptions) -> Sequence[pb.Task]:
+    """The tasks of a Rank: one for each method. Those that are fused keep more passages than are answered."""
+    if options.method != pb.RANK_METHOD_FUSED:
+        return [pb.Task(name="rank", rank=options)]
+    passages_of(options, "rank")
+    methods = {"dense": pb.RANK_METHOD_DENSE, "sparse": pb.RANK_METHOD_SPARSE}
+    return [
+        pb.Task(name=name, rank=pb.RankOptions(query=options.query, method=method, passages=MAX_PASSAGES))
+        for name, method in methods.items()
+    ]
+
+
+def passages_of(options: pb.RankOptions, field: str) -> int:
+    """The number of best passages of a document."""
+    passages = options.passages if options.HasField("passages") else PASSAGES
+    if passages > MAX_PASSAGES:
+        raise InvalidCall(f"{field}.passages", f"a document has at most {MAX_PASSAGES} passages")
+    return passages
 
 
 def texts_of(documents: Sequence[pb.Document], field: str, limits: Limits) -> list[str]:
@@ -205,6 +229,22 @@ def _kind(task: pb.Task, path: str) -> str:
     return kind
 
 
+def _needed(task: pb.Task, path: str) -> str:
+    """The kind of task that a model must support for this one."""
+    kind = _kind(task, path)
+    if kind != "rank":
+        return kind
+    match _choice(RANK_METHODS, task.rank.method, f"{path}rank.method"):
+        case None:
+            return "rank"
+        case "dense":
+            return "embed"
+        case "sparse":
+            return "embed_sparse"
+        case "fused":
+            raise InvalidCall(f"{path}rank.method", "ranks of documents are fused: use Rank")
+
+
 def _task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -> Task[Any]:
     match task.WhichOneof("kind"):
         case "classify_tokens":
@@ -215,6 +255,8 @@ def _task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -
             return _classify_task(task, f"{path}classify", model)
         case "embed_sparse":
             return _embed_sparse_task(task, model)
+        case "rank":
+            return _rank_task(task, f"{path}rank", model)
         case _:
             return _embed_task(task, f"{path}embed", model, text, unit)
 
@@ -271,6 +313,22 @@ def _embed_sparse_task(task: pb.Task, model: ServedModel) -> EmbedSparseTask:
         vocabulary=model.tokenizer.vocabulary if options.return_tokens else (),
         top_k=options.top_k,
         segment_vectors=options.return_segment_vectors,
+    )
+
+
+def _rank_task(task: pb.Task, field: str, model: ServedModel) -> RankTask:
+    options = task.rank
+    if len(options.query.encode()) > MAX_QUERY_BYTES:
+        raise InvalidCall(f"{field}.query", f"a query has at most {MAX_QUERY_BYTES:,} bytes")
+    sparse = options.method == pb.RANK_METHOD_SPARSE or (not options.method and "embed_sparse" in model.tasks)
+    vectors = _embed_sparse_task(task, model) if sparse else replace(model.embed_task(task.name), normalize=True)
+    return RankTask(
+        task.name,
+        options.query,
+        f"{field}.query",
+        model.prefixes["query"],
+        vectors,
+        passages_of(options, field),
     )
 
 
