@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from chunking import Cutting, Segment
+from chunking import Cutting, Frame, Segment
 from server.auth.clients import Client
 from server.errors import DeadlineExceeded
 from server.inference.tasks import Task
@@ -62,6 +62,7 @@ class Call:
     Attributes:
         deadline: of the monotonic clock, in seconds.
         model: whose layers run, and whose tokenizer cuts.
+        frame: what surrounds each segment's own tokens.
         named: the model of the first task, which a reply names; another one if that is a head on the layers of `model`.
         fingerprint: two vectors may share an index only when theirs are equal.
         asked: usage of its tasks' queries, which were answered before its documents.
@@ -74,7 +75,7 @@ class Call:
     model: "ServedModel"
     named: "ServedModel"
     cutting: Cutting
-    prefix: str
+    frame: Frame
     window: int
     cache_mode: CacheMode
     tasks: tuple[Task[Any], ...]

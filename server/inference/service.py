@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
-from server.errors import EmptyDocument
+from server.errors import EmptyDocument, InvalidCall
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
@@ -205,11 +205,14 @@ class Service:
 
     async def _cut_queries(self, call: Call, timings: Timings, reservation: Reservation) -> list[Cut]:
         jobs = [
-            Job(replace(call, prefix=task.prefix, tasks=(task.vectors,)), task.query, task.field)
+            Job(replace(call, frame=task.frame, tasks=(task.vectors,)), task.query, task.field)
             for task in call.tasks
             if isinstance(task, RankTask)
         ]
-        return [await self._cut(job, timings, reservation, lambda _: None) for job in jobs]
+        try:
+            return [await self._cut(job, timings, reservation, lambda _: None) for job in jobs]
+        except EmptyDocument as fault:
+            raise InvalidCall(fault.field, "a query has at least one token") from fault
 
     async def _resolved(self, call: Call, queries: Sequence[Cut]) -> Call:
         """The call whose tasks know what their queries were answered."""

@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
+from chunking import Cutting, CuttingError, Frame, OffsetError, Policy, Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
-from server.inference.models import Catalogue, ServedModel, least_tokens, window_of
+from server.inference.models import CROSS_ENCODE, Catalogue, ServedModel, fitted, least_tokens, window_of
 from server.inference.tasks import (
     ClassifyTask,
     ClassifyTokensTask,
+    CrossEncodeTask,
     EmbedSparseTask,
     EmbedTask,
     RankTask,
@@ -48,7 +49,7 @@ CACHE_MODES = (
     CacheMode.BYPASS,
 )
 INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
-RANK_METHODS: tuple[RankMethod | None, ...] = (None, "dense", "sparse", "fused")
+RANK_METHODS: tuple[RankMethod | None, ...] = (None, "dense", "sparse", "fused", "cross-encoder")
 AGGREGATIONS: tuple[Aggregation, ...] = ("max", "simple", "first", "average", "max")
 MAX_MASK_BYTES = 256
 MAX_QUERY_BYTES = 16_384
@@ -85,14 +86,15 @@ def calls_of(
     default = catalogue.resolve(options.model, around.client)
     unit = offset_unit(options)
     _check_spans(tasks, path)
-    passes: dict[str, list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk
+    passes: dict[tuple[str, bytes], list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk, and a cross-encoder's query
     for i, task in enumerate(tasks):
         field = path.format(i)
         model = catalogue.for_task(_needed(task, field), task.model, default, around.client)
         wanted = _task(task, field, model, text, unit)
-        passes.setdefault((model.trunk or model).name, []).append((model, wanted))
+        query = wanted.frame.head.tobytes() if isinstance(wanted, CrossEncodeTask) else b""
+        passes.setdefault(((model.trunk or model).name, query), []).append((model, wanted))
     if not passes:
-        passes[""] = [(default, default.embed_task())]
+        passes["", b""] = [(default, default.embed_task())]
     calls = tuple(_call(options, served, around, default_priority) for served in passes.values())
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint_of(calls):
         raise FingerprintMismatch(f"this call's fingerprint is {fingerprint_of(calls)}, not the expected one")
@@ -116,9 +118,10 @@ def _call(
     named = served[0][0]
     model, tasks = named.trunk or named, tuple(task for _, task in served)
     cutting = _cutting(options, model)
+    prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
+    frame = tasks[0].frame if isinstance(tasks[0], CrossEncodeTask) else model.tokenizer.frame(prefix)
     window = window_of(options.window if options.HasField("window") else None, model)
     priority = _choice(PRIORITIES, options.priority, "options.priority")
-    prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
     return Call(
         around.request_id,
         around.client,
@@ -126,8 +129,8 @@ def _call(
         around.deadline,
         model,
         named,
-        cutting,
-        prefix,
+        fitted(cutting, model.runner.encoder.max_tokens - len(frame)),
+        frame,
         window,
         _choice(CACHE_MODES, options.cache_mode, "options.cache_mode"),
         tasks,
@@ -241,6 +244,8 @@ def _needed(task: pb.Task, path: str) -> str:
             return "embed"
         case "sparse":
             return "embed_sparse"
+        case "cross-encoder":
+            return CROSS_ENCODE
         case "fused":
             raise InvalidCall(f"{path}rank.method", "ranks of documents are fused: use Rank")
 
@@ -316,20 +321,32 @@ def _embed_sparse_task(task: pb.Task, model: ServedModel) -> EmbedSparseTask:
     )
 
 
-def _rank_task(task: pb.Task, field: str, model: ServedModel) -> RankTask:
-    options = task.rank
+def _rank_task(task: pb.Task, field: str, model: ServedModel) -> RankTask | CrossEncodeTask:
+    options, passages = task.rank, passages_of(task.rank, field)
     if len(options.query.encode()) > MAX_QUERY_BYTES:
         raise InvalidCall(f"{field}.query", f"a query has at most {MAX_QUERY_BYTES:,} bytes")
-    sparse = options.method == pb.RANK_METHOD_SPARSE or (not options.method and "embed_sparse" in model.tasks)
+    method = RANK_METHODS[options.method]
+    if method == "cross-encoder" or (method is None and model.is_cross_encoder):
+        head, _ = _head_of(model)
+        return CrossEncodeTask(task.name, _pair_frame(options.query, f"{field}.query", model), head, passages)
+    sparse = method == "sparse" or (method is None and "embed_sparse" in model.tasks)
     vectors = _embed_sparse_task(task, model) if sparse else replace(model.embed_task(task.name), normalize=True)
     return RankTask(
         task.name,
         options.query,
         f"{field}.query",
-        model.prefixes["query"],
+        model.tokenizer.frame(model.prefixes["query"]),
         vectors,
-        passages_of(options, field),
+        passages,
     )
+
+
+def _pair_frame(query: str, field: str, model: ServedModel) -> Frame:
+    frame, empty = (model.tokenizer.pair_frame(first) for first in (query, ""))
+    most = model.runner.encoder.max_tokens // 2 - len(empty)
+    if not 0 < (tokens := len(frame) - len(empty)) <= most:
+        raise InvalidCall(field, f"{model.name} takes queries of 1 to {most} tokens, not {tokens}")
+    return frame
 
 
 def _head_of(model: ServedModel) -> tuple[Trained, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Rank: scores of sentence-transformers, documents and passages in order, the same in every method."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CLOSE = 1e-4
 QUERY = "Who keeps the light house in the winter?"
-UNITS = {
+UNITS: dict[int, Callable[[str, int, int], str]] = {
     pb.OFFSET_UNIT_CODE_POINT: lambda text, start, end: text[start:end],
     pb.OFFSET_UNIT_UTF16: lambda text, start, end: text.encode("utf-16-le")[2 * start : 2 * end].decode("utf-16-le"),
     pb.OFFSET_UNIT_UTF8: lambda text, start, end: text.encode()[start:end].decode(),
@@ -75,8 +75,10 @@ def dense_scores(name: str, query: str, texts: Iterable[str]) -> NDArray[Any]:
     """Their cosines, one text at a time: no padding beside it."""
     prefixes = ("query: ", "passage: ") if name == E5 else ("", "")
     vectors = [dense(name).encode([prefixes[1] + text])[0] for text in texts]
-    scores: NDArray[Any] = dense(name).similarity(dense(name).encode([prefixes[0] + query]), np.stack(vectors)).numpy()
-    return scores[0]
+    scores: NDArray[Any] = (
+        dense(name).similarity(dense(name).encode([prefixes[0] + query]), np.stack(vectors))[0].numpy()
+    )
+    return scores
 
 
 def sparse_scores(query: str, texts: Iterable[str]) -> NDArray[Any]:

@@ -70,6 +70,7 @@ class RankMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RANK_METHOD_DENSE: _ClassVar[RankMethod]
     RANK_METHOD_SPARSE: _ClassVar[RankMethod]
     RANK_METHOD_FUSED: _ClassVar[RankMethod]
+    RANK_METHOD_CROSS_ENCODER: _ClassVar[RankMethod]
 OFFSET_UNIT_UNSPECIFIED: OffsetUnit
 OFFSET_UNIT_CODE_POINT: OffsetUnit
 OFFSET_UNIT_UTF16: OffsetUnit
@@ -106,6 +107,7 @@ RANK_METHOD_UNSPECIFIED: RankMethod
 RANK_METHOD_DENSE: RankMethod
 RANK_METHOD_SPARSE: RankMethod
 RANK_METHOD_FUSED: RankMethod
+RANK_METHOD_CROSS_ENCODER: RankMethod
 
 class Document(_message.Message):
     __slots__ = ("id", "text")

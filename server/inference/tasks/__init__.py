@@ -7,7 +7,7 @@ new one.
 
 from server.inference.tasks.classify import Classification, ClassifyTask
 from server.inference.tasks.embed import Embedding, EmbedMerge, EmbedTask
-from server.inference.tasks.rank import Ranking, RankTask
+from server.inference.tasks.rank import CrossEncodeTask, Ranking, RankTask
 from server.inference.tasks.redact import Redaction, RedactTask
 from server.inference.tasks.sparse import EmbedSparseTask, SparseEmbedding
 from server.inference.tasks.task import Merge, Size, Task
@@ -19,6 +19,7 @@ __all__ = [
     "Classification",
     "ClassifyTask",
     "ClassifyTokensTask",
+    "CrossEncodeTask",
     "EmbedMerge",
     "EmbedSparseTask",
     "EmbedTask",

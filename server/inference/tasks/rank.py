@@ -1,6 +1,7 @@
 """Rank: how well a document's segments answer a query, and the order of documents that follows from it.
 
-A segment's score is the product of its vector and the query's. A document's score is the highest of its segments.
+A segment's score is the product of its vector and the query's, or a cross-encoder's. A document's score is the highest
+of its segments.
 """
 
 import heapq
@@ -12,13 +13,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chunking import Segment
+from chunking import Frame, Segment
 from server.inference.tasks.embed import Embedding, EmbedTask
 from server.inference.tasks.sparse import EmbedSparseTask, SparseEmbedding
 from server.inference.tasks.task import Parts, Size
-from server.types import Head, Pool
+from server.types import Head, Pool, Trained
 
-RankMethod = Literal["dense", "sparse", "fused"]
+RankMethod = Literal["dense", "sparse", "fused", "cross-encoder"]
 
 MAX_PASSAGES = 100  # of a document: so a ranking fits one message of a stream
 PASSAGES = 3  # of a document by default
@@ -53,11 +54,12 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankTask:
-    """What a document is ranked by.
+    """Rank by vectors.
 
     Attributes:
-        query: must be answered by `vectors`, after `prefix`, before segments can be scored.
+        query: must be answered by `vectors` before segments can be scored.
         field: where the request has the query.
+        frame: what surrounds the query.
         vectors: makes the vectors that are compared.
         passages: number of best passages of a document.
         vector: the query's, once it is known; of words, over the whole vocabulary.
@@ -66,7 +68,7 @@ class RankTask:
     name: str
     query: str
     field: str
-    prefix: str
+    frame: Frame
     vectors: EmbedTask | EmbedSparseTask
     passages: int = PASSAGES
     vector: NDArray[np.float64] | None = None
@@ -84,7 +86,7 @@ class RankTask:
 
     def reply_bytes(self, size: Size) -> int:
         """See `Task`."""
-        return RANKING_BYTES + PASSAGE_BYTES * min(self.passages, size.segments)
+        return ranking_bytes(self.passages, size)
 
     def merge(self, text: str, *, stream: bool) -> "RankMerge":  # noqa: ARG002
         """See `Task`."""
@@ -111,10 +113,52 @@ class RankTask:
         return _sum(self.vector * self.vectors.finish(vector[None])[0])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossEncodeTask:
+    """Rank by a head that reads query and passage together.
+
+    Attributes:
+        frame: what surrounds each passage, the query included.
+    """
+
+    name: str
+    frame: Frame
+    head: Trained
+    passages: int = PASSAGES
+
+    is_slow = False
+
+    @property
+    def identity(self) -> str:
+        """See `Task`."""
+        return f"cross-encode {self.head.digest}"
+
+    def heads(self, segment: Segment) -> tuple[Head, ...]:  # noqa: ARG002
+        """See `Task`."""
+        return (self.head,)
+
+    def reply_bytes(self, size: Size) -> int:
+        """See `Task`."""
+        return ranking_bytes(self.passages, size)
+
+    def merge(self, text: str, *, stream: bool) -> "RankMerge":  # noqa: ARG002
+        """See `Task`."""
+        return RankMerge(self)
+
+    def score(self, parts: Parts) -> float:
+        """A segment's score."""
+        return float(parts[self.head][0])
+
+
+def ranking_bytes(passages: int, size: Size) -> int:
+    """The size of a document's ranking."""
+    return RANKING_BYTES + PASSAGE_BYTES * min(passages, size.segments)
+
+
 class RankMerge:
     """Keeps the best segments."""
 
-    def __init__(self, task: RankTask) -> None:
+    def __init__(self, task: RankTask | CrossEncodeTask) -> None:
         self._task = task
         self._best: list[tuple[float, int, Passage]] = []  # a heap, the worst first; earlier segments win ties
         self._last = 0.0
