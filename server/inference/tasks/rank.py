@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunking import Frame, Segment
-from server.inference.tasks.embed import Embedding, EmbedTask
-from server.inference.tasks.sparse import EmbedSparseTask, SparseEmbedding
+from server.inference.tasks.embed import Embedding, EmbedTask, Vectors
+from server.inference.tasks.sparse import EmbedSparseTask, SparseEmbedding, SparseVector
 from server.inference.tasks.task import Parts, Size
 from server.types import Head, Pool, Trained
 
@@ -62,7 +62,7 @@ class RankTask:
         frame: what surrounds the query.
         vectors: makes the vectors that are compared.
         passages: number of best passages of a document.
-        vector: the query's, once it is known; of words, over the whole vocabulary.
+        asked: the query's vector, once it is known.
     """
 
     name: str
@@ -71,7 +71,7 @@ class RankTask:
     frame: Frame
     vectors: EmbedTask | EmbedSparseTask
     passages: int = PASSAGES
-    vector: NDArray[np.float64] | None = None
+    asked: Vectors | SparseVector | None = None
 
     is_slow = False
 
@@ -94,23 +94,19 @@ class RankTask:
 
     def given(self, answer: object) -> "RankTask":
         """The task that knows what the query was answered."""
-        match answer:
-            case Embedding(document=document) if document is not None:
-                return replace(self, vector=document[0].astype(np.float64))
-            case SparseEmbedding(document=words) if words is not None and isinstance(self.vectors, EmbedSparseTask):
-                vector = np.zeros(self.vectors.words)
-                vector[words.indices] = words.weights
-                return replace(self, vector=vector)
-        raise TypeError("a query is answered by its own task")
+        assert isinstance(answer, Embedding | SparseEmbedding)
+        return replace(self, asked=answer.document)
 
     def score(self, parts: Parts) -> float:
         """A segment's score."""
-        assert self.vector is not None
         if isinstance(self.vectors, EmbedSparseTask):
+            assert isinstance(self.asked, SparseVector)
             ids, weights = parts[self.vectors.head]
-            return _sum(self.vector[ids.astype(np.int64)] * weights)
-        vector = parts[Pool(self.vectors.pooling)]
-        return _sum(self.vector * self.vectors.finish(vector[None])[0])
+            shared = np.intersect1d(self.asked.indices, ids.astype(np.int64), assume_unique=True, return_indices=True)
+            return _product(self.asked.weights[shared[1]], weights[shared[2]])
+        assert isinstance(self.asked, np.ndarray)
+        vector = self.vectors.finish(parts[Pool(self.vectors.pooling)][None])
+        return _product(self.asked[0], vector[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,6 +227,7 @@ def _shares(scores: Sequence[float]) -> list[float]:
     return [1 / (FUSION_K + ranks[score]) for score in scores]
 
 
-def _sum(products: NDArray[np.float64]) -> float:
-    """Added one by one: NumPy's sums follow the instruction set."""
+def _product(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """A dot product, added up one by one: NumPy's sums follow the instruction set."""
+    products = np.multiply(one, other, dtype=np.float64)
     return float(np.add.accumulate(products)[-1]) if len(products) else 0.0
