@@ -109,7 +109,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._check_number(documents)
         texts = requests.texts_of(documents, "documents", self._limits)
         options.input_type = options.input_type or pb.INPUT_TYPE_PASSAGE
-        tasks = requests.rank_tasks(request.rank)
+        tasks = requests.rank_tasks(request.rank, options.model)
         calls = requests.calls_of(options, tasks, "", self._catalogue, context, path="")
         reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
         reply.expect(texts)

@@ -149,10 +149,13 @@ def tasks_of(tasks: Sequence[pb.Task], limits: Limits) -> Sequence[pb.Task]:
     return tasks
 
 
-def rank_tasks(options: pb.RankOptions) -> Sequence[pb.Task]:
-    """The tasks of a Rank: one for each method. Those that are fused keep more passages than are answered."""
+def rank_tasks(options: pb.RankOptions, model: str) -> Sequence[pb.Task]:
+    """The tasks of a Rank: one for each method, with the model that the call names, if it names one.
+
+    Methods that are fused choose models as tasks do, and keep more passages than are answered.
+    """
     if options.method != pb.RANK_METHOD_FUSED:
-        return [pb.Task(name="rank", rank=options)]
+        return [pb.Task(name="rank", rank=options, model=model)]
     passages_of(options, "rank")
     methods = {"dense": pb.RANK_METHOD_DENSE, "sparse": pb.RANK_METHOD_SPARSE}
     return [

@@ -349,7 +349,8 @@ def test_documents_are_counted_and_fused_only_among_each_other(exact: Server) ->
     assert refused(lambda: rank(exact, ["a"], pb.RANK_METHOD_FUSED, passages=101)).field == "rank.passages"
 
 
-def test_a_model_that_cannot_is_refused(models: Path) -> None:
+def test_a_model_that_cannot_is_refused(models: Path, exact: Server) -> None:
+    assert refused(lambda: rank(exact, ["a"], pb.RANK_METHOD_SPARSE, model=MINILM)).reason == "UNKNOWN_MODEL"
     with serving(settings(model(MINILM))) as server:
         for method in (pb.RANK_METHOD_SPARSE, pb.RANK_METHOD_FUSED):
             assert refused(lambda: rank(server, ["a"], method)).reason == "UNKNOWN_MODEL"  # noqa: B023
