@@ -57,8 +57,9 @@ class States:
 
     def _segments(self, texts: Iterable[str]) -> Iterator[tuple[int, Segment]]:
         model = self.model
+        frame = model.tokenizer.frame(model.prefixes[""])
         for index, text in enumerate(texts):
-            for segments in chunking.read(text, model.tokenizer, model.cutting, model.prefixes[""]):
+            for segments in chunking.read(text, model.tokenizer, model.cutting, frame):
                 for segment in segments:
                     yield index, segment
 

@@ -32,6 +32,9 @@ class Pieces:
     def frame(self, prefix: str = "") -> Any:
         raise NotImplementedError
 
+    def pair_frame(self, first: str) -> Any:
+        raise NotImplementedError
+
     def continues_word(self, ids: NDArray[np.int32], starts: NDArray[np.int64], text: str) -> NDArray[np.bool_]:
         odd: NDArray[np.bool_] = ids % 2 == 1
         return odd
