@@ -301,9 +301,9 @@ def test_models_say_what_they_are_for(tasked: Server) -> None:
     from octavo.v1 import models_pb2
 
     described = {each.ref.name: each for each in tasked.models.ListModels(models_pb2.ListModelsRequest()).models}
-    assert list(described[MINILM].tasks) == ["embed"]
-    assert list(described[TINY].tasks) == ["embed", "embed_sparse"]
-    assert list(described["random-tokens"].tasks) == ["embed", "classify_tokens", "redact"]
+    assert list(described[MINILM].tasks) == ["embed", "rank"]
+    assert list(described[TINY].tasks) == ["embed", "rank", "embed_sparse"]
+    assert list(described["random-tokens"].tasks) == ["embed", "rank", "classify_tokens", "redact"]
     assert list(described["random-tokens"].labels) == ["PER", "LOC"]
     assert described["random-multi"].multi_label
     head = described["random-head"]
