@@ -32,7 +32,7 @@ def main() -> int:
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own allocations are none of this
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.encoder.sanitized", *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "tests.encoder.sanitized", *sys.argv[1:]]
     return subprocess.run([*command, *(HERE / name for name in TESTS)], env=environment, check=False).returncode
 
 

@@ -67,7 +67,13 @@ OCTAVO_INLINE float reduce_add(Floats x) {
 }
 OCTAVO_INLINE float reduce_max(Floats x) { return _mm512_reduce_max_ps(x.v); }
 OCTAVO_INLINE float reduce_min(Floats x) { return _mm512_reduce_min_ps(x.v); }
-OCTAVO_INLINE int32_t reduce_add(Words x) { return _mm512_reduce_add_epi32(x.v); }
+// _mm512_reduce_add_epi32 ends with a sum of two ints, which must not wrap.
+OCTAVO_INLINE int32_t reduce_add(Words x) {
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x.v), _mm512_extracti64x4_epi64(x.v, 1));
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
 OCTAVO_INLINE int32_t reduce_max(Words x) { return _mm512_reduce_max_epi32(x.v); }
 
 OCTAVO_INLINE Words load_halves(const Bf16* p) {
