@@ -5,6 +5,7 @@ import gc
 import math
 import signal
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -40,7 +41,6 @@ from server.inference.call import CacheMode, Call, Timings
 from server.inference.hardware import advice
 from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
-from server.inference.runner import Runner
 from server.inference.service import Service
 from server.inference.storage import open_store, secret
 from server.limits import Admission, Limiter
@@ -52,7 +52,7 @@ from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
 from server.types import Priority
 
-WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
+WARM_UP_TEXT = f"A sentence that nobody sent.{' ' * 1000}\n" * 20  # over two regions, but few tokens
 WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 
@@ -75,9 +75,9 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(settings) as server:
-        # What was loaded stays: a full collection that walks torch and transformers again blocks the loop for 140 ms.
-        gc.collect()
+        # What was loaded stays: a full collection that walks it blocks the loop for 140 ms, and finds next to nothing.
         gc.freeze()
+        gc.enable()
         print("ready", *server.addresses, flush=True)  # the one line that a supervisor waits for
         await signals.get()
         log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
@@ -271,11 +271,19 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
     name = settings.served_name
     log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
-        folder = describe(settings.folder)
-        tokenizer = chunking.load_tokenizer(settings.folder)
+        with ThreadPoolExecutor(1) as beside:
+            description = beside.submit(describe, settings.folder)  # which digests the weights, without the GIL
+            tokenizer = chunking.load_tokenizer(settings.folder)
+            from server.inference.runner import Runner  # noqa: PLC0415 - imports torch, which takes seconds
+        folder = description.result()
         keep = cache_home() / "int8"  # the 8-bit weights, made once
         trunk = encoder.load(
-            settings.folder, scheme=settings.scheme, device=settings.device, isa=compute.isa, keep=keep
+            settings.folder,
+            scheme=settings.scheme,
+            device=settings.device,
+            isa=compute.isa,
+            keep=keep,
+            digest=folder.digest,
         )
         prefixes = {
             "": folder.default_prompt,

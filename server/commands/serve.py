@@ -1,5 +1,6 @@
 """`octavo serve`."""
 
+import gc
 import os
 from typing import Any
 
@@ -28,7 +29,8 @@ def serve(**options: Any) -> None:
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core bypasses logging, and we report its errors ourselves
-    from server import app  # noqa: PLC0415 - loads torch
+    gc.disable()  # until all is loaded, since it stays: collections take a fifth of the time that importing torch does
+    from server import app  # noqa: PLC0415 - the rest of the server
 
     try:
         app.serve(settings)
