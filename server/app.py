@@ -17,7 +17,7 @@ import encoder
 from cache import KeyMaker
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
-from encoder.folder import describe
+from encoder.folder import describe, read_config
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
@@ -271,11 +271,12 @@ def open_model(settings: ModelSettings, compute: ComputeSettings, metrics: Metri
     name = settings.served_name
     log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
+        read_config(settings.folder)  # a missing folder is told at once
         with ThreadPoolExecutor(1) as beside:
             description = beside.submit(describe, settings.folder)  # which digests the weights, without the GIL
-            tokenizer = chunking.load_tokenizer(settings.folder)
             from server.inference.runner import Runner  # noqa: PLC0415 - imports torch, which takes seconds
         folder = description.result()
+        tokenizer = chunking.load_tokenizer(settings.folder)
         keep = cache_home() / "int8"  # the 8-bit weights, made once
         trunk = encoder.load(
             settings.folder,

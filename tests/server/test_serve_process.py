@@ -383,7 +383,7 @@ def test_a_missing_model_s_folder_is_named_with_the_way_to_get_one(
     state_home: Path, tmp_path: Path, told_on_exit: Callable[..., str]
 ) -> None:
     line = told_on_exit("--model", str(tmp_path / "none"))
-    assert str(tmp_path / "none") in line
+    assert f"model folder {tmp_path / 'none'} does not exist; " in line
     assert "octavo models fetch" in line
 
 
@@ -392,7 +392,7 @@ def test_a_missing_model_of_a_hub_is_named_with_the_command_that_gets_it(
     state_home: Path, told_on_exit: Callable[..., str], name: str
 ) -> None:
     line = told_on_exit("--model", name)
-    assert line.startswith("model none: ")
+    assert line.startswith("model none: model folder ")
     assert line.endswith(f"; `octavo models add {name}` downloads it")
 
 

@@ -168,7 +168,7 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
 
 def _check_extra() -> None:
     if find_spec("pyarrow") is None:
-        raise Failure("this needs pyarrow: install octavo-client[batch]")
+        raise Failure("this needs pyarrow: pip install pyarrow")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
