@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,8 +74,10 @@ async def _serve(settings: Settings) -> None:
     loop.set_exception_handler(logs.loop_exception_handler)
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, _exit_unserved, number)
     async with running(settings) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.put_nowait, number)
         # What was loaded stays: a full collection that walks it blocks the loop for 140 ms, and finds next to nothing.
         gc.freeze()
         gc.enable()
@@ -89,6 +92,12 @@ async def _serve(settings: Settings) -> None:
             stopping.cancel()
             await server.stop_at_once()
         again.cancel()
+
+
+def _exit_unserved(number: int) -> None:
+    """End at once while models load: nobody has called yet, and threads that load or quantise cannot be stopped."""
+    log.info("stopped while starting")
+    os._exit(128 + number)  # as shells report a signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

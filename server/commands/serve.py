@@ -24,7 +24,8 @@ def serve(**options: Any) -> None:
     octavo serve --listen unix:/run/octavo/socket --model ./my-model
     octavo serve --listen 127.0.0.1:0 --set log.level=debug
 
-    Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong.
+    Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong, 130 or 143 if a signal stops it
+    while models load.
     """
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
