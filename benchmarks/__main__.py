@@ -12,7 +12,10 @@ from typing import Any
 
 import click
 
-from benchmarks import machine
+try:
+    from benchmarks import machine
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing.name} is not installed: `make bench` installs what the benchmarks need") from None
 from benchmarks.commands import COMMANDS
 from benchmarks.figures import Figures, Missing, attempt, reason_of
 from benchmarks.registry import Scenario, scenarios

@@ -18,7 +18,13 @@ _HOMES = {
 
 
 def load(
-    folder: Path, *, scheme: str = "auto", device: str = "auto", isa: str = "auto", keep: Path | None = None
+    folder: Path,
+    *,
+    scheme: str = "auto",
+    device: str = "auto",
+    isa: str = "auto",
+    keep: Path | None = None,
+    digest: str | None = None,
 ) -> "Encoder":
     """Load a model folder: configuration through transformers, weights from memory-mapped safetensors.
 
@@ -31,6 +37,7 @@ def load(
             takes the fastest form.
         keep: a folder for quantised weights, so that later loads reuse them. If None or not writable, each load
             quantises again, which takes seconds to minutes.
+        digest: the folder's digest from `encoder.folder.describe`, if known; with `keep`, saves computing it.
 
     Raises:
         encoder.errors.FolderError: the folder is missing, damaged, of an unsupported family, or requires custom code.
@@ -39,7 +46,7 @@ def load(
     """
     from encoder import loading  # noqa: PLC0415 (torch takes seconds, and describing a folder does not need it)
 
-    return loading.load(folder, scheme=scheme, device=device, isa=isa, keep=keep)
+    return loading.load(folder, scheme=scheme, device=device, isa=isa, keep=keep, digest=digest)
 
 
 def __getattr__(name: str) -> Any:

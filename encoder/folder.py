@@ -118,7 +118,7 @@ def describe(folder: Path) -> ModelFolder:
         UnsupportedError: an unsupported module or pooling.
     """
     manifest = _json(folder / MANIFEST)
-    if "trunk" in manifest:
+    if is_head(folder):
         return _describe_head(folder, manifest)
     config = read_config(folder)
     modules = _modules(folder)
@@ -142,6 +142,11 @@ def describe(folder: Path) -> ModelFolder:
         trained_on=_text(manifest, "trained_on"),
         segment_tokens=_count(folder, manifest, "segment_tokens"),
     )
+
+
+def is_head(folder: Path) -> bool:
+    """Whether a folder has a head alone, on another model's layers."""
+    return "trunk" in _json(folder / MANIFEST)
 
 
 def _describe_head(folder: Path, manifest: dict[str, Any]) -> ModelFolder:

@@ -9,6 +9,7 @@ from encoder import quantised
 from encoder.calibration import calibration_ids
 from encoder.configuration import read_architecture
 from encoder.errors import SchemeError
+from encoder.folder import describe
 from encoder.model import Encoder
 from encoder.ops.select import choose
 from encoder.quantise import quantise
@@ -20,7 +21,13 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def load(
-    folder: Path, *, scheme: str = "auto", device: str = "auto", isa: str = "auto", keep: Path | None = None
+    folder: Path,
+    *,
+    scheme: str = "auto",
+    device: str = "auto",
+    isa: str = "auto",
+    keep: Path | None = None,
+    digest: str | None = None,
 ) -> Encoder:
     """Load a model folder; see `encoder.load`."""
     shape = read_architecture(folder)
@@ -30,7 +37,7 @@ def load(
     choice = choose("int8" if eight else scheme, device, isa)
     if choice.operations is not None and not eight and keep is not None:
         with contextlib.suppress(OSError):
-            folder, eight = quantised.kept(folder, keep), True
+            folder, eight = quantised.kept(folder, keep, digest or describe(folder).digest), True
     # Not in inference mode: its tensors cannot be used by code outside it.
     with torch.no_grad():
         stack: EightStack | FloatingStack

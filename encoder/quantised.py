@@ -23,7 +23,7 @@ from encoder.calibration import calibration_ids
 from encoder.configuration import read_architecture
 from encoder.errors import DamagedFileError, FolderError
 from encoder.families import Architecture
-from encoder.folder import QUANTISED, describe, weight_files
+from encoder.folder import QUANTISED, weight_files
 from encoder.layers import Norm
 from encoder.ops import Embeddings8
 from encoder.quantise import OUTLIERS, QuantisedLayer, QuantisedLinear, quantise
@@ -74,15 +74,15 @@ def save(folder: Path, out: Path) -> None:
             raise
 
 
-def kept(folder: Path, home: Path) -> Path:
+def kept(folder: Path, home: Path, digest: str) -> Path:
     """Return the 8-bit form of a folder in `home`, creating it if necessary.
 
-    Its name is a digest of the original and of the quantising code, so it is recreated if either changes.
+    Its name is a digest of the original's `digest` and of the quantising code, so it is recreated if either changes.
 
     Raises:
         OSError: it cannot be written.
     """
-    name = hashlib.blake2b(describe(folder).digest.encode(), digest_size=16)
+    name = hashlib.blake2b(digest.encode(), digest_size=16)
     for source in ("quantise.py", "quantised.py", "calibration.py", "calibration.txt"):
         name.update(Path(__file__).with_name(source).read_bytes())
     out = home / f"{folder.resolve().name}-{name.hexdigest()}"

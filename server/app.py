@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import math
+import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -16,8 +18,8 @@ import encoder
 from cache import KeyMaker
 from chunking import ChunkingError, Cutting
 from encoder.errors import EncoderError
-from encoder.folder import ModelFolder, describe
-from encoder.heads.trained import TrainedHead, load_head
+from encoder.folder import ModelFolder, describe, is_head, read_config
+from encoder.heads.pooled import PooledHead
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
@@ -41,7 +43,6 @@ from server.inference.call import CacheMode, Call, Timings
 from server.inference.hardware import advice
 from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
-from server.inference.runner import Runner
 from server.inference.service import Service
 from server.inference.storage import open_store, secret
 from server.limits import Admission, Limiter
@@ -53,7 +54,7 @@ from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
 from server.types import Priority
 
-WARM_UP_TEXT = "A sentence that nobody sent, to be read before anybody calls.\n" * 300  # over two regions
+WARM_UP_TEXT = f"A sentence that nobody sent.{' ' * 1000}\n" * 20  # over two regions, but few tokens
 WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 
@@ -74,11 +75,13 @@ async def _serve(settings: Settings) -> None:
     loop.set_exception_handler(logs.loop_exception_handler)
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, _exit_unserved, number)
     async with running(settings) as server:
-        # What was loaded stays: a full collection that walks torch and transformers again blocks the loop for 140 ms.
-        gc.collect()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        # What was loaded stays: a full collection that walks it blocks the loop for 140 ms, and finds next to nothing.
         gc.freeze()
+        gc.enable()
         print("ready", *server.addresses, flush=True)  # the one line that a supervisor waits for
         await signals.get()
         log.info("stopping", grace_seconds=settings.server.stop_grace_seconds)
@@ -90,6 +93,12 @@ async def _serve(settings: Settings) -> None:
             stopping.cancel()
             await server.stop_at_once()
         again.cancel()
+
+
+def _exit_unserved(number: int) -> None:
+    """End at once while models load: nobody has called yet, and threads that load or quantise cannot be stopped."""
+    log.info("stopped while starting")
+    os._exit(128 + number)  # as shells report a signal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,8 +260,12 @@ def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
     Raises:
         StartError: one of them cannot be served; the message names it.
     """
-    folders = [describe_model(model) for model in settings.models]
-    described = list(zip(settings.models, folders, strict=True))
+    for model in settings.models:
+        check_model(model)
+    with ThreadPoolExecutor(1) as beside:
+        describing = beside.map(describe_model, settings.models)  # which digests the weights, without the GIL
+        import server.inference.runner  # noqa: F401, PLC0415 - imports torch, which takes seconds
+    described = list(zip(settings.models, describing, strict=True))
     trunks = [open_model(*each, settings.compute, metrics) for each in described if not each[1].trunk]
     trunks = [replace(model, cuts=cuts_of(model, trunks, settings.cache)) for model in trunks]
     models = {model.name: model for model in trunks}
@@ -269,6 +282,19 @@ def cuts_of(model: ServedModel, models: Sequence[ServedModel], settings: CacheSe
     if beyond := [cut for cut in settings.cuts if cut > model.runner.layers]:
         raise StartError(f"cache.cuts: {model.name} has {model.runner.layers} layers, not {beyond[0]}")
     return tuple(sorted({*settings.cuts, *shared_cuts(model, models), model.runner.layers}))
+
+
+def check_model(settings: ModelSettings) -> None:
+    """Tell at once, before torch is imported, that a model is not there.
+
+    Raises:
+        StartError: its folder or its configuration is missing.
+    """
+    try:
+        if not is_head(settings.folder):
+            read_config(settings.folder)
+    except (EncoderError, OSError) as error:
+        raise StartError(f"model {settings.served_name}: {error}{hint(settings)}") from error
 
 
 def describe_model(settings: ModelSettings) -> ModelFolder:
@@ -289,13 +315,21 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
     Raises:
         StartError: its folder or its settings cannot be served.
     """
+    from encoder.heads.trained import load_head  # noqa: PLC0415 - imports torch, which takes seconds
+    from server.inference.runner import Runner  # noqa: PLC0415
+
     name = settings.served_name
     log.info("loading", model=name)  # quantising a model for the first time takes up to a minute
     try:
         tokenizer = chunking.load_tokenizer(settings.folder)
         keep = cache_home() / "int8"  # the 8-bit weights, made once
         trunk = encoder.load(
-            settings.folder, scheme=settings.scheme, device=settings.device, isa=compute.isa, keep=keep
+            settings.folder,
+            scheme=settings.scheme,
+            device=settings.device,
+            isa=compute.isa,
+            keep=keep,
+            digest=folder.digest,
         )
         prefixes = {
             "": folder.default_prompt,
@@ -309,7 +343,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
     runner.warm_up()
-    if isinstance(head, TrainedHead):
+    if head and not isinstance(head, PooledHead):
         runner.add_head(head)
     model = ServedModel(
         name=name,
@@ -351,6 +385,8 @@ def open_head(
     Raises:
         StartError: its folder cannot be served, or the model that it was trained on is not served.
     """
+    from encoder.heads.trained import load_head  # noqa: PLC0415 - imports torch
+
     name, wanted = settings.served_name, folder.trunk
     assert wanted
     trunk = next((trunk for trunk in trunks if trunk.digest == wanted.digest), None)
@@ -362,7 +398,7 @@ def open_head(
         head = load_head(folder, trunk.runner.encoder.hidden)
     except (EncoderError, OSError) as error:
         raise StartError(f"model {name}: {error}") from error
-    if isinstance(head, TrainedHead):
+    if head and not isinstance(head, PooledHead):
         trunk.runner.add_head(head)
     model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=head, trunk=trunk)
     encoder = trunk.runner.encoder

@@ -205,7 +205,7 @@ def _damaged(found: Bench) -> Iterator[str]:
             if path.is_file():
                 path.write_bytes(keys)
             before = output(path)
-            code, said = found.shell(f"timeout 30 {command.line.replace('{out}', path.name)}")
+            code, said = found.shell(f"timeout 80 {command.line.replace('{out}', path.name)}")
             damage = command.damage(kind, before, output(path), code) if path.exists() else "it is gone"
             if damage:
                 yield f"{name} to a {kind}: {damage}; {said.strip()[-300:]}"

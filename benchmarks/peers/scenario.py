@@ -143,7 +143,7 @@ def figures_of(
 def _bars(figures: Mapping[str, Outcome], names: Sequence[str]) -> Figures:
     wanted = (
         ("peers_speed.tokens read", "speed", "speed / tokens read a second", "Speed, counting only what was read"),
-        ("peers_unread.tokens not read", "unread", "share / %", "Tokens of the same texts that nobody read"),
+        ("peers_unread.tokens not read", "unread", "share / %", "Share of the same texts left unread"),
     )
     made: dict[str, Outcome] = {}
     for key, figure, label, title in wanted:

@@ -9,17 +9,20 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
+from numpy.typing import NDArray
 
-from benchmarks.figures import Bars, Curve, Distribution, Drawing
+from benchmarks.figures import Bars, Curve, Distribution, Drawing, Figure
 from benchmarks.histograms import percentiles, read
 from benchmarks.reporting.record import Record
-from benchmarks.reporting.style import FAINT, INK, fixed_ticks, look, new_sheet, plain_ticks, styled
+from benchmarks.reporting.style import FAINT, INK, Look, fixed_ticks, legend, look, new_sheet, plain_ticks, styled
 from benchmarks.reporting.table import number
 
 _MILLI = 1000.0
 _DPI = 160
-_HEIGHT = 4.3  # inches, of a chart of lines
+_HEIGHT = 3.1  # inches, of a chart of lines
 _ROOM_FOR_TITLE, _ROW = 1.0, 0.25  # inches, of a chart of bars: at its ends, for each bar
+_OURS = "octavo", "default"  # bars of Octavo as it is served
+_MOST = 50.0  # percent of a text that a reader left unread
 _WIDE_RANGE = 20  # from here on, waits are drawn on a logarithmic axis
 _NINES = 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999
 
@@ -37,7 +40,7 @@ class Chart:
 
 
 def charts(record: Record) -> list[Chart]:
-    """Draw the groups of a record's drawings in the order in which they came.
+    """Draw the groups of a record's drawings: bars first, then curves, then distributions, each as they came.
 
     Raises:
         ValueError: a group mixes kinds.
@@ -45,17 +48,41 @@ def charts(record: Record) -> list[Chart]:
     groups: dict[str, dict[str, Drawing]] = {}
     for name, drawing in record.drawings.items():
         group, _, line = name.partition(".")
-        groups.setdefault(group, {})[line.replace("_", " ")] = drawing
-    return [_chart(f"{record.scenario}-{group}", members) for group, members in groups.items()]
+        groups.setdefault(group, {})[line] = drawing
+    names = _Names(_unread(record))
+    kinds = (Bars, Curve, Distribution)
+    ordered = sorted(groups.items(), key=lambda group: kinds.index(type(next(iter(group[1].values())))))
+    return [_chart(f"{record.scenario}-{group}", members, names) for group, members in ordered]
 
 
-def _chart(name: str, members: Mapping[str, Drawing]) -> Chart:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Labels of lines and bars. `unread` is the share of the text that each peer did not read, in percent."""
+
+    unread: Mapping[str, float]
+
+    def label(self, name: str, separator: str = ", ") -> str:
+        """Write a name for readers, with what it left unread if that is most."""
+        plain = name.replace("_", " ")
+        return f"{plain}{separator}{self.unread[name]:.0f} % unread" if self.skims(name) else plain
+
+    def skims(self, name: str) -> bool:
+        """Whether it left most of the text unread."""
+        return self.unread.get(name, 0.0) > _MOST
+
+
+def _unread(record: Record) -> dict[str, float]:
+    found = {name.removeprefix("unread."): each for name, each in record.readings.items() if name.startswith("unread.")}
+    return {name: each.value for name, each in found.items() if isinstance(each, Figure)}
+
+
+def _chart(name: str, members: Mapping[str, Drawing], names: _Names) -> Chart:
     first = next(iter(members.values()))
     with styled():
         sheet = (
-            _of_kind(Distribution, _waits, members)
-            or _of_kind(Curve, _lines, members)
-            or _of_kind(Bars, _bars, members)
+            _of_kind(Distribution, _waits, members, names)
+            or _of_kind(Curve, _lines, members, names)
+            or _of_kind(Bars, _bars, members, names)
         )
         if sheet is None:
             raise ValueError(f"{name}: a chart of several kinds of drawings")
@@ -63,13 +90,16 @@ def _chart(name: str, members: Mapping[str, Drawing]) -> Chart:
 
 
 def _of_kind(
-    kind: type[Kind], draw: Callable[[Mapping[str, Kind]], Sheet], members: Mapping[str, Drawing]
+    kind: type[Kind],
+    draw: Callable[[Mapping[str, Kind], _Names], Sheet],
+    members: Mapping[str, Drawing],
+    names: _Names,
 ) -> Sheet | None:
     own = {line: each for line, each in members.items() if isinstance(each, kind)}
-    return draw(own) if len(own) == len(members) else None
+    return draw(own, names) if len(own) == len(members) else None
 
 
-def _waits(members: Mapping[str, Distribution]) -> Sheet:
+def _waits(members: Mapping[str, Distribution], names: _Names) -> Sheet:
     """Draw percentiles the HDR way: each nine more takes as much room as the one before, so that the tail is seen."""
     sheet, axes = new_sheet(_HEIGHT, next(iter(members.values())).title)
     counts = {line: read(each).get_total_count() for line, each in members.items()}
@@ -80,7 +110,9 @@ def _waits(members: Mapping[str, Distribution]) -> Sheet:
         least, most = min(least, waits.min()), max(most, waits.max())
         own = look(place)
         marks = [int(np.searchsorted(beyond, 1 / (1 - nine))) for nine in _NINES if 1 / (1 - nine) <= counts[line]]
-        axes.plot(beyond, waits, ls=own.line, color=own.colour, marker=own.marker, markevery=marks, label=line)
+        axes.plot(
+            beyond, waits, ls=own.line, color=own.colour, marker=own.marker, markevery=marks, label=names.label(line)
+        )
     axes.set_xscale("log")
     axes.set_yscale("log" if most > _WIDE_RANGE * least else "linear")
     shown = [nine for nine in _NINES if 1 / (1 - nine) <= max(counts.values()) * 1.01] or [_NINES[0]]
@@ -90,16 +122,16 @@ def _waits(members: Mapping[str, Distribution]) -> Sheet:
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=0)
     plain_ticks(axes.yaxis, log=axes.get_yscale() == "log")
-    _legend(axes, members)
+    legend(sheet, map(names.label, members))
     return sheet
 
 
-def _lines(members: Mapping[str, Curve]) -> Sheet:
+def _lines(members: Mapping[str, Curve], names: _Names) -> Sheet:
     first = next(iter(members.values()))
     sheet, axes = new_sheet(_HEIGHT, first.title)
     for place, (line, curve) in enumerate(members.items()):
         own = look(place)
-        axes.plot(curve.x, curve.y, ls=own.line, color=own.colour, marker=own.marker, label=line)
+        axes.plot(curve.x, curve.y, ls=own.line, color=own.colour, marker=own.marker, label=names.label(line))
         if curve.lo is not None and curve.hi is not None:
             axes.fill_between(curve.x, curve.lo, curve.hi, color=own.colour, alpha=0.15, linewidth=0)
     for axis, log, view in (
@@ -112,54 +144,61 @@ def _lines(members: Mapping[str, Curve]) -> Sheet:
         axes.set_ylim(bottom=min(0.0, *(min(curve.y) for curve in members.values())))
     axes.set_xlabel(first.x_label)
     axes.set_ylabel(first.y_label)
-    _legend(axes, members)
+    legend(sheet, map(names.label, members))
     return sheet
 
 
-def _bars(members: Mapping[str, Bars]) -> Sheet:
-    """Draw bars from zero; on a logarithmic axis, which has no zero, points."""
+def _bars(members: Mapping[str, Bars], names: _Names) -> Sheet:
+    """Draw bars from zero; on a logarithmic axis, which has no zero, points. Octavo's names are bold."""
     first = next(iter(members.values()))
-    names = list(dict.fromkeys(name for each in members.values() for name in each.names))
-    rows = len(names) * (len(members) + 0.8)
+    bars = list(dict.fromkeys(name for each in members.values() for name in each.names))
+    slot = len(members) + (0.8 if len(members) > 1 else 0.4)  # a name's bars and the gap to the next
     lowest = min(value for each in members.values() for value in each.values)
-    sheet, axes = new_sheet(_ROOM_FOR_TITLE + _ROW * rows, first.title)
+    sheet, axes = new_sheet(_ROOM_FOR_TITLE + _ROW * len(bars) * slot, first.title)
     for place, (line, each) in enumerate(members.items()):
-        own = look(place)
-        spots = np.array([names.index(name) * (len(members) + 0.8) + place for name in each.names])
+        spots = np.array([bars.index(name) * slot + place for name in each.names])
         if first.log:
+            own = look(place)
             axes.hlines(spots, lowest / 2, each.values, color=FAINT, lw=1.0, zorder=1)
-            axes.plot(each.values, spots, ls="", color=own.colour, marker=own.marker, ms=7, label=line)
+            axes.plot(each.values, spots, ls="", color=own.colour, marker=own.marker, label=names.label(line))
         else:
+            looks = [look(place) if len(members) > 1 else _look_of(name, names) for name in each.names]
             axes.barh(
-                spots, each.values, 0.8, label=line, facecolor="white" if own.hatch else own.colour,
-                edgecolor=own.colour, hatch=own.hatch,
+                spots, each.values, 0.8, label=names.label(line), edgecolor=look(place).colour,
+                color=["white" if own.hatch else own.colour for own in looks], hatch=[own.hatch for own in looks],
             )  # fmt: skip
-        if each.lo is not None and each.hi is not None:
-            axes.hlines(spots, each.lo, each.hi, color=INK, lw=1.0)
-        ends = each.hi or each.values
-        for spot, value, end in zip(spots, each.values, ends, strict=True):
-            axes.annotate(
-                number(value), (end, spot), (7, 0), textcoords="offset points", va="center", fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},  # no grid line runs through it
-            )  # fmt: skip
+        _write_values(axes, spots, each)
     axes.set_xscale("log" if first.log else "linear")
-    axes.margins(x=0.12)
+    axes.margins(x=0.18)
     axes.set_xlim(left=lowest / 2 if first.log else min(0.0, lowest))
     plain_ticks(axes.xaxis, log=first.log)
-    middles = [place * (len(members) + 0.8) + (len(members) - 1) / 2 for place in range(len(names))]
-    fixed_ticks(axes.yaxis, middles, names)
-    axes.set_ylim(rows - 0.8 + 0.2, -0.9)
+    middles = [place * slot + (len(members) - 1) / 2 for place in range(len(bars))]
+    fixed_ticks(axes.yaxis, middles, [names.label(name, "\n") for name in bars])
+    for name, label in zip(bars, axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if name in _OURS else "normal")
+    axes.set_ylim(len(bars) * slot - 0.6, -0.9)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(first.label)
-    _legend(axes, members)
+    legend(sheet, map(names.label, members))
     return sheet
 
 
-def _legend(axes: Axes, members: Mapping[str, object]) -> None:
-    """Name the members beside the chart, where no line can run through the names; one alone needs no name."""
-    if len(members) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+def _look_of(name: str, names: _Names) -> Look:
+    """Tell apart Octavo's bars, others', and those of readers that left most of the text unread."""
+    plain, hatched = look(0), look(1)
+    return plain if name in _OURS else hatched if names.skims(name) else plain._replace(colour=FAINT)
+
+
+def _write_values(axes: Axes, spots: NDArray[np.float64], bars: Bars) -> None:
+    """Write each value beside its bar, and draw its interval."""
+    if bars.lo is not None and bars.hi is not None:
+        axes.hlines(spots, bars.lo, bars.hi, color=INK, lw=1.0)
+    for spot, value, end in zip(spots, bars.values, bars.hi or bars.values, strict=True):
+        axes.annotate(
+            number(value), (end, spot), (7, 0), textcoords="offset points", va="center", fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},  # no grid line runs through it
+        )  # fmt: skip
 
 
 def _svg(sheet: Sheet, name: str) -> str:

@@ -1,5 +1,6 @@
 """Renders records as one self-contained page: charts as inline SVG, then figures with their required values."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.figures import Missing
 from benchmarks.registry import scenarios
 from benchmarks.reporting.charts import Chart, charts
 from benchmarks.reporting.record import Record
 from benchmarks.reporting.table import Row, number, rows
 from benchmarks.targets import Verdict, judge, of_scenario
 
-# What a reader asks first: what do I wait, what does it bear, what does length cost, what brings what, who else.
-_ORDER = ("latency", "load", "scale", "ablation", "peers", "engine", "cache", "fidelity")
+# What a reader asks first: how do others do, what does length cost, what does an edit cost; then the rest.
+_OPENING = ("peers", "scale", "ablation")
+_ORDER = (*_OPENING, "latency", "load", "engine", "cache", "fidelity")
 _GIB = 1 << 30
 
 
@@ -26,8 +29,19 @@ class Section:
     summary: str
     charts: list[Chart]
     rows: list[Row]
+    misses: list[str]
     meanings: dict[str, str]
+    machine: str
     where: list[tuple[str, str]]
+
+    @property
+    def title(self) -> str:
+        """The scenario's name as a heading."""
+        return self.name.replace("-", " ").capitalize()
+
+    def anchor(self, figure: str) -> str:
+        """The id of a figure's row."""
+        return re.sub(r"\s+", "-", f"{self.name}.{figure}")
 
 
 def write_page(records: Iterable[Record], folder: Path) -> Path:
@@ -51,12 +65,14 @@ def _page(records: Sequence[Record], sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    drawn = [section for section in sections if section.charts]
     return environment.get_template("page.html").render(
         sections=sections,
+        opening=[section for section in drawn if section.name in _OPENING],
+        others=[section for section in drawn if section.name not in _OPENING],
         machines=list(dict.fromkeys(_machine(record.machine) for record in records)),
         days=sorted({record.started[:10] for record in records}),
         promises=_promises(records),
-        Verdict=Verdict,
     )
 
 
@@ -67,21 +83,33 @@ def _section(record: Record) -> Section:
         known[record.scenario].summary if record.scenario in known else "",
         charts(record),
         rows(record),
+        record.misses,
         {name: target.meaning for name, target in of_scenario(record.scenario).items()},
+        _machine(record.machine),
         _where(record),
     )
 
 
-def _promises(records: Iterable[Record]) -> list[tuple[str, int]]:
-    """Count the promises by how they stand, best first."""
-    stands = [
-        judge(record.readings[name], target)
-        for record in records
-        for name, target in of_scenario(record.scenario).items()
-        if name in record.readings and target.must is not None
-    ]
-    verdicts = (Verdict.REACHED, Verdict.MET, Verdict.MISS, Verdict.MISSING)
-    return [(verdict.value, stands.count(verdict)) for verdict in verdicts]
+def _promises(records: Iterable[Record]) -> dict[str, int]:
+    """Count what is promised by how it stands, best first."""
+    stands = dict.fromkeys((Verdict.REACHED, Verdict.MET, Verdict.MISS, Verdict.MISSING), 0)
+    elsewhere = 0
+    for record in records:
+        for name, target in of_scenario(record.scenario).items():
+            reading = record.readings.get(name)
+            if reading is None or target.must is None:
+                continue
+            if isinstance(reading, Missing) and not reading.is_miss:
+                elsewhere += 1
+            else:
+                stands[judge(reading, target)] += 1
+    return {
+        "hold what they should reach": stands[Verdict.REACHED],
+        "hold what they must": stands[Verdict.MET],
+        "miss what they must hold": stands[Verdict.MISS],
+        "could not be measured": stands[Verdict.MISSING],
+        "need another machine": elsewhere,
+    }
 
 
 def _where(record: Record) -> list[tuple[str, str]]:

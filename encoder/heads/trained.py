@@ -1,7 +1,6 @@
 """Trained heads: from one segment's states to scores of labels, or weights of the vocabulary's words.
 
-They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments. A head
-on a pooled vector needs no states: where the vector is known, as from an embedding, it costs next to nothing.
+They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments.
 """
 
 import hashlib
@@ -17,7 +16,8 @@ from torch import Tensor
 from encoder.configuration import read_architecture
 from encoder.errors import DamagedFileError
 from encoder.families import FAMILIES, Architecture
-from encoder.folder import HeadFacts, ModelFolder, Pooling
+from encoder.folder import HeadFacts, ModelFolder
+from encoder.heads.pooled import PooledHead
 from encoder.layers import Linear, Norm
 from encoder.ops.reference import activate
 from encoder.tensors import as_bytes, named
@@ -69,34 +69,6 @@ class _First:
 
     def __call__(self, states: Tensor) -> Tensor:
         return self.out(torch.tanh(self.dense(states[:1])))[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PooledHead:
-    """Logits from a segment's pooled vector.
-
-    Attributes:
-        digest: hexadecimal, of its rules and weights.
-        weight: float64 (labels, hidden).
-        bias: float64 (labels,).
-    """
-
-    facts: HeadFacts
-    digest: str
-    pooling: Pooling
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-    def __call__(self, vector: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits, float64 (labels,), of a vector (hidden,) as `encoder.heads.pooling.pool` makes it.
-
-        Products are added one by one: NumPy's sums follow the instruction set.
-        """
-        own = vector.astype(np.float64)
-        if self.facts.normalize:
-            own /= max(float(np.sqrt(np.add.accumulate(own * own)[-1])), 1e-12)
-        logits: NDArray[np.float64] = np.add.accumulate(self.weight * own, axis=1)[:, -1] + self.bias
-        return logits
 
 
 @dataclass(frozen=True, slots=True)

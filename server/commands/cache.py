@@ -12,7 +12,7 @@ from octavo.cli.connection import connected
 from octavo.cli.documents import outcomes, reader, succeeded
 from octavo.cli.exits import FAILED
 from octavo.cli.group import PluginGroup
-from octavo.cli.options import call_options, check_call_options, in_flight_option, vector_options
+from octavo.cli.options import call_options, check_call_options, file_names, in_flight_option, vector_options
 from octavo.cli.texts import refuse_stdin_twice
 from server.auth.clients import ANONYMOUS
 from server.commands.options import FAILURE, cache_options, configuration, fail
@@ -93,8 +93,13 @@ def verify(fix: bool, **options: Any) -> None:
 @vector_options
 @in_flight_option
 @call_options
-@click.option("--config", metavar="FILE", help="With --local: the server's settings file. [default: OCTAVO_CONFIG]")
-@click.option("--cache-dir", metavar="DIR", help="With --local: the cache's folder.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    shell_complete=file_names,
+    help="With --local: the server's settings file. [default: OCTAVO_CONFIG]",
+)
+@click.option("--cache-dir", metavar="DIR", shell_complete=file_names, help="With --local: the cache's folder.")
 @click.pass_context
 def warm(
     ctx: click.Context,
@@ -155,7 +160,7 @@ def _files(path: Path) -> Iterable[Path]:
 @click.option("--older-than", metavar="AGE", help="Entries older than 90s, 30m, 12h, 7d.")
 @click.option("--all", "everything", is_flag=True, help="All entries.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file (TOML).")
-@click.option("--cache-dir", metavar="DIR", help="The cache's folder.")
+@click.option("--cache-dir", metavar="DIR", shell_complete=file_names, help="The cache's folder.")
 def purge(
     document: Path | None,
     model: str | None,

@@ -101,7 +101,8 @@ def _check_client(client: str, settings: Settings) -> None:
         fail(FAILURE, "anonymous cannot have keys")
     if client not in settings.clients:
         known = ", ".join(sorted(settings.clients)) or "none"
-        fail(FAILURE, f"unknown client {client!r}: add a table [clients.{client}]; known clients: {known}")
+        table = f"[clients.{client}]"
+        fail(FAILURE, f"unknown client {client!r}: add a table {table} to the settings file; known clients: {known}")
 
 
 def _rows(settings: Settings) -> Iterator[dict[str, Any]]:

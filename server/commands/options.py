@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from octavo.cli.exits import complain
+from octavo.cli.options import file_names
 from server.config.load import Configuration, ConfigurationError, Leaf, assignment, flag, load
 
 CONFIGURATION_FAULT = 2
@@ -35,10 +36,11 @@ _SERVER = (
         "models",
         multiple=True,
         metavar="NAME|FOLDER|hf:ORG/NAME",
+        shell_complete=file_names,
         help="Serve this model instead of the configured ones. Repeatable; the first is the default.",
     ),
 )
-_CACHE = (click.option("--cache-dir", metavar="DIR", help="The cache's folder."),)
+_CACHE = (click.option("--cache-dir", metavar="DIR", shell_complete=file_names, help="The cache's folder."),)
 _ANY = (
     click.option(
         "--set",

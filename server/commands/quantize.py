@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from encoder.errors import EncoderError
+from octavo.cli.options import file_names
 from octavo.cli.progress import note
 from server.commands.options import FAILURE, fail
 from server.config.schema import ModelSettings
@@ -19,7 +20,7 @@ def _model(_: click.Context, __: click.Parameter, text: str) -> ModelSettings:
 
 
 @click.command()
-@click.argument("model", metavar="NAME|FOLDER|hf:ORG/NAME", callback=_model)
+@click.argument("model", metavar="NAME|FOLDER|hf:ORG/NAME", callback=_model, shell_complete=file_names)
 @click.argument("out", metavar="FOLDER", type=click.Path(path_type=Path))
 def quantize(model: ModelSettings, out: Path) -> None:
     r"""Quantise a model to 8 bits, a quarter of its size, and write it to a new folder.

@@ -1,5 +1,6 @@
 """`octavo serve`."""
 
+import gc
 import os
 from typing import Any
 
@@ -23,12 +24,14 @@ def serve(**options: Any) -> None:
     octavo serve --listen unix:/run/octavo/socket --model ./my-model
     octavo serve --listen 127.0.0.1:0 --set log.level=debug
 
-    Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong.
+    Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong, 130 or 143 if a signal stops it
+    while models load.
     """
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core bypasses logging, and we report its errors ourselves
-    from server import app  # noqa: PLC0415 - loads torch
+    gc.disable()  # until all is loaded, since it stays: collections take a fifth of the time that importing torch does
+    from server import app  # noqa: PLC0415 - the rest of the server
 
     try:
         app.serve(settings)

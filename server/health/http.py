@@ -54,7 +54,8 @@ class HttpListener:
         try:
             self._server = _Server((host, port), handler, _family(host), report)
         except (OSError, UnicodeError) as error:
-            raise StartError(f"cannot listen on {listen} for metrics: {words_of(error)}; see metrics.listen") from None
+            reason = f"{words_of(error)}; see metrics.listen (empty: none)"
+            raise StartError(f"cannot listen on {listen} for metrics: {reason}") from None
         self._report = report
         self._thread = Thread(target=self._serve, name="http", daemon=True)
 

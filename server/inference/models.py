@@ -14,7 +14,8 @@ from server.inference.tasks import EmbedTask, Task
 from server.types import PoolingName
 
 if TYPE_CHECKING:
-    from encoder.heads.trained import PooledHead, TrainedHead
+    from encoder.heads.pooled import PooledHead
+    from encoder.heads.trained import TrainedHead
     from server.inference.runner import Runner
 
 ANY = ("embed", "rank")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunking import Cutting, CuttingError, Frame, OffsetError, Policy, Ruler, Unit
-from encoder.heads.trained import PooledHead
+from encoder.heads.pooled import PooledHead
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call

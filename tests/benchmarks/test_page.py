@@ -32,6 +32,12 @@ LEVERS = {
     for name, factor in (("cold", 1), ("again", 20))
 }  # fmt: skip
 SPEEDS = {"speed.peers": Bars(("octavo", "<other> & Co"), (36_000, 18_000), "speed / tokens/s", "Peers")}
+PEERS: Figures = {
+    "unread.octavo": Figure(0.0, "%"), "unread.truncates_this": Figure(91.9, "%"), "unread.reads": Figure(12.0, "%"),
+    **{f"peers_waits.{name}": distribution(GENERATOR.lognormal(0, 0.3, 20), "What one caller waits")
+       for name in ("octavo", "truncates_this", "reads")},
+    "peers_speed.tokens read": Bars(("octavo", "truncates_this", "reads"), (21_000, 5_100, 9_300), "tokens/s", "Speed"),
+}  # fmt: skip
 FIGURES: Figures = {
     "server_over_engine": Figure(0.97, "x", 0.96, 0.98, 5, 0.01),
     "polite_p99": Missing("<script>alert(1)</script>"),
@@ -52,6 +58,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
     write(record_of("load", FIGURES), folder / "load.json")
     write(record_of("latency", {"p50_ms.16": Figure(2.5, "ms", 2.4, 2.6, 100, 0.1)}), folder / "latency.json")
+    write(record_of("peers", PEERS), folder / "peers.json")
+    write(record_of("processors", {"x_ort_int8_avx2": Missing("needs: AVX2 alone")}), folder / "processors.json")
     result = CliRunner().invoke(cli.main, ["report", str(folder)])
     assert result.exit_code == 0, result.output
     assert result.output.strip() == str(folder / "report" / "index.html")
@@ -101,9 +109,10 @@ def test_the_page_needs_nothing_else(page: Path) -> None:
 
 def test_every_group_is_a_chart_on_the_page_and_a_picture(page: Path) -> None:
     tags = Parsed(page.read_text(encoding="utf-8")).tags
-    assert tags.count("figure") == tags.count("svg") == 4
-    pictures = sorted(path.name for path in page.parent.glob("*.png"))
-    assert pictures == ["load-cost.png", "load-levers.png", "load-speed.png", "load-waits.png"]
+    assert tags.count("figure") == tags.count("svg") == 6
+    pictures = sorted(path.stem for path in page.parent.glob("*.png"))
+    names = ["load-cost", "load-levers", "load-speed", "load-waits", "peers-peers-speed", "peers-peers-waits"]
+    assert pictures == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in page.parent.glob("*.png"))
 
 
@@ -113,6 +122,18 @@ def test_figures_stand_with_what_they_must_hold_and_where_they_were_measured(pag
         assert shown in text
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
+
+
+def test_it_opens_with_the_peers_and_each_miss_leads_to_its_row(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    places = [text.index(f'id="{each}"') for each in ("charts-peers", "promises", "charts-load", "figures-peers")]
+    assert places == sorted(places)
+    misses = text[text.index('class="misses"') :].partition("</p>")[0]
+    assert re.findall(r'href="#([^"]*)"', misses) == ["load.polite_p99", "load.overload_goodput"]
+    bad = re.findall(r'<tr id="([^"]*)" class="bad">', text)
+    assert sorted(bad) == ["load.overload_goodput", "load.polite_p99"], "what needs another machine is no miss"
+    counts = re.findall(r"<li><b>(\d+)</b> ([^<\n]*)", text)
+    assert [int(count) for count, _ in counts] == [1, 0, 1, 1, 1], counts
 
 
 def test_nothing_overlaps_in_any_chart() -> None:
@@ -126,12 +147,12 @@ def test_nothing_overlaps_in_any_chart() -> None:
         sheet.draw_without_rendering()
         renderer = sheet._get_renderer()  # type: ignore[attr-defined]
         (axes,) = sheet.axes
-        texts = [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label, axes._left_title]  # type: ignore[attr-defined]
+        title = sheet._suptitle  # type: ignore[attr-defined]
+        texts = [*axes.texts, title, axes.xaxis.label, axes.yaxis.label]
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-        legend = axes.get_legend()
-        if legend:
+        for legend in sheet.legends:
             texts += legend.get_texts()
             assert not legend.get_window_extent(renderer).overlaps(axes.patch.get_window_extent(renderer))
         boxes = [(each.get_text(), each.get_window_extent(renderer)) for each in texts if each.get_text()]
@@ -141,13 +162,39 @@ def test_nothing_overlaps_in_any_chart() -> None:
             assert whole.y0 <= box.y0 <= box.y1 <= whole.y1, f"{text} is cut off"
             for other, its in boxes[place + 1 :]:
                 assert not box.overlaps(its), f"{text} and {other} overlap"
-        seen.append(axes.get_title(loc="left"))
+        seen.append(title.get_text())
         return b""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "_png", look)
         charts(record_of("load", FIGURES))
-    assert sorted(seen) == ["Cost against length", "Levers", "Peers", "What a caller waits"]
+        charts(record_of("peers", PEERS))
+    assert seen == ["Levers", "Peers", "Cost against length", "What a caller waits", "Speed", "What one caller waits"]
+
+
+def test_readers_that_left_most_unread_are_marked_and_octavo_stands_out() -> None:
+    from matplotlib.figure import Figure as Sheet
+
+    from benchmarks.reporting import charts as drawing
+
+    sheets: list[Sheet] = []
+
+    def look(sheet: Sheet) -> bytes:
+        sheets.append(sheet)
+        return b""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_png", look)
+        charts(record_of("peers", PEERS))
+    bars, waits = sheets
+    labels = bars.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["octavo", "truncates this\n92 % unread", "reads"]
+    assert [label.get_fontweight() for label in labels] == ["bold", "normal", "normal"]
+    ours, skims, reads = bars.axes[0].patches
+    assert [each.get_hatch() or "" for each in (ours, skims, reads)] == ["", "////", ""]
+    assert len({each.get_facecolor() for each in (ours, skims, reads)}) == 3
+    (legend,) = waits.legends
+    assert [each.get_text() for each in legend.get_texts()] == ["octavo", "truncates this, 92 % unread", "reads"]
 
 
 def test_a_group_of_several_kinds_is_refused() -> None:
@@ -162,25 +209,41 @@ def test_a_folder_without_records_is_wrong_usage(tmp_path: Path) -> None:
     assert "no records" in result.output
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here (Debian's package)")
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here (Debian's package)")
+
+
+def chromium(folder: Path, page: Path, *flags: str) -> str:
+    """Open a page in a headless browser; what that printed."""
+    command = (
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}", "--hide-scrollbars",
+        *flags, page.as_uri(),
+    )  # fmt: skip
+    return subprocess.run(command, check=True, capture_output=True, timeout=120, text=True).stdout
+
+
+@needs_chromium
 def test_the_page_opens_in_a_browser(page: Path, tmp_path: Path) -> None:
     """A headless browser lays it out, wider than nothing, and takes a picture that is not blank."""
     from PIL import Image
 
     shot = tmp_path / "shot.png"
-    subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars", "--window-size=1100,3000",
-            f"--screenshot={shot}", page.as_uri(),
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    chromium(tmp_path, page, "--window-size=1100,3000", f"--screenshot={shot}")
     with Image.open(shot) as picture:
         assert picture.size == (1100, 3000)
         rows = np.asarray(picture.convert("L"), np.float64)
     inked = (rows < 200).any(axis=1)
     assert inked.mean() > 0.4, "the page is nearly empty"
-    margins = rows[:, :20], rows[:, -20:]
+    margins = rows[:, :15], rows[:, -15:]
     assert all((each > 250).all() for each in margins), "something runs over the page's edge"
+
+
+@needs_chromium
+def test_nothing_is_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "frame.html"  # a window cannot be as narrow as a frame
+    frame.write_text(
+        f'<iframe src="{page.as_uri()}" width="400" height="3000" onload="document.title = '
+        "'wide ' + this.contentDocument.documentElement.scrollWidth\"></iframe>"
+    )
+    found = chromium(tmp_path, frame, "--allow-file-access-from-files", "--dump-dom")
+    assert "<title>wide 400</title>" in found, found[:200]

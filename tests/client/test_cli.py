@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -574,6 +576,47 @@ def test_other_commands_are_not_loaded_for_one(run: Run, plugins: dict[str, str]
 
 
 # Parts
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("octavo mod", {"plain": {"models"}}),
+        ("octavo models ", {"plain": {"list", "show", "fetch", "add", "quantize"}}),
+        ("octavo embed --form", {"plain": {"--format"}}),
+        ("octavo embed --format ", {"plain": {"json", "npy"}}),
+        *((line, {"file": {"bo"}}) for line in (
+            "octavo embed bo", "octavo embed --output bo", "octavo embed --ca bo", "octavo batch --input bo",
+            "octavo batch --output bo", "octavo serve --config bo", "octavo serve --model bo",
+            "octavo serve --cache-dir bo", "octavo models quantize bo",
+        )),
+    ],
+)  # fmt: skip
+def test_the_shell_completes_commands_options_and_files(words: str, completed: dict[str, set[str]]) -> None:
+    line = words.split(" ")
+    environment = {"COMP_WORDS": "\n".join(line), "COMP_CWORD": str(len(line) - 1), "_OCTAVO_COMPLETE": "bash_complete"}
+    said = CliRunner(env=environment).invoke(octavo, [], prog_name="octavo").output
+    found: dict[str, set[str]] = {}
+    for kind, value in (each.split(",") for each in said.splitlines()):
+        found.setdefault(kind, set()).add(value)
+    assert found == completed
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_completion_works_in_bash(tmp_path: Path) -> None:
+    """As README sets it up, in a shell that calls the function as it does on a tab."""
+    command = tmp_path / "octavo"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m octavo.cli "$@"\n')
+    command.chmod(0o755)
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    (line,) = re.findall(r"`(eval .*bash_source.*?)`", readme)
+    tab = "COMP_WORDS=(octavo embed --form) COMP_CWORD=2; _octavo_completion octavo; echo ${COMPREPLY[@]}"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(
+        ["bash", "-c", f"{line}; complete -p octavo; {tab}"],
+        capture_output=True, text=True, check=True, timeout=60, env=environment,
+    )  # fmt: skip
+    assert said.stdout.splitlines() == ["complete -o nosort -F _octavo_completion octavo", "--format"], said
 
 
 def test_numbers_are_short_and_exact() -> None:

@@ -105,7 +105,7 @@ def test_a_port_in_use_is_a_start_error_of_one_line(listener: HttpListener, serv
         HttpListener(listener.address, CollectorRegistry(), server.not_live, server.not_ready, server.report)
     assert (
         str(caught.value)
-        == f"cannot listen on {listener.address} for metrics: Address already in use; see metrics.listen"
+        == f"cannot listen on {listener.address} for metrics: Address already in use; see metrics.listen (empty: none)"
     )
 
 

@@ -93,7 +93,8 @@ def test_what_is_no_time(file: Path, text: str) -> None:
 def test_a_client_must_be_known(file: Path) -> None:
     result = run("add", "acne")
     assert result.exit_code == 1
-    assert result.stderr == "octavo: unknown client 'acne': add a table [clients.acne]; known clients: acme, globex\n"
+    told = "unknown client 'acne': add a table [clients.acne] to the settings file; known clients: acme, globex"
+    assert result.stderr == f"octavo: {told}\n"
     assert "anonymous cannot have keys" in run("add", "anonymous").stderr
     assert not file.exists()
 

@@ -24,7 +24,7 @@ from octavo.batch.sources import FORMATS as INPUT_FORMATS
 from octavo.cli.connection import client_of, failure
 from octavo.cli.exits import FAILED, Failure, complain
 from octavo.cli.local import local_server
-from octavo.cli.options import call_arguments, check_call_options, embed_task, job_options, vector_options
+from octavo.cli.options import call_arguments, check_call_options, embed_task, file_names, job_options, vector_options
 from octavo.client import Client, Retry
 from octavo.sizes import parse_size
 
@@ -63,10 +63,19 @@ _NUMBER = click.IntRange(min=1)
 
 @click.command()
 @click.option(
-    "--input", "-i", "inputs", multiple=True, required=True, metavar="PATH...", help="Input files, folders or URIs."
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="PATH...",
+    shell_complete=file_names,
+    help="Input files, folders or URIs.",
 )
-@click.argument("more", nargs=-1, metavar="")
-@click.option("--output", "-o", required=True, metavar="PATH", help="Output folder or its URI.")
+@click.argument("more", nargs=-1, metavar="", shell_complete=file_names)
+@click.option(
+    "--output", "-o", required=True, metavar="PATH", shell_complete=file_names, help="Output folder or its URI."
+)
 @click.option("--task", type=click.Choice(["embed"]), default="embed", show_default=True, help="The task to run.")
 @click.option(
     "--server",
@@ -159,7 +168,7 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
 
 def _check_extra() -> None:
     if find_spec("pyarrow") is None:
-        raise Failure("this needs pyarrow: install octavo-client[batch]")
+        raise Failure("this needs pyarrow: pip install pyarrow")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:

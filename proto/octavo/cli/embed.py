@@ -12,6 +12,7 @@ from octavo.cli.exits import FAILED, Failure
 from octavo.cli.options import (
     call_options,
     check_call_options,
+    file_names,
     files_argument,
     in_flight_option,
     vector_options,
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="json: one line per file. npy: NumPy's format, one row per file, or with --segments one per segment.",
 )
-@click.option("--output", "-o", metavar="FILE", default=STDOUT, help="Output file. [default: standard output]")
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    default=STDOUT,
+    shell_complete=file_names,
+    help="Output file. [default: standard output]",
+)
 @click.option("--segments", is_flag=True, help="Include segments and their vectors.")
 @vector_options
 @in_flight_option

@@ -11,6 +11,8 @@ from octavo.client.arguments import CallArguments, Embed, Segmentation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+file_names = click.Path().shell_complete  # for options that take a file's or folder's name, but not as click.Path does
+
 
 def _encoding(ctx: click.Context, parameter: click.Parameter, name: str) -> str:  # noqa: ARG001
     try:
@@ -46,6 +48,7 @@ _ENCRYPTION = (
         "--ca",
         metavar="FILE",
         envvar="OCTAVO_CA",
+        shell_complete=file_names,
         help="Trust only the certificates in this PEM file. Implies --tls. Also OCTAVO_CA.",
     ),
     click.option(
