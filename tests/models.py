@@ -47,8 +47,11 @@ def write_model(
     for file in (tokenizer / name for name in _TOKENIZER):
         if file.is_file():
             shutil.copy(file, folder)
-    named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    problem = {"problem_type": "multi_label_classification"} if multi_label else {}
+    named: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    problem: dict[str, Any] = {"problem_type": "multi_label_classification"} if multi_label else {}
     words = transformers.AutoConfig.from_pretrained(tokenizer).vocab_size
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = transformers.BertConfig(vocab_size=words, **(named if labels else {}), **problem, **(small | sizes))

@@ -164,7 +164,7 @@ def test_pieces_are_joined_to_what_analyze_says(client: Client, way: str) -> Non
 
 def test_a_long_document_s_parts_are_joined(client: Client) -> None:
     text = prose(60_000)
-    tasks = {"masked": Redact(), "found": ClassifyTokens(), "sparse": EmbedSparse(top_k=5)}
+    tasks: dict[str, Task] = {"masked": Redact(), "found": ClassifyTokens(), "sparse": EmbedSparse(top_k=5)}
     with client.stream(text, tasks) as stream:
         pieces = [each.results["masked"] for each in stream if "masked" in each.results]
     assert stream.summary is not None
@@ -179,7 +179,7 @@ def test_a_long_document_s_parts_are_joined(client: Client) -> None:
 
 async def test_a_stream_of_several_trunks_goes_on_at_the_next_server(head_models: Path, tmp_path: Path) -> None:
     address, text = f"unix:{tmp_path}/socket", prose(40_000)
-    tasks = {"vectors": Embed(segment_vectors=True), "masked": Redact(), "found": ClassifyTokens()}
+    tasks: dict[str, Task] = {"vectors": Embed(segment_vectors=True), "masked": Redact(), "found": ClassifyTokens()}
     served = settings(model(TINY), model(str(head_models / "finder")), listen=(address,))
     async with AsyncClient(address, retry=Retry(patience=SOON)) as client:
         async with app.running(served) as first:
