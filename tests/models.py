@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -58,4 +59,61 @@ def _with_head(base: Path, folder: Path, kind: type, labels: Sequence[str], sett
     for file in base.iterdir():
         if file.is_file() and file.name not in _WEIGHTS:
             shutil.copy(file, folder)
+    return folder
+
+
+ENTITY_LABELS = ("O", "B-PERSON", "I-PERSON", "B-PLACE", "I-PLACE")
+CLASSES = ("trade", "weather", "ships")
+
+Kind = Literal["tokens", "sequence", "vocabulary"]
+_MODELS: dict[Kind, Any] = {
+    "tokens": transformers.BertForTokenClassification,
+    "sequence": transformers.BertForSequenceClassification,
+    "vocabulary": transformers.BertForMaskedLM,
+}
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+def write_model(
+    folder: Path,
+    kind: Kind,
+    tokenizer: Path,
+    labels: Sequence[str] = (),
+    *,
+    multi_label: bool = False,
+    seed: int = 0,
+    **sizes: Any,
+) -> Path:
+    """Write a BERT with a head of this kind and random weights, and return its folder.
+
+    Words have a large part in their states, so labels differ from word to word and from text to text.
+
+    Args:
+        folder: where to write it; its name is the model's.
+        kind: tokens, sequence or vocabulary.
+        tokenizer: the folder of a BERT model, whose tokenizer it gets.
+        labels: of the head's outputs.
+        multi_label: a text may have any number of the labels.
+        seed: of the weights.
+        sizes: fields of the configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (tokenizer / name for name in _TOKENIZER):
+        if file.is_file():
+            shutil.copy(file, folder)
+    named: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    problem: dict[str, Any] = {"problem_type": "multi_label_classification"} if multi_label else {}
+    words = transformers.AutoConfig.from_pretrained(tokenizer).vocab_size
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=words, **(named if labels else {}), **problem, **(small | sizes))
+    torch.manual_seed(seed)
+    model = _MODELS[kind](config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape) * (1.0 if "embeddings" in name else 0.2))
+    model.save_pretrained(folder)
     return folder

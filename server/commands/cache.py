@@ -12,8 +12,9 @@ from octavo.cli.connection import connected
 from octavo.cli.documents import outcomes, reader, succeeded
 from octavo.cli.exits import FAILED
 from octavo.cli.group import PluginGroup
-from octavo.cli.options import call_options, check_call_options, file_names, in_flight_option, vector_options
+from octavo.cli.options import call_options, check_call_options, file_names, in_flight_option, task_options, tasks_of
 from octavo.cli.texts import refuse_stdin_twice
+from octavo.client import Embed
 from server.auth.clients import ANONYMOUS
 from server.commands.options import FAILURE, cache_options, configuration, fail
 from server.config.schema import Settings
@@ -90,7 +91,7 @@ def verify(fix: bool, **options: Any) -> None:
 @click.argument(
     "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path)
 )
-@vector_options
+@task_options(Embed)
 @in_flight_option
 @call_options
 @click.option(
@@ -105,7 +106,6 @@ def warm(
     ctx: click.Context,
     /,
     paths: tuple[Path, ...],
-    in_flight: int,
     config: str | None,
     cache_dir: str | None,
     **options: Any,
@@ -131,8 +131,9 @@ def warm(
     read = reader(files, options["encoding"])
     failed: list[str] = []
     with connected(options, arguments) as client:
-        results = outcomes(client, files, read, in_flight, {**options, "segments": False})
-        usage = [result.usage for _, result in succeeded(results, failed)]
+        tasks = tasks_of([("embed", None)], {**options, "segments": False})
+        results = outcomes(client, files, read, tasks, options)
+        usage = [answer.summary.usage for _, answer in succeeded(results, failed)]
     computed, cached = sum(each.computed_tokens for each in usage), sum(each.cached_tokens for each in usage)
     count = f"{len(usage):,} {'document' if len(usage) == 1 else 'documents'}"
     click.echo(f"{count}, {computed:,} tokens computed, {cached:,} already cached")

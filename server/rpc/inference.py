@@ -127,7 +127,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidCall("documents", f"a call has 1 to {self._limits.max_documents} documents")
 
     async def _one(self, request: _OneTask, task: pb.Task, context: Context) -> pb.AnalyzeResponse:
-        """Run one task over a document."""
+        """Run one task over a document, with the model that the call names, if it names one."""
+        task.model = request.options.model
         reply = await self._analyze(request, [task], "", context)
         return reply if isinstance(reply, pb.AnalyzeResponse) else pb.AnalyzeResponse.FromString(reply)
 

@@ -297,7 +297,7 @@ def test_the_fingerprint_of_the_first_run_is_demanded_of_all(double: Double, doc
     manifest.write_text(manifest.read_text().replace(FINGERPRINT, "00" * 16))
     done = batch(double, docs)
     assert done.exit_code == 2
-    assert "makes different vectors" in done.stderr
+    assert "makes different results" in done.stderr
 
 
 def process(double: Double, docs: Path, *arguments: str) -> "subprocess.Popen[bytes]":

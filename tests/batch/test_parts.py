@@ -4,7 +4,7 @@ import threading
 
 from octavo.batch.documents import Document
 from octavo.batch.parts import OpenPart, Place, Share, Size, placed
-from octavo.batch.pool import Hold, Pool, Task
+from octavo.batch.pool import Hold, Pool, Waiting
 from octavo.batch.survey import sample
 
 
@@ -52,11 +52,11 @@ def test_a_part_is_complete_when_all_its_rows_have_come_in_any_order() -> None:
 
 def test_what_a_server_holds_when_it_goes_is_given_to_the_next_in_order() -> None:
     pool, one, two = Pool(), Hold(), Hold()
-    tasks = [Task(place, document) for place, document in placed(texts(1, 2, 3), Size(9, 99), None)]
+    tasks = [Waiting(place, document) for place, document in placed(texts(1, 2, 3), Size(9, 99), None)]
     for task in tasks:
         pool.put(task)
     assert [pool.take(one), pool.take(one)] == tasks[:2]
-    taken: list[Task | None] = []
+    taken: list[Waiting | None] = []
     waiting = threading.Thread(target=lambda: taken.extend(pool.take(one) for _ in range(2)))
     waiting.start()  # takes the third, then waits in vain
     while tasks[2] not in one.tasks:
@@ -69,7 +69,7 @@ def test_what_a_server_holds_when_it_goes_is_given_to_the_next_in_order() -> Non
 
 def test_what_was_refused_for_a_while_comes_back_after_it() -> None:
     pool, hold = Pool(), Hold()
-    (task,) = (Task(place, document) for place, document in placed(texts(1), Size(9, 99), None))
+    (task,) = (Waiting(place, document) for place, document in placed(texts(1), Size(9, 99), None))
     pool.put(task)
     assert pool.take(hold) is task
     pool.put_back(hold, task, 0.1)

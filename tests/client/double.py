@@ -148,7 +148,9 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     def Analyze(self, request: pb.AnalyzeRequest, context: grpc.ServicerContext) -> pb.AnalyzeResponse:  # noqa: N802
         text = request.document.text
         self._admit(request, context, text)
-        return pb.AnalyzeResponse(info=info(text), segments=infos(text), results=results(text, request.tasks))
+        return pb.AnalyzeResponse(
+            info=info(text), segments=infos(text), results=results(text, request.tasks), trunks=[trunk(request.tasks)]
+        )
 
     def StreamSegments(  # noqa: N802
         self, request: pb.StreamSegmentsRequest, context: grpc.ServicerContext
@@ -252,6 +254,11 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
     return message
 
 
+def trunk(tasks: Any) -> pb.Trunk:
+    head = info("")
+    return pb.Trunk(model=head.model, fingerprint=head.fingerprint, tasks=[task.name for task in tasks])
+
+
 def results(text: str, tasks: Any) -> list[pb.TaskResult]:
     return [pb.TaskResult(name=task.name, embed=embedding(text, task.embed)) for task in tasks]
 
@@ -282,7 +289,9 @@ def document_results(number: str, text: str, start: pb.ProcessStart) -> Iterator
             if vectors.shape:
                 vectors.data = vectors.data[100 * 4 * DIMENSIONS :]
                 vectors.shape[0] -= 100
-    yield pb.DocumentResult(id=number, ok=pb.AnalyzeResponse(info=info(text), segments=segments, results=rest))
+    yield pb.DocumentResult(
+        id=number, ok=pb.AnalyzeResponse(info=info(text), segments=segments, results=rest, trunks=[trunk(start.tasks)])
+    )
 
 
 def infos(text: str) -> list[pb.SegmentInfo]:

@@ -24,7 +24,7 @@ from octavo.client import (
     Unavailable,
     UnknownModel,
 )
-from octavo.client import replies as from_wire
+from octavo.client import task_results as from_wire
 from octavo.v1 import inference_pb2 as pb
 from tests.client.conftest import Caller
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, pieces, vector_of

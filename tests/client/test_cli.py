@@ -254,7 +254,7 @@ def test_models_lists_with_and_without_the_word(invoke: Callable[..., Result]) -
     bare, listed = invoke("models"), invoke("models", "list")
     assert bare.stdout == listed.stdout
     rows = [line.split() for line in bare.stdout.splitlines()]
-    assert rows[1][:5] == ["*", "model-0@3", str(DIMENSIONS), "512", "int8"]
+    assert rows[1][:6] == ["*", "model-0@3", "embed", str(DIMENSIONS), "512", "int8"]
     assert [row[-1] for row in rows[1:]] == [FINGERPRINT[:12]] * 3
     lines = invoke("models", "--format", "json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in lines] == ["model-0", "model-1", "model-2"]
@@ -483,7 +483,8 @@ def test_ctrl_c_ends_at_once_with_130(double: Double, book: Path, tmp_path: Path
 
 
 def test_every_help_teaches_with_examples(invoke: Callable[..., Result]) -> None:
-    for command in ([], ["embed"], ["segment"], ["models"], ["models", "list"], ["models", "show"]):
+    tasks = ("analyze", "classify", "classify-tokens", "embed", "embed-sparse", "redact")
+    for command in ([], *([name] for name in tasks), ["segment"], ["models"], ["models", "list"], ["models", "show"]):
         shown = invoke(*command, "--help")
         assert shown.exit_code == 0
         assert "  octavo " in shown.stdout.partition("\n")[2]

@@ -128,7 +128,7 @@ async def test_a_stream_goes_on_at_the_next_server_and_no_segment_is_lost_or_dou
     assert not stream.summary.partial
     assert stream.summary.usage.tokens == sum(each.segment.token_count for each in whole)
     for one, other in zip(got, whole, strict=True):
-        assert np.array_equal(one.results["embed"].vector, other.results["embed"].vector)  # type: ignore[arg-type]
+        assert np.array_equal(one.results["embed"].vector, other.results["embed"].vector)
 
 
 @pytest.fixture(scope="module")

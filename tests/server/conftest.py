@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.config.folders import cache_home
+from tests.models import CLASSES, ENTITY_LABELS, write_model
 from tests.server.helpers import E5, MINILM, TINY, Server, model, serving, settings
 
 
@@ -31,6 +32,24 @@ def models(state_home: Path) -> Path:
 def server(models: Path) -> Iterator[Server]:
     """Three real models; the smallest is the default."""
     with serving(settings(model(TINY, "auto"), model(MINILM), model(E5))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def head_models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of small models with heads: finder (entities), sorter (classes), tagger (any number of classes)."""
+    folder = tmp_path_factory.mktemp("heads")
+    write_model(folder / "finder", "tokens", models / TINY, ENTITY_LABELS)
+    write_model(folder / "sorter", "sequence", models / TINY, CLASSES, seed=1)
+    write_model(folder / "tagger", "sequence", models / TINY, CLASSES, multi_label=True, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def task_server(head_models: Path) -> Iterator[Server]:
+    """A server of every task: the smallest packaged model, which is the default, and those of `head_models`."""
+    heads = (model(str(head_models / name)) for name in ("finder", "sorter", "tagger"))
+    with serving(settings(model(TINY), *heads)) as server:
         yield server
 
 

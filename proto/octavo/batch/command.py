@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from octavo.batch.columns import columns_of
 from octavo.batch.documents import TEXT_COLUMN, Columns
 from octavo.batch.drivers import Ask
 from octavo.batch.errors import BatchError, OtherJob, TooManyErrors, Unserved
@@ -19,20 +20,31 @@ from octavo.batch.job import Job, run
 from octavo.batch.manifest import Options
 from octavo.batch.output import FORMATS as OUTPUT_FORMATS
 from octavo.batch.parts import Share, Size
-from octavo.batch.records import OWN_COLUMNS
+from octavo.batch.records import FIRST_COLUMNS, LAST_COLUMNS
 from octavo.batch.sources import FORMATS as INPUT_FORMATS
 from octavo.cli.connection import client_of, failure
 from octavo.cli.exits import FAILED, Failure, complain
 from octavo.cli.local import local_server
-from octavo.cli.options import call_arguments, check_call_options, embed_task, file_names, job_options, vector_options
-from octavo.client import Client, Retry
+from octavo.cli.options import (
+    TASKS,
+    call_arguments,
+    check_call_options,
+    file_names,
+    job_options,
+    task_option,
+    task_options,
+    tasks_of,
+)
+from octavo.client import Client, Embed, EmbedSparse, Retry
+from octavo.client.arguments import Task
 from octavo.sizes import parse_size
 
 NO_RETRY = Retry(attempts=1, patience=0)  # instead, documents go to another server
 LOCAL_PATIENCE = 5.0  # seconds; a local server that has ended does not come back
 # The options that determine the output, besides the columns.
 DECIDING = (
-    "task", "format", "segments", "pooling", "normalize", "dimensions", "data_type", "window", "input_type",
+    "format", "segments", "pooling", "normalize", "dimensions", "data_type", "window", "input_type",
+    "mask", "aggregation", "min_score", "top_k",
     "policy", "max_tokens", "min_tokens", "encoding", "input_format", "sample", "part_rows", "part_characters",
     "max_document_bytes",
 )  # fmt: skip
@@ -45,9 +57,7 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> Share:
     return Share(int(match[1]) - 1, int(match[2]))
 
 
-def _kept(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    if taken := next((name for name in names if name in OWN_COLUMNS), None):
-        raise click.BadParameter(f"the column {taken!r} is reserved for the output")
+def _once(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
@@ -76,7 +86,7 @@ _NUMBER = click.IntRange(min=1)
 @click.option(
     "--output", "-o", required=True, metavar="PATH", shell_complete=file_names, help="Output folder or its URI."
 )
-@click.option("--task", type=click.Choice(["embed"]), default="embed", show_default=True, help="The task to run.")
+@task_option("embed")
 @click.option(
     "--server",
     metavar="ADDR",
@@ -88,14 +98,14 @@ _NUMBER = click.IntRange(min=1)
 )
 @click.option("--text-column", default=TEXT_COLUMN, show_default=True, metavar="NAME", help="Column of the text.")
 @click.option("--id-column", metavar="NAME", help='Column of the id. [default: "id" if it exists, else FILE:ROW]')
-@click.option("--keep", multiple=True, metavar="NAME", callback=_kept, help="A column to copy. Repeatable.")
+@click.option("--keep", multiple=True, metavar="NAME", callback=_once, help="A column to copy. Repeatable.")
 @click.option(
     "--format", type=click.Choice(OUTPUT_FORMATS), default="parquet", show_default=True, help="Output format."
 )
 @click.option(
     "--input-format", type=click.Choice(INPUT_FORMATS), help="Input format of all files. [default: by file name]"
 )
-@click.option("--segments", is_flag=True, help="Add a row for each segment, with its position and vector.")
+@click.option("--segments", is_flag=True, help="Add a row for each segment, with its position and vectors.")
 @click.option("--plan", is_flag=True, help="Only count documents and tokens and estimate time and disk.")
 @click.option(
     "--sample", type=_NUMBER, metavar="N", help="Process a random sample of N documents, the same one each time."
@@ -124,15 +134,15 @@ _NUMBER = click.IntRange(min=1)
     metavar="SECONDS",
     help="How long to keep trying a server that does not answer.",
 )
-@vector_options
+@task_options(*TASKS.values())
 @job_options
 @click.pass_context
 def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...], plan: bool, **options: Any) -> None:
-    r"""Embed many documents, from files to files.
+    r"""Embed, classify or redact many documents, from files to files.
 
     Reads JSON Lines, CSV, Parquet and text files, compressed or not, from any file system that pyarrow supports. Writes
     Parquet or JSON Lines in parts, each atomically; if the job is killed, the same command resumes with the missing
-    parts. Bad rows get an error instead of a vector. The last line of standard output is the summary, as JSON.
+    parts. Bad rows get an error instead of results. The last line of standard output is the summary, as JSON.
 
     \b
     octavo batch --input docs.jsonl --output vectors                     with the server on 127.0.0.1:50051
@@ -140,8 +150,9 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     octavo batch --input *.parquet --output vectors --keep title --segments
     octavo batch --input s3://bucket/docs --output s3://bucket/vectors --server a:50051 --server b:50051
     octavo batch --input docs.csv --output vectors --plan --sample 200
+    octavo batch --input mails/ --output masked --task redact --task classify:topics
 
-    Exit codes: 0 all rows have vectors, 1 some rows failed, or the job stopped without a summary and can be resumed,
+    Exit codes: 0 all rows have results, 1 some rows failed, or the job stopped without a summary and can be resumed,
     2 wrong usage, or options that differ from those of the existing output, 3 no server can be reached,
     130 interrupted, 143 terminated.
     """
@@ -173,12 +184,18 @@ def _check_extra() -> None:
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
     columns = Columns(options["text_column"], options["id_column"], options["keep"])
-    deciding = {name.replace("_", "-"): options[name] for name in DECIDING}
+    tasks = _tasks(options)
+    deciding = {
+        **{name.replace("_", "-"): options[name] for name in DECIDING},
+        "task": " ".join(f"{name}:{model}" if model else name for name, model in options["tasks"]),
+        "label": list(options["labels"]) or None,
+        "tokens": options["tokens"] or None,
+    }
     return Job(
         inputs=inputs,
         output=options["output"],
         options=Options(columns, deciding),
-        ask=Ask(embed_task(options), call_arguments(options)),
+        ask=Ask(tasks, call_arguments(options)),
         reading=columns.reading(options["encoding"], options["max_document_bytes"]),
         size=Size(options["part_rows"], options["part_characters"]),
         sample=options["sample"],
@@ -188,6 +205,18 @@ def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
         max_errors=options["max_errors"],
         patience=LOCAL_PATIENCE if options["local"] else options["patience"],
     )
+
+
+def _tasks(options: dict[str, Any]) -> dict[str, Task]:
+    tasks = tasks_of(options["tasks"], options)
+    if len({name for name, _ in options["tasks"]}) < len(tasks):
+        raise click.UsageError("--task: a job has one task of a kind, whose results are in columns of their own")
+    if options["segments"] and not any(isinstance(task, Embed | EmbedSparse) for task in tasks.values()):
+        raise click.UsageError("--segments needs a task with vectors: embed or embed-sparse")
+    own = (*FIRST_COLUMNS, *columns_of(tasks), *LAST_COLUMNS)
+    if taken := next((name for name in options["keep"] if name in own), None):
+        raise click.BadParameter(f"the column {taken!r} is reserved for the output", param_hint="--keep")
+    return tasks
 
 
 @contextlib.contextmanager

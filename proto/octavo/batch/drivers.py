@@ -2,20 +2,18 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from octavo.batch.manifest import Vectors
-from octavo.batch.pool import Hold, Pool, Task
-from octavo.batch.records import Made
+from octavo.batch.manifest import Served
+from octavo.batch.pool import Hold, Pool, Waiting
 from octavo.batch.rows import Problem
 from octavo.cli.connection import waits
-from octavo.client import Analysis, Client, Embed, OctavoError, Retry
-from octavo.client.arguments import CallArguments
+from octavo.client import Analysis, Client, Embed, Embedding, OctavoError, Retry
+from octavo.client.arguments import CallArguments, Task
 from octavo.client.retry import Attempts
 
-TASK = "embed"
 IN_FLIGHT = 256  # documents in flight with a single server
 IN_FLIGHT_OF_SEVERAL = 64  # with each of several: near the end, other servers cannot help with these
 _WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after the first, second … failure to reach a server
@@ -23,9 +21,9 @@ _WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after the first, second … failur
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The task and arguments for every document."""
+    """The tasks and arguments for every document."""
 
-    task: Embed
+    tasks: Mapping[str, Task]
     arguments: CallArguments
 
     @property
@@ -45,8 +43,8 @@ class Taken:
 class Answered:
     """A document was answered."""
 
-    task: Task
-    outcome: Made | Problem
+    task: Waiting
+    outcome: Analysis | Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Driver:
 
     Attributes:
         client: the server's client, without retries: documents go to another server instead.
-        ask: the task and arguments for every document.
+        ask: the tasks and arguments for every document.
         pool: waiting documents, shared by all servers.
         inbox: receives events.
         patience: seconds to keep trying the server.
@@ -115,8 +113,7 @@ class Driver:
         hold = Hold()
         answers = self.client.process(
             self._texts(hold),
-            {TASK: self.ask.task},
-            segments=self.ask.task.segment_vectors,
+            self.ask.tasks,
             in_flight=self.in_flight,
             return_exceptions=True,
             **self.ask.arguments,
@@ -128,14 +125,14 @@ class Driver:
                     self.pool.put_back(hold, task, answer.retry_after or 1.0)
                 else:
                     self.pool.done(hold, task)
-                    self.inbox.put(Answered(task, _outcome(answer)))
+                    self.inbox.put(Answered(task, self._outcome(answer)))
         except OctavoError as error:
             return error
         finally:
             self.pool.give_back(hold)
         return None
 
-    def _texts(self, hold: Hold) -> Iterator[tuple[Task, str]]:
+    def _texts(self, hold: Hold) -> Iterator[tuple[Waiting, str]]:
         while (task := self.pool.take(hold)) is not None:
             self.inbox.put(Taken())
             yield task, task.document.text
@@ -153,42 +150,34 @@ class Driver:
             return None
         return _WAITS[min(self._failures, len(_WAITS)) - 1]
 
-
-def _outcome(answer: Analysis | OctavoError) -> Made | Problem:
-    if isinstance(answer, OctavoError):
-        return Problem(answer.reason or (answer.code.name if answer.code else type(answer).__name__), str(answer))
-    made = answer.results[TASK]
-    if made.vector is None:
-        return Problem("NO_VECTOR", "the server sent no vector")
-    if made.segment_vectors is None:
-        return Made(made.vector, answer.usage)
-    pairs = zip(answer.segments, made.segment_vectors, strict=True)
-    return Made(made.vector, answer.usage, tuple(replace(segment, vector=vector) for segment, vector in pairs))
+    def _outcome(self, answer: Analysis | OctavoError) -> Analysis | Problem:
+        if isinstance(answer, OctavoError):
+            return Problem(answer.reason or (answer.code.name if answer.code else type(answer).__name__), str(answer))
+        for name in self.ask.tasks:
+            result = answer.results.get(name)
+            if result is None or (isinstance(result, Embedding) and result.vector is None):
+                return Problem("NO_RESULT", f"the server sent no result of the task {name}")
+        return answer
 
 
-def probe(client: Client, ask: Ask, patience: float) -> Vectors:
-    """Embed one word, to learn about the server's vectors before the work.
+def probe(client: Client, ask: Ask, patience: float) -> Served:
+    """Run the tasks on one word, to learn about the server's results before the work.
 
     Raises:
         OctavoError: the server does not answer within `patience` seconds, or refuses the options.
     """
-    task, attempts = ask.task, Attempts(Retry(attempts=5, patience=patience, on_wait=waits(client.address)), None)
+    attempts = Attempts(Retry(attempts=5, patience=patience, on_wait=waits(client.address)), None)
     while True:
         try:
-            result = client.embed(
-                "octavo",
-                pooling=task.pooling,
-                normalize=task.normalize,
-                dimensions=task.dimensions,
-                data_type=task.data_type,
-                **ask.afresh,
-            )
+            answer = client.analyze("octavo", ask.tasks, **ask.afresh)
             break
         except OctavoError as error:
             wait = attempts.next_wait(error)
             if wait is None:
                 raise
         time.sleep(wait)
+    embeds = ((task, answer.results[name].vector) for name, task in ask.tasks.items() if isinstance(task, Embed))
+    task, vector = next(embeds, (Embed(), None))
     bits = 8 if task.data_type == "binary" else 1
-    dimensions = task.dimensions or bits * result.vector.size
-    return Vectors(str(result.model), result.fingerprint, dimensions, task.data_type or "float32")
+    dimensions = task.dimensions or (0 if vector is None else bits * vector.size)
+    return Served(str(answer.model), answer.fingerprint, dimensions, task.data_type or "float32")

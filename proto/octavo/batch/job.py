@@ -11,7 +11,7 @@ from octavo.batch import manifest as manifests
 from octavo.batch.documents import Document, documents
 from octavo.batch.drivers import Ask, probe
 from octavo.batch.errors import InputError, OtherJob, Unserved
-from octavo.batch.manifest import Manifest, Options, Vectors
+from octavo.batch.manifest import Manifest, Options, Served
 from octavo.batch.output import MANIFEST, Output
 from octavo.batch.parts import Place, Share, Size, placed
 from octavo.batch.progress import Progress
@@ -103,9 +103,9 @@ def run(job: Job, connect: AbstractContextManager[Sequence[Client]]) -> dict[str
         manifests.check_inputs(begun, inputs)
     with connect as clients:
         manifest = _begin(job, output, begun, key, inputs, sources, clients)
-        ask = Ask(job.ask.task, {**job.ask.arguments, "expected_fingerprint": manifest.vectors.fingerprint})
+        ask = Ask(job.ask.tasks, {**job.ask.arguments, "expected_fingerprint": manifest.served.fingerprint})
         with Progress(job.rows(manifest.survey.rows)) as progress:
-            work = Work(output, Layout.of(manifest), job.share, job.max_errors, progress)
+            work = Work(output, Layout.of(manifest, job.ask.tasks), job.share, job.max_errors, progress)
             ready = time.monotonic()
             try:
                 work.do(job.placed(sources, manifest.survey.rows), clients, ask, job.patience)
@@ -127,25 +127,25 @@ def _begin(
     clients: Sequence[Client],
 ) -> Manifest:
     """Return the manifest of the job being resumed, or write a new one before anything else."""
-    vectors = _vectors(job, clients)
+    served = _served(job, clients)
     if begun:
-        manifests.check_vectors(begun, vectors)
+        manifests.check_served(begun, served)
         return begun
     flat = [source for files in sources for source in files]
     found = survey(flat, job.options.columns, job.reading)
-    manifest = Manifest(key, job.options.named(), inputs, found, vectors)
+    manifest = Manifest(key, job.options.named(), inputs, found, served)
     output.write(MANIFEST, manifest.dump())
     return manifest
 
 
-def _vectors(job: Job, clients: Sequence[Client]) -> Vectors:
-    """Probe the vectors of all servers, which must agree. Servers that do not answer are retried during the work.
+def _served(job: Job, clients: Sequence[Client]) -> Served:
+    """Probe the results of all servers, which must agree. Servers that do not answer are retried during the work.
 
     Raises:
         OtherJob: two servers differ.
         Unserved: no server answers, or one refuses.
     """
-    found: dict[str, Vectors] = {}
+    found: dict[str, Served] = {}
     silent: Unserved | None = None
     for client in clients:
         try:
@@ -156,14 +156,14 @@ def _vectors(job: Job, clients: Sequence[Client]) -> Vectors:
                 raise silent from error
     if silent and not found:
         raise silent
-    (first, vectors), *others = found.items()
+    (first, served), *others = found.items()
     for address, theirs in others:
-        if theirs != vectors:
+        if theirs != served:
             raise OtherJob(
-                f"{first} and {address} would make vectors that cannot share an index: {vectors.model}, fingerprint "
-                f"{vectors.fingerprint[:12]}, and {theirs.model}, fingerprint {theirs.fingerprint[:12]}"
+                f"{first} and {address} would make results that cannot be compared: {served.model}, fingerprint "
+                f"{served.fingerprint[:12]}, and {theirs.model}, fingerprint {theirs.fingerprint[:12]}"
             )
-    return vectors
+    return served
 
 
 def _finish(
@@ -189,8 +189,8 @@ def _finish(
             "working_seconds": round(working, 3),
             "tokens_per_second": round(run.tokens["tokens"] / working, 1) if working else 0.0,
         },
-        "model": manifest.vectors.model,
-        "fingerprint": manifest.vectors.fingerprint,
+        "model": manifest.served.model,
+        "fingerprint": manifest.served.fingerprint,
         "share": f"{job.share.index + 1}/{job.share.count}",
     }
     if complete:

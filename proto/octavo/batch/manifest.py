@@ -36,8 +36,13 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
-    """The model, fingerprint, dimensions and type of the servers' vectors."""
+class Served:
+    """What the servers run: the first task's model, the fingerprint of all results, and the type of vectors.
+
+    Attributes:
+        dimensions: of vectors; 0 without an Embed task.
+        data_type: of their values.
+    """
 
     model: str
     fingerprint: str
@@ -54,23 +59,23 @@ class Manifest:
         options: the options that determine the output, by name.
         inputs: digests of the inputs, in order.
         survey: facts about the inputs.
-        vectors: facts about the vectors.
+        served: facts about what the servers run.
     """
 
     key: str
     options: Mapping[str, Any]
     inputs: tuple[Digest, ...]
     survey: Survey
-    vectors: Vectors
+    served: Served
 
     def dump(self) -> bytes:
         """Convert to JSON."""
         values = {
             "version": VERSION,
             "options": dict(self.options),
-            "model": self.vectors.model,
-            "fingerprint": self.vectors.fingerprint,
-            "vector": {"dimensions": self.vectors.dimensions, "data_type": self.vectors.data_type},
+            "model": self.served.model,
+            "fingerprint": self.served.fingerprint,
+            "vector": {"dimensions": self.served.dimensions, "data_type": self.served.data_type},
             "rows": self.survey.rows,
             "kept": list(self.survey.kinds),
             "key": self.key,
@@ -95,7 +100,7 @@ class Manifest:
                 values["options"],
                 tuple(Digest(**each) for each in values["inputs"]),
                 Survey(values["rows"], tuple(values["kept"])),
-                Vectors(values["model"], values["fingerprint"], vector["dimensions"], vector["data_type"]),
+                Served(values["model"], values["fingerprint"], vector["dimensions"], vector["data_type"]),
             )
         except (ValueError, KeyError, TypeError) as fault:
             raise OutputError(f"_manifest.json cannot be read: {type(fault).__name__}") from None
@@ -132,17 +137,17 @@ def check_inputs(before: Manifest, inputs: tuple[Digest, ...]) -> None:
         raise OtherJob(f"--input {', '.join(differ)} has changed since this output was started")
 
 
-def check_vectors(before: Manifest, vectors: Vectors) -> None:
-    """Refuse to resume with vectors that cannot share an index with the existing ones.
+def check_served(before: Manifest, served: Served) -> None:
+    """Refuse to resume with results that cannot be compared with the existing ones.
 
     Raises:
-        OtherJob: the servers' vectors differ.
+        OtherJob: the servers' results differ.
     """
-    old = before.vectors
-    if old != vectors:
+    old = before.served
+    if old != served:
         raise OtherJob(
             f"this output was started with the model {old.model} (fingerprint {old.fingerprint[:12]}); the server's "
-            f"{vectors.model} (fingerprint {vectors.fingerprint[:12]}) makes different vectors"
+            f"{served.model} (fingerprint {served.fingerprint[:12]}) makes different results"
         )
 
 

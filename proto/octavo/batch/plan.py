@@ -12,7 +12,7 @@ from octavo.batch.documents import Document
 from octavo.batch.errors import Unserved
 from octavo.batch.job import Job
 from octavo.batch.survey import survey
-from octavo.client import Client, OctavoError, SegmentationResult
+from octavo.client import Client, Embed, OctavoError, Redact, SegmentationResult
 
 AT_ONCE = 8  # documents segmented at a time, per server
 _ROW_BYTES = 60  # of id, usage and file; without vector and kept columns
@@ -30,6 +30,7 @@ class _Counted:
     uncached_tokens: int = 0
     would_charge_tokens: int = 0
     kept_bytes: int = 0
+    text_bytes: int = 0
 
     def add(self, document: Document, result: SegmentationResult | None) -> None:
         self.documents += 1
@@ -37,6 +38,7 @@ class _Counted:
         if result is None:
             self.failed += 1
             return
+        self.text_bytes += len(document.text.encode())
         self.segments += len(result.segments)
         self.tokens += result.usage.tokens
         self.processed_tokens += result.usage.processed_tokens
@@ -47,7 +49,8 @@ class _Counted:
 def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
     """Read all rows, let the servers segment the documents, and measure their speed on random words.
 
-    With a sample, the totals are extrapolated from it.
+    With a sample, the totals are extrapolated from it. Tokens and segments are those of the call's model. Sizes are
+    those of vectors, redacted texts and kept columns; other results are small.
 
     Raises:
         InputError: the input cannot be read.
@@ -60,12 +63,12 @@ def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
         for document, result in _cut(job, job.documents(sources, rows), clients):
             counted.add(document, result)
         speed = sum(_speed(client, job) for client in clients)
-        dimensions = job.ask.task.dimensions or clients[0].model(job.ask.arguments.get("model") or "").dimensions
+        vector = sum(_vector_bytes(clients[0], job, task) for task in job.ask.tasks.values() if isinstance(task, Embed))
     except OctavoError as error:
         raise Unserved(clients[0].address, error) from error
     scale = rows / counted.documents if counted.documents else 1.0
-    vector = dimensions * _TYPE_BYTES[job.ask.task.data_type or "float32"]
-    vectors = counted.documents + (counted.segments if job.ask.task.segment_vectors else 0)
+    redacted = counted.text_bytes if any(isinstance(task, Redact) for task in job.ask.tasks.values()) else 0
+    rows_written = counted.documents + (counted.segments if job.options.values["segments"] else 0)
     return {
         "plan": True,
         "documents": rows,
@@ -78,7 +81,7 @@ def plan(job: Job, clients: Sequence[Client]) -> dict[str, Any]:
         "would_charge_tokens": round(counted.would_charge_tokens * scale),
         "tokens_per_second": round(speed),
         "seconds": round(counted.uncached_tokens * scale / speed, 3),
-        "bytes": round((vectors * (vector + _ROW_BYTES) + counted.kept_bytes) * scale),
+        "bytes": round((rows_written * (vector + _ROW_BYTES) + redacted + counted.kept_bytes) * scale),
     }
 
 
@@ -113,6 +116,12 @@ def _speed(client: Client, job: Job) -> float:
         draw = random.Random(seed)  # noqa: S311
         text = " ".join("".join(draw.choices("aeinrst", k=draw.randint(2, 4))) for _ in range(_PROBE_WORDS))
         start = time.perf_counter()
-        result = client.embed(text, **job.ask.afresh)
-        best = max(best, result.usage.processed_tokens / (time.perf_counter() - start))
+        client.analyze(text, job.ask.tasks, **job.ask.afresh)
+        seconds = time.perf_counter() - start
+        best = max(best, client.segment(text, **job.ask.arguments).usage.processed_tokens / seconds)
     return best
+
+
+def _vector_bytes(client: Client, job: Job, task: Embed) -> float:
+    dimensions = task.dimensions or client.model(task.model or job.ask.arguments.get("model") or "").dimensions
+    return dimensions * _TYPE_BYTES[task.data_type or "float32"]

@@ -15,7 +15,7 @@ WAITING_CHARACTERS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class Waiting:
     """A document to compute."""
 
     place: Place
@@ -26,7 +26,7 @@ class Task:
 class Hold:
     """Documents that one server took and has not answered. A closed hold takes no more."""
 
-    tasks: set[Task] = field(default_factory=set)
+    tasks: set[Waiting] = field(default_factory=set)
     closed: bool = False
 
 
@@ -35,8 +35,8 @@ class Pool:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[Task] = deque()
-        self._later: list[tuple[float, int, Task]] = []
+        self._waiting: deque[Waiting] = deque()
+        self._later: list[tuple[float, int, Waiting]] = []
         self._numbers = itertools.count()
         self._characters = 0
         self._closed = False
@@ -46,14 +46,14 @@ class Pool:
         """Whether another document may be added."""
         return len(self._waiting) < WAITING_DOCUMENTS and self._characters < WAITING_CHARACTERS
 
-    def put(self, task: Task) -> None:
+    def put(self, task: Waiting) -> None:
         """Add a document."""
         with self._changed:
             self._waiting.append(task)
             self._characters += len(task.document.text)
             self._changed.notify()
 
-    def take(self, hold: Hold) -> Task | None:
+    def take(self, hold: Hold) -> Waiting | None:
         """Wait for a document and move it to the hold; None if the hold or pool is closed."""
         with self._changed:
             while not (hold.closed or self._closed):
@@ -66,12 +66,12 @@ class Pool:
                 self._changed.wait(wait)
             return None
 
-    def done(self, hold: Hold, task: Task) -> None:
+    def done(self, hold: Hold, task: Waiting) -> None:
         """Remove an answered document from a hold."""
         with self._changed:
             hold.tasks.discard(task)
 
-    def put_back(self, hold: Hold, task: Task, seconds: float) -> None:
+    def put_back(self, hold: Hold, task: Waiting, seconds: float) -> None:
         """Return a refused document to the pool after a delay."""
         with self._changed:
             hold.tasks.discard(task)

@@ -9,13 +9,13 @@ from octavo.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask,
 from octavo.batch.errors import TooManyErrors, Unserved
 from octavo.batch.output import Output
 from octavo.batch.parts import OpenPart, Place, Share
-from octavo.batch.pool import Pool, Task
+from octavo.batch.pool import Pool, Waiting
 from octavo.batch.progress import Progress
-from octavo.batch.records import Layout, Made, Record
+from octavo.batch.records import Layout, Record
 from octavo.batch.rows import Problem
 from octavo.batch.summary import Tally
 from octavo.cli.connection import failure
-from octavo.client import Client, OctavoError
+from octavo.client import Analysis, Client, OctavoError
 
 OPEN_PARTS = 16  # reading stops while this many parts wait for rows
 _TICK = 1.0  # seconds between progress updates while nothing happens
@@ -127,10 +127,10 @@ class Work:
             if document.problem:
                 self._put(place, document, document.problem)
             else:
-                self._pool.put(Task(place, document))
+                self._pool.put(Waiting(place, document))
         return True
 
-    def _put(self, place: Place, document: Document, outcome: Made | Problem) -> None:
+    def _put(self, place: Place, document: Document, outcome: Analysis | Problem) -> None:
         record = Record(document.id, document.kept, outcome)
         part = self._open[place.part]
         part.put(place.row, record)

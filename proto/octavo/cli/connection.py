@@ -22,6 +22,7 @@ _STOPPING = "DRAINING"  # the server's reason
 RETRY = Retry(attempts=3)  # a user may wait at a terminal
 _NEWS_SECONDS = 1.0  # shorter waits are not told
 KEY_VARIABLE = "OCTAVO_API_KEY"  # not an option, which all users of the machine could see in the process list
+_OPTIONS = {"labels": "label", "return_tokens": "tokens"}  # where they are not called as the request's fields
 _CONNECTION_FAULTS = {
     "errors resolving": "the name does not resolve: check its spelling and the name service",
     "No such file or directory": "there is no such socket: check the path",
@@ -149,5 +150,6 @@ def explained(fault: OctavoError) -> str:
 
 def _option(field: str) -> str:
     """The option that sets a field of the request, else the field."""
-    name = field.rpartition(".")[2]
-    return f"--{name.replace('_', '-')}" if field.startswith(("options.", "embed.", "tasks[")) else field
+    name = re.sub(r"\[\d+\]$", "", field.rpartition(".")[2])
+    option = _OPTIONS.get(name, name.replace("_", "-"))
+    return f"--{option}" if field.startswith(("options.", "embed.", "tasks[")) else field

@@ -1,26 +1,68 @@
-"""Embeds files, for `octavo embed` and `octavo cache warm`."""
+"""Runs tasks on files, for all commands that do so."""
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, BinaryIO
 
-from octavo.cli.connection import explained, is_unreachable
-from octavo.cli.exits import Failure, complain
-from octavo.cli.options import call_arguments, embed_task
+import click
+
+from octavo.cli.connection import connected, explained, is_unreachable
+from octavo.cli.exits import FAILED, Failure, complain
+from octavo.cli.options import call_arguments, check_call_options
+from octavo.cli.output import destination
 from octavo.cli.progress import Advance, progress
-from octavo.cli.texts import read_text
-from octavo.client import Client, EmbedResult, OctavoError, Segment, ServerError, StreamSummary
+from octavo.cli.texts import read_text, refuse_stdin_twice
+from octavo.client import Client, OctavoError, SegmentResult, ServerError, StreamSummary
+from octavo.client.arguments import Task
 
-TASK = "embed"
 _LEAST_STEPS = 200
 _IDLE = "the server may have a queue of other calls, or your limit is used up"
-Outcome = tuple[str, EmbedResult | OctavoError | Failure]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A document's results."""
+
+    text: str
+    segments: Sequence[SegmentResult]
+    summary: StreamSummary
+
+
+Outcome = tuple[str, Answer | OctavoError | Failure]
+Write = Callable[[Iterator[Outcome], BinaryIO], bool]
+"""Writes the results and returns whether any file failed."""
+
+
+def run_tasks(
+    ctx: click.Context, files: Sequence[str], tasks: Mapping[str, Task], write: Write, options: dict[str, Any]
+) -> None:
+    """Run tasks on files and write the results, as a command does."""
+    refuse_stdin_twice(files)
+    check_call_options(ctx)
+    read = reader(files, options["encoding"])
+    with destination(options["output"]) as out, connected(options) as client:
+        failed = write(outcomes(client, files, read, tasks, options), out)
+    if failed:
+        ctx.exit(FAILED)
+
+
+def each_written(shown: Callable[[str, Answer], bytes]) -> Write:
+    """A function that writes what `shown` makes of each file and its results, as soon as it is there."""
+
+    def write(results: Iterator[Outcome], out: BinaryIO) -> bool:
+        failed: list[str] = []
+        for file, answer in succeeded(results, failed):
+            out.write(shown(file, answer))
+            out.flush()
+        return bool(failed)
+
+    return write
 
 
 def reader(files: Sequence[str], encoding: str) -> Callable[[str], str]:
@@ -32,9 +74,13 @@ def reader(files: Sequence[str], encoding: str) -> Callable[[str], str]:
 
 
 def outcomes(
-    client: Client, files: Sequence[str], read: Callable[[str], str], in_flight: int, options: dict[str, Any]
+    client: Client,
+    files: Sequence[str],
+    read: Callable[[str], str],
+    tasks: Mapping[str, Task],
+    options: dict[str, Any],
 ) -> Iterator[Outcome]:
-    """Yield each file with its result or error, in order, and show progress by their sizes.
+    """Yield each file with its results or error, in order, and show progress by their sizes.
 
     Raises:
         OctavoError: the server cannot be reached.
@@ -43,25 +89,25 @@ def outcomes(
     label = f"{len(files):,} documents" if len(files) > 1 else files[0]
     with progress(sum(map(sizes.__getitem__, files)), label, _IDLE) as advance:
 
-        def work(file: str) -> EmbedResult:
+        def work(file: str) -> Answer:
             with _share(sizes[file], advance) as report:
-                return _embed(client, read(file), options, report)
+                return _answer(client, read(file), tasks, options, report)
 
-        for file, future in _in_order(files, work, in_flight):
+        for file, future in _in_order(files, work, options["in_flight"]):
             yield file, _outcome(future)
 
 
-def succeeded(results: Iterator[Outcome], failed: list[str]) -> Iterator[tuple[str, EmbedResult]]:
-    """Yield files that have a result; report the others on standard error and append them to `failed`."""
+def succeeded(results: Iterator[Outcome], failed: list[str]) -> Iterator[tuple[str, Answer]]:
+    """Yield files that have results; report the others on standard error and append them to `failed`."""
     for file, outcome in results:
-        if isinstance(outcome, EmbedResult):
+        if isinstance(outcome, Answer):
             yield file, outcome
         else:
             failed.append(file)
             complain(str(outcome) if isinstance(outcome, Failure) else f"{file}: {explained(outcome)}")
 
 
-def _outcome(future: "Future[EmbedResult]") -> EmbedResult | OctavoError | Failure:
+def _outcome(future: "Future[Answer]") -> Answer | OctavoError | Failure:
     try:
         return future.result()
     except Failure as fault:
@@ -98,10 +144,10 @@ def _share(steps: int, advance: Advance) -> Iterator[Callable[[float], None]]:
 
 
 def _in_order(
-    files: Sequence[str], work: Callable[[str], EmbedResult], in_flight: int
-) -> Iterator[tuple[str, "Future[EmbedResult]"]]:
+    files: Sequence[str], work: Callable[[str], Answer], in_flight: int
+) -> Iterator[tuple[str, "Future[Answer]"]]:
     """Process up to `in_flight` files at a time, in order."""
-    under_way: deque[tuple[str, Future[EmbedResult]]] = deque()
+    under_way: deque[tuple[str, Future[Answer]]] = deque()
     left = iter(files)
     while True:
         under_way.extend((file, _started(work, file)) for file in islice(left, in_flight - len(under_way)))
@@ -110,9 +156,9 @@ def _in_order(
         yield under_way.popleft()
 
 
-def _started(work: Callable[[str], EmbedResult], file: str) -> "Future[EmbedResult]":
+def _started(work: Callable[[str], Answer], file: str) -> "Future[Answer]":
     """Run in a daemon thread, which does not keep the command from exiting."""
-    future: Future[EmbedResult] = Future()
+    future: Future[Answer] = Future()
 
     def run() -> None:
         try:
@@ -124,27 +170,19 @@ def _started(work: Callable[[str], EmbedResult], file: str) -> "Future[EmbedResu
     return future
 
 
-def _embed(client: Client, text: str, options: dict[str, Any], report: Callable[[float], None]) -> EmbedResult:
-    """Embed a document through a stream, whose reply need not fit in one message."""
+def _answer(
+    client: Client,
+    text: str,
+    tasks: Mapping[str, Task],
+    options: dict[str, Any],
+    report: Callable[[float], None],
+) -> Answer:
+    """Run tasks through a stream, whose reply need not fit in one message."""
     segments = []
-    tasks = {TASK: embed_task(options)}
     with client.stream(text, tasks, timeout=options["timeout"], **call_arguments(options)) as stream:
         for part in stream:
-            segments.append(replace(part.segment, vector=part.results[TASK].vector))
+            segments.append(part)
             report(part.segment.char_end / len(text))
-    return _whole(stream.summary, tuple(segments))
-
-
-def _whole(summary: StreamSummary | None, segments: tuple[Segment, ...]) -> EmbedResult:
-    """Convert a stream's results to the result of `Client.embed`."""
-    if summary is None or (vector := summary.results[TASK].vector) is None:
-        raise ServerError("the server sent no document vector")
-    return EmbedResult(
-        model=summary.model,
-        fingerprint=summary.fingerprint,
-        usage=summary.usage,
-        timings=summary.timings,
-        request_id=summary.request_id,
-        vector=vector,
-        segments=segments,
-    )
+    if stream.summary is None or stream.summary.results.keys() != tasks.keys():
+        raise ServerError("the server did not send the results of all tasks")
+    return Answer(text, segments, stream.summary)

@@ -8,7 +8,7 @@ import click
 from octavo.cli.connection import connected
 from octavo.cli.group import PluginGroup
 from octavo.cli.options import connection_options, timeout_option
-from octavo.cli.output import json_line, table
+from octavo.cli.output import glimpse, json_line, table
 from octavo.client import Model
 
 format_option = click.option(
@@ -43,7 +43,7 @@ def models(ctx: click.Context, /, **options: Any) -> None:
 @timeout_option
 @format_option
 def list_models(**options: Any) -> None:
-    r"""List models: name, dimensions, number scheme, kernels, fingerprint.
+    r"""List models: name, tasks, labels, dimensions, number scheme, kernels, fingerprint.
 
     \b
     octavo models list --server unix:/run/octavo/socket
@@ -84,6 +84,8 @@ def _list(options: dict[str, Any]) -> None:
         (
             "*" if each.is_default else "",
             str(each.ref),
+            ", ".join(each.tasks),
+            glimpse(", ".join(each.labels), 32),
             str(each.dimensions),
             str(each.max_segment_tokens),
             each.number_scheme,
@@ -92,8 +94,8 @@ def _list(options: dict[str, Any]) -> None:
         )
         for each in served
     ]
-    heads = ("", "model", "dimensions", "segment", "numbers", "kernels", "fingerprint")
-    click.echo(table(heads, rows, right=(2, 3)))
+    heads = ("", "model", "tasks", "labels", "dimensions", "segment", "numbers", "kernels", "fingerprint")
+    click.echo(table(heads, rows, right=(4, 5)))
 
 
 def _values(model: Model) -> dict[str, Any]:

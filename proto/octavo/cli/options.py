@@ -1,13 +1,25 @@
 """Options shared by commands, and their conversion to the client's arguments."""
 
 import codecs
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from octavo.client.arguments import CallArguments, Embed, Segmentation
+from octavo.cli.output import STDOUT
+from octavo.client.arguments import (
+    CallArguments,
+    Classify,
+    ClassifyTokens,
+    Embed,
+    EmbedSparse,
+    Redact,
+    Segmentation,
+    Task,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +78,15 @@ encoding_option = click.option(
 in_flight_option = click.option(
     "--in-flight", type=click.IntRange(min=1), default=8, show_default=True, help="Documents in progress at a time."
 )
+_output_option = click.option(
+    "--output",
+    "-o",
+    shell_complete=file_names,
+    metavar="FILE",
+    default=STDOUT,
+    help="Output file. [default: standard output]",
+)
+_segments_option = click.option("--segments", is_flag=True, help="Include segments and their results, such as vectors.")
 _priority_option = click.option(
     "--priority",
     type=click.Choice(["interactive", "bulk"]),
@@ -76,7 +97,8 @@ _MODEL = (
     click.option(
         "--model",
         metavar="NAME",
-        help="NAME or NAME@VERSION; with --local also a folder or hf:ORG/NAME. [default: the server's default]",
+        help="NAME or NAME@VERSION; with --local also a folder or hf:ORG/NAME. [default: the server's default, else "
+        "the first that supports the task]",
     ),
 )
 _CUTTING = (
@@ -92,13 +114,7 @@ _CUTTING = (
         "--min-tokens", type=click.IntRange(min=1), metavar="N", help="Minimum tokens; not with --policy fixed."
     ),
 )
-_VECTORS = (
-    click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How token states become a vector."),
-    click.option("--normalize/--no-normalize", default=None, help="Whether to scale vectors to length 1."),
-    click.option("--dimensions", type=click.IntRange(min=1), metavar="N", help="Truncate vectors to N values."),
-    click.option(
-        "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="Type of a vector's values."
-    ),
+_RUN = (
     click.option(
         "--window",
         type=click.IntRange(min=0),
@@ -106,9 +122,49 @@ _VECTORS = (
         help="Half width of the attention window in tokens; 0: full attention.",
     ),
     click.option(
-        "--expected-fingerprint", metavar="HEX", help="Fail unless the vectors fit an index of this fingerprint."
+        "--expected-fingerprint", metavar="HEX", help="Fail unless the results can be compared with this fingerprint's."
     ),
 )
+_OF_TASKS: dict[str, Callable[[Any], Any]] = {
+    "pooling": click.option("--pooling", type=click.Choice(["mean", "cls"]), help="How token states become a vector."),
+    "normalize": click.option("--normalize/--no-normalize", default=None, help="Whether to scale vectors to length 1."),
+    "dimensions": click.option(
+        "--dimensions", type=click.IntRange(min=1), metavar="N", help="Truncate vectors to N values."
+    ),
+    "data_type": click.option(
+        "--data-type", type=click.Choice(["float32", "float16", "int8", "binary"]), help="Type of a vector's values."
+    ),
+    "mask": click.option(
+        "--mask", metavar="TEXT", help='Replaces each entity; "{label}" stands for its label. [default: [{label}]]'
+    ),
+    "labels": click.option(
+        "--label", "labels", multiple=True, metavar="NAME", help="Only entities with this label. Repeatable."
+    ),
+    "aggregation": click.option(
+        "--aggregation",
+        type=click.Choice(["simple", "first", "average", "max"]),
+        help="How scores of tokens become scores of words. [default: max]",
+    ),
+    "min_score": click.option(
+        "--min-score",
+        type=click.FloatRange(0, 1),
+        metavar="SCORE",
+        help="Only entities or labels with at least this score, from 0 to 1.",
+    ),
+    "top_k": click.option(
+        "--top-k", type=click.IntRange(min=1), metavar="N", help="Only the N highest scores or weights."
+    ),
+    "tokens": click.option("--tokens", is_flag=True, help="Include the texts of a sparse vector's tokens."),
+}
+"""Options for the fields of tasks; an option applies to all tasks of a call that have its field."""
+
+TASKS: dict[str, type[Task]] = {
+    "embed": Embed,
+    "classify-tokens": ClassifyTokens,
+    "redact": Redact,
+    "classify": Classify,
+    "embed-sparse": EmbedSparse,
+}
 
 
 def connection_options(command: Command) -> Command:
@@ -122,9 +178,18 @@ def call_options(command: Command) -> Command:
     return _given(command, server_option, *_ENCRYPTION, *own)
 
 
-def vector_options(command: Command) -> Command:
-    """Add the options for vectors to a command."""
-    return _given(command, *_VECTORS)
+def task_options(*kinds: type[Task]) -> Callable[[Command], Command]:
+    """Add the options of these kinds of tasks to a command."""
+    names = {field.name for kind in kinds for field in fields(kind)}
+    own = (option for name, option in _OF_TASKS.items() if name in names)
+    return lambda command: _given(command, *own, *_RUN)
+
+
+def document_options(*kinds: type[Task]) -> Callable[[Command], Command]:
+    """Add the arguments and options of a command that runs these kinds of tasks on files."""
+    return lambda command: _given(
+        command, files_argument, _output_option, _segments_option, task_options(*kinds), in_flight_option, call_options
+    )
 
 
 def job_options(command: Command) -> Command:
@@ -152,14 +217,54 @@ def call_arguments(options: dict[str, Any]) -> CallArguments:
     )
 
 
-def embed_task(options: dict[str, Any]) -> Embed:
-    """Convert the options of `embed` to its task."""
-    return Embed(
-        pooling=options["pooling"],
-        normalize=options["normalize"],
-        dimensions=options["dimensions"],
-        data_type=options["data_type"],
-        segment_vectors=options["segments"],
+def task_of(name: str, options: dict[str, Any], model: str | None = None) -> Task:
+    """Convert options to the task of this name, run by this model; None: the call's model."""
+    kind = TASKS[name]
+    given = {**options, "segment_vectors": options["segments"], "model": model}
+    return kind(**{field.name: value for field in fields(kind) if (value := given.get(field.name)) is not None})
+
+
+def tasks_of(wanted: Sequence[tuple[str, str | None]], options: dict[str, Any]) -> dict[str, Task]:
+    """Convert names of tasks, with their models, to tasks by kind; by kind and model if there are several of a kind.
+
+    A single task has the model of the call, so that it is not given to another model that supports it.
+    """
+    if len(wanted) == 1 and not options["local"]:
+        wanted = [(name, model or options["model"]) for name, model in wanted]
+    kinds = Counter(name for name, _ in wanted)
+    found = {}
+    for name, model in wanted:
+        key = name.replace("-", "_")
+        found[key if kinds[name] == 1 else f"{key}:{model or ''}"] = task_of(name, options, model)
+    return found
+
+
+def _wanted(
+    ctx: click.Context,  # noqa: ARG001
+    parameter: click.Parameter,  # noqa: ARG001
+    names: tuple[str, ...],
+) -> tuple[tuple[str, str | None], ...]:
+    parts = [name.partition(":") for name in names]
+    for kind, _, _ in parts:
+        if kind not in TASKS:
+            raise click.BadParameter(f"{kind!r} is not one of {', '.join(TASKS)}")
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise click.BadParameter(f"{twice!r} is given twice")
+    return tuple((kind, model or None) for kind, _, model in parts)
+
+
+def task_option(*default: str) -> Callable[[Command], Command]:
+    """The option that names the tasks of a call."""
+    return click.option(
+        "--task",
+        "tasks",
+        multiple=True,
+        required=not default,
+        default=default or None,
+        show_default=bool(default),
+        metavar="TASK[:MODEL]",
+        callback=_wanted,
+        help=f"A task: {', '.join(TASKS)}; with the name of its model, if not the call's. Repeatable.",
     )
 
 

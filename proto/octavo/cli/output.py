@@ -11,7 +11,24 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from octavo.cli.exits import Failure
-from octavo.client.results import Array, EmbedResult, Segment, SegmentationResult
+from octavo.client.results import (
+    Array,
+    Classification,
+    Embedding,
+    Entities,
+    Entity,
+    LabelScore,
+    RedactedEntity,
+    Redaction,
+    Reply,
+    Segment,
+    SegmentationResult,
+    SegmentResult,
+    SparseEmbedding,
+    SparseVector,
+    StreamSummary,
+    TaskResult,
+)
 from octavo.files import replacing
 
 STDOUT = "-"
@@ -51,10 +68,85 @@ def numbers(vector: Array) -> list[float] | list[int]:
     return [int(value) for value in vector]
 
 
-def embedding_json(file: str, result: EmbedResult, *, segments: bool) -> dict[str, Any]:
-    """A document's result, with segments and their vectors if requested."""
-    document = {"file": file, **_reply_json(result), "vector": numbers(result.vector)}
-    return {**document, "segments": [_segment_json(each) for each in result.segments]} if segments else document
+def number(score: float) -> float:
+    """A float32 value, with the fewest digits that round-trip."""
+    return float(str(np.float32(score)))
+
+
+def task_json(text: str, parts: Sequence[SegmentResult], summary: StreamSummary, *, segments: bool) -> dict[str, Any]:
+    """The result of a call's only task for a document, with its segments and their results if requested."""
+    (result,) = summary.results.values()
+    document = {**_reply_json(summary), **_result_json(result, text)}
+    if not segments:
+        return document
+    own = ((part.segment, *part.results.values()) for part in parts)
+    return {**document, "segments": [{**_segment_json(segment), **_own_json(result)} for segment, result in own]}
+
+
+def analysis_json(
+    text: str, parts: Sequence[SegmentResult], summary: StreamSummary, *, segments: bool
+) -> dict[str, Any]:
+    """The results of a document's tasks by name, and what ran, with its segments and their results if requested."""
+    trunks: list[dict[str, Any]] = [
+        {"model": str(trunk.model), "fingerprint": trunk.fingerprint, "tasks": list(trunk.tasks)}
+        | ({"usage": dataclasses.asdict(trunk.usage)} if trunk.usage else {})
+        for trunk in summary.trunks
+    ]
+    for number, trunk in enumerate(trunks) if segments else ():
+        trunk["segments"] = [_part_json(part) for part in parts if part.trunk == number]
+    return {
+        **_reply_json(summary),
+        "results": {name: _result_json(result, text) for name, result in summary.results.items()},
+        "trunks": trunks,
+    }
+
+
+def _part_json(part: SegmentResult) -> dict[str, Any]:
+    results = ((name, _own_json(result)) for name, result in part.results.items())
+    return {**_segment_json(part.segment), "results": {name: values for name, values in results if values}}
+
+
+def _own_json(result: TaskResult) -> dict[str, Any]:
+    """A segment's own result; entities and masks are the document's alone."""
+    return {} if isinstance(result, Entities | Redaction) else _result_json(result, "")
+
+
+def _result_json(result: TaskResult, text: str) -> dict[str, Any]:
+    match result:
+        case Embedding():
+            return {} if result.vector is None else {"vector": numbers(result.vector)}
+        case Entities():
+            return {"entities": [_entity_json(each, text) for each in result.entities]}
+        case Redaction():
+            return {"text": result.text, "entities": [_masked_json(each) for each in result.entities]}
+        case Classification():
+            return {"labels": [_label_json(each) for each in result.labels]}
+        case SparseEmbedding():
+            return {} if result.vector is None else _sparse_json(result.vector)
+
+
+def _entity_json(entity: Entity, text: str) -> dict[str, Any]:
+    return {**_place_json(entity), "text": text[entity.char_start : entity.char_end]}
+
+
+def _masked_json(masked: RedactedEntity) -> dict[str, Any]:
+    place = {"redacted_start": masked.redacted_start, "redacted_end": masked.redacted_end}
+    return {**_place_json(masked.entity), **place}
+
+
+def _place_json(entity: Entity) -> dict[str, Any]:
+    return {**dataclasses.asdict(entity), "score": number(entity.score)}
+
+
+def _label_json(label: LabelScore) -> dict[str, Any]:
+    scored: dict[str, Any] = {"label": label.label, "score": number(label.score)}
+    carried = [{"segment_index": index, "score": number(score)} for index, score in label.segments]
+    return {**scored, "segments": carried} if carried else scored
+
+
+def _sparse_json(vector: SparseVector) -> dict[str, Any]:
+    values: dict[str, Any] = {"indices": vector.indices.tolist(), "weights": numbers(vector.weights)}
+    return {**values, "tokens": list(vector.tokens)} if vector.tokens else values
 
 
 def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
@@ -69,7 +161,7 @@ def segmentation_json(file: str, result: SegmentationResult) -> dict[str, Any]:
     }
 
 
-def _reply_json(result: EmbedResult | SegmentationResult) -> dict[str, Any]:
+def _reply_json(result: Reply) -> dict[str, Any]:
     return {
         "model": str(result.model),
         "fingerprint": result.fingerprint,
@@ -80,7 +172,7 @@ def _reply_json(result: EmbedResult | SegmentationResult) -> dict[str, Any]:
 
 
 def _segment_json(segment: Segment) -> dict[str, Any]:
-    values: dict[str, Any] = {
+    return {
         "index": segment.index,
         "char_start": segment.char_start,
         "char_end": segment.char_end,
@@ -89,7 +181,6 @@ def _segment_json(segment: Segment) -> dict[str, Any]:
         "resumed_from_layer": segment.resumed_from_layer,
         "digest": segment.digest.hex(),
     }
-    return values if segment.vector is None else {**values, "vector": numbers(segment.vector)}
 
 
 def save_array(rows: Sequence[Array], out: BinaryIO) -> None:

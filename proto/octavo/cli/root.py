@@ -41,6 +41,11 @@ def _readers_gone() -> Iterator[None]:
     cls=Root,
     builtin={
         "embed": "octavo.cli.embed:embed",
+        "embed-sparse": "octavo.cli.tasks:embed_sparse",
+        "classify": "octavo.cli.tasks:classify",
+        "classify-tokens": "octavo.cli.tasks:classify_tokens",
+        "redact": "octavo.cli.tasks:redact",
+        "analyze": "octavo.cli.tasks:analyze",
         "segment": "octavo.cli.segment:segment",
         "models": "octavo.cli.models:models",
         "batch": "octavo.batch.command:batch",
@@ -50,11 +55,13 @@ def _readers_gone() -> Iterator[None]:
 )
 @click.version_option(__version__, prog_name="octavo")
 def octavo() -> None:
-    r"""Embed long documents and their segments in full, with an Octavo server.
+    r"""Embed, classify and redact long documents in full, with an Octavo server.
 
     \b
     octavo embed book.txt                   the book's vector, from the server on 127.0.0.1:50051
     octavo embed --local book.txt           the same, with a server started for this command
+    octavo redact mail.txt                  the mail with names and addresses masked
+    octavo analyze --task embed --task classify book.txt
     octavo segment book.txt                 the book's segments, and what they would cost
     octavo models                           the server's models
 

@@ -11,12 +11,36 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, ove
 import grpc.aio
 
 from octavo.client import replies
-from octavo.client.arguments import CallArguments, Embed, EmbedArguments, EmbedManyArguments, ProcessArguments
+from octavo.client.arguments import (
+    CallArguments,
+    Classify,
+    ClassifyArguments,
+    ClassifyTokens,
+    ClassifyTokensArguments,
+    EmbedArguments,
+    EmbedManyArguments,
+    EmbedSparse,
+    EmbedSparseArguments,
+    ProcessArguments,
+    Redact,
+    RedactArguments,
+    Task,
+)
 from octavo.client.base import BaseClient
 from octavo.client.documents import AsyncDocumentStream
 from octavo.client.errors import OctavoError, from_call
 from octavo.client.ledger import Ledger
-from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
+from octavo.client.results import (
+    Analysis,
+    Classification,
+    EmbedResult,
+    Entities,
+    Model,
+    Redaction,
+    SegmentationResult,
+    SparseEmbedding,
+    TaskReply,
+)
 from octavo.client.retry import Attempts
 from octavo.client.streams import AsyncSegmentStream
 from octavo.v1 import inference_pb2 as pb
@@ -91,6 +115,34 @@ class AsyncClient(BaseClient):
         self._check_many(in_flight, arguments)
         return self._embed_many(_asynchronous(texts), in_flight, return_exceptions, timeout, arguments)
 
+    async def classify_tokens(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[ClassifyTokensArguments]
+    ) -> TaskReply[Entities]:
+        """Find entities in a document."""
+        request = self._task_request(pb.ClassifyTokensRequest, ClassifyTokens, text, arguments)
+        return replies.task_reply(await self._call(self._inference.ClassifyTokens, request, self._attempts(timeout)))
+
+    async def redact(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[RedactArguments]
+    ) -> TaskReply[Redaction]:
+        """Mask entities in a document."""
+        request = self._task_request(pb.RedactRequest, Redact, text, arguments)
+        return replies.task_reply(await self._call(self._inference.Redact, request, self._attempts(timeout)))
+
+    async def classify(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[ClassifyArguments]
+    ) -> TaskReply[Classification]:
+        """Label a document."""
+        request = self._task_request(pb.ClassifyRequest, Classify, text, arguments)
+        return replies.task_reply(await self._call(self._inference.Classify, request, self._attempts(timeout)))
+
+    async def embed_sparse(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[EmbedSparseArguments]
+    ) -> TaskReply[SparseEmbedding]:
+        """Return the document's sparse vector, over the vocabulary."""
+        request = self._task_request(pb.EmbedSparseRequest, EmbedSparse, text, arguments)
+        return replies.task_reply(await self._call(self._inference.EmbedSparse, request, self._attempts(timeout)))
+
     async def segment(
         self,
         text: str,
@@ -106,7 +158,7 @@ class AsyncClient(BaseClient):
     async def analyze(
         self,
         text: str,
-        tasks: Mapping[str, Embed],
+        tasks: Mapping[str, Task],
         *,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
@@ -118,7 +170,7 @@ class AsyncClient(BaseClient):
     def stream(
         self,
         text: str,
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         resume: bool = True,
         partial: bool = False,
@@ -146,7 +198,7 @@ class AsyncClient(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         return_exceptions: Literal[False] = False,
         **arguments: Unpack[ProcessArguments],
@@ -156,7 +208,7 @@ class AsyncClient(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         return_exceptions: Literal[True],
         **arguments: Unpack[ProcessArguments],
@@ -165,7 +217,7 @@ class AsyncClient(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]] | AsyncIterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         segments: bool = False,
         in_flight: int = 256,

@@ -10,6 +10,7 @@ InputTypeName = Literal["query", "passage"]
 CacheModeName = Literal["read_write", "read_only", "refresh", "bypass"]
 PolicyName = Literal["content", "sentence", "fixed"]
 PriorityName = Literal["interactive", "bulk"]
+AggregationName = Literal["simple", "first", "average", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Embed:
         data_type: type of the values; "binary" packs their signs, eight per byte.
         segment_vectors: also return a vector for each segment.
         spans: (start, end) indices into the string, end exclusive; each span gets the mean of its tokens' states.
+        model: "name" or "name@version"; None: the call's model.
     """
 
     pooling: PoolingName | None = None
@@ -46,6 +48,77 @@ class Embed:
     data_type: DataTypeName | None = None
     segment_vectors: bool = False
     spans: Sequence[tuple[int, int]] = ()
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyTokens:
+    """A task that finds entities.
+
+    Attributes:
+        labels: only entities with these labels; empty: all.
+        min_score: only entities with at least this score, from 0 to 1.
+        aggregation: how scores of tokens become scores of words.
+        model: "name" or "name@version"; None: the call's model, or another that supports the task.
+    """
+
+    labels: Sequence[str] = ()
+    min_score: float = 0.0
+    aggregation: AggregationName | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redact:
+    """A task that masks entities.
+
+    Attributes:
+        mask: replaces each entity; "{label}" stands for its label. None: "[{label}]".
+        labels, min_score, aggregation, model: as in `ClassifyTokens`.
+    """
+
+    mask: str | None = None
+    labels: Sequence[str] = ()
+    min_score: float = 0.0
+    aggregation: AggregationName | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """A task that labels a document.
+
+    Attributes:
+        top_k: only so many of the highest scores; None: all.
+        min_score: only labels with at least this score, from 0 to 1.
+        segments: add to each label the segments that carry it.
+        model: as in `ClassifyTokens`.
+    """
+
+    top_k: int | None = None
+    min_score: float = 0.0
+    segments: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSparse:
+    """A task that computes a sparse vector of the document, over the vocabulary.
+
+    Attributes:
+        top_k: only so many of the highest weights; None: all.
+        tokens: also return the tokens' texts.
+        segment_vectors: also return a vector for each segment.
+        model: as in `ClassifyTokens`.
+    """
+
+    top_k: int | None = None
+    tokens: bool = False
+    segment_vectors: bool = False
+    model: str | None = None
+
+
+Task = Embed | ClassifyTokens | Redact | Classify | EmbedSparse
 
 
 class CallArguments(TypedDict, total=False):
@@ -79,6 +152,36 @@ class EmbedArguments(CallArguments, total=False):
     data_type: DataTypeName | None
     segment_vectors: bool
     spans: Sequence[tuple[int, int]]
+
+
+class ClassifyTokensArguments(CallArguments, total=False):
+    """Keyword arguments of `classify_tokens`: those of every call and the fields of `ClassifyTokens`."""
+
+    labels: Sequence[str]
+    min_score: float
+    aggregation: AggregationName | None
+
+
+class RedactArguments(ClassifyTokensArguments, total=False):
+    """Keyword arguments of `redact`: those of every call and the fields of `Redact`."""
+
+    mask: str | None
+
+
+class ClassifyArguments(CallArguments, total=False):
+    """Keyword arguments of `classify`: those of every call and the fields of `Classify`."""
+
+    top_k: int | None
+    min_score: float
+    segments: bool
+
+
+class EmbedSparseArguments(CallArguments, total=False):
+    """Keyword arguments of `embed_sparse`: those of every call and the fields of `EmbedSparse`."""
+
+    top_k: int | None
+    tokens: bool
+    segment_vectors: bool
 
 
 class EmbedManyArguments(EmbedArguments, total=False):

@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 
 from octavo.client import requests
-from octavo.client.arguments import CallArguments, Embed, EmbedArguments
+from octavo.client.arguments import CallArguments, EmbedArguments, Task
 from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
 from octavo.client.ledger import Ledger
+from octavo.client.requests import Request
 from octavo.client.retry import Attempts, Retry
 from octavo.v1 import inference_pb2 as pb
 
@@ -59,16 +60,19 @@ class BaseClient(ABC):
         return Attempts(self._retry, timeout)
 
     def _embed_request(self, text: str, arguments: EmbedArguments) -> pb.EmbedRequest:
-        return requests.embed_request(text, self.max_document_bytes, **arguments)
+        return requests.embed_request(text, self.max_document_bytes, arguments)
+
+    def _task_request(self, request: type[Request], kind: type[Task], text: str, arguments: CallArguments) -> Request:
+        return requests.task_request(request, kind, text, self.max_document_bytes, arguments)
 
     def _segment_request(self, text: str, arguments: CallArguments) -> pb.SegmentRequest:
         return requests.segment_request(text, self.max_document_bytes, **arguments)
 
-    def _analyze_request(self, text: str, tasks: Mapping[str, Embed], arguments: CallArguments) -> pb.AnalyzeRequest:
+    def _analyze_request(self, text: str, tasks: Mapping[str, Task], arguments: CallArguments) -> pb.AnalyzeRequest:
         return requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
 
     def _stream_request(
-        self, text: str, tasks: Mapping[str, Embed] | None, arguments: CallArguments
+        self, text: str, tasks: Mapping[str, Task] | None, arguments: CallArguments
     ) -> pb.StreamSegmentsRequest:
         return requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
 
@@ -78,7 +82,7 @@ class BaseClient(ABC):
         self._embed_request("", arguments)
 
     def _ledger(
-        self, tasks: Mapping[str, Embed] | None, segments: bool, in_flight: int, arguments: CallArguments
+        self, tasks: Mapping[str, Task] | None, segments: bool, in_flight: int, arguments: CallArguments
     ) -> Ledger[Any]:
         _check_in_flight(in_flight)
         start = requests.process_start(tasks, segments=segments, **arguments)

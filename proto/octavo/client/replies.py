@@ -1,45 +1,23 @@
 """Converts replies to results. An inconsistent reply raises ServerError."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from octavo.client import results
 from octavo.client.arguments import PolicyName, Segmentation
 from octavo.client.errors import ServerError, from_status
+from octavo.client.task_results import by_name, by_name_of_segment, converted, embedding, joined
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 
-_DTYPES = {
-    pb.DATA_TYPE_UNSPECIFIED: "<f4",
-    pb.DATA_TYPE_FLOAT32: "<f4",
-    pb.DATA_TYPE_FLOAT16: "<f2",
-    pb.DATA_TYPE_INT8: "i1",
-    pb.DATA_TYPE_BINARY: "u1",
-}
 _POLICIES: dict[int, PolicyName] = {
     pb.SEGMENTATION_POLICY_CONTENT: "content",
     pb.SEGMENTATION_POLICY_SENTENCE: "sentence",
     pb.SEGMENTATION_POLICY_FIXED: "fixed",
 }
-
-
-def array(tensor: pb.Tensor) -> results.Array:
-    """Copy a tensor's values to an array; for BINARY, the packed bytes, with each row starting a new byte."""
-    dtype = _DTYPES.get(tensor.data_type)
-    if dtype is None:
-        raise ServerError(f"the reply has a data type unknown to this client: {tensor.data_type}")
-    shape = list(tensor.shape)
-    if tensor.data_type == pb.DATA_TYPE_BINARY and shape:
-        shape[-1] = -(-shape[-1] // 8)
-    if math.prod(shape) * np.dtype(dtype).itemsize != len(tensor.data):
-        raise ServerError(f"the reply has a tensor of shape {list(tensor.shape)} in {len(tensor.data):,} bytes")
-    values = np.frombuffer(tensor.data, dtype).reshape(shape)
-    return values.astype(values.dtype.newbyteorder("="))
 
 
 def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
@@ -60,28 +38,41 @@ def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
     )
 
 
+def task_reply(reply: Any) -> results.TaskReply[Any]:
+    """Convert the reply of a method that runs one task."""
+    return results.TaskReply(**_info(reply.info), segments=segments(reply.segments), result=converted(reply.result))
+
+
 def analysis(reply: pb.AnalyzeResponse) -> results.Analysis:
     """Convert segments and the result of each task by name."""
-    return results.Analysis(**_info(reply.info), segments=segments(reply.segments), results=_by_name(reply.results))
+    return joined_analysis([reply])
 
 
 def joined_analysis(parts: Sequence[pb.AnalyzeResponse]) -> results.Analysis:
     """Join a document's reply from its messages: each has some segments, the last has the document's results."""
-    answers = [analysis(part) for part in parts]
-    last = answers[-1]
-    return replace(
-        last,
-        segments=tuple(segment for answer in answers for segment in answer.segments),
-        results={
-            name: replace(whole, segment_vectors=_joined(answer.results.get(name) for answer in answers))
-            for name, whole in last.results.items()
-        },
+    pieces = [by_name(part.results) for part in parts]
+    last = parts[-1]
+    own = tuple(segment for part in parts for segment in segments(part.segments))
+    return results.Analysis(
+        **_info(last.info),
+        segments=own,
+        results={name: joined([each[name] for each in pieces if name in each]) for name in pieces[-1]},
+        trunks=tuple(
+            replace(trunk(each), segments=_segments_of_trunk(parts, number) if number else own)
+            for number, each in enumerate(last.trunks)
+        ),
     )
 
 
-def _joined(embeddings: Iterable[results.Embedding | None]) -> results.Array | None:
-    rows = [each.segment_vectors for each in embeddings if each and each.segment_vectors is not None]
-    return np.concatenate(rows) if rows else None
+def _segments_of_trunk(parts: Iterable[pb.AnalyzeResponse], number: int) -> tuple[results.Segment, ...]:
+    found = (part.trunks[number].segments for part in parts if number < len(part.trunks))
+    return tuple(segment for each in found for segment in segments(each))
+
+
+def trunk(message: pb.Trunk) -> results.Trunk:
+    """Convert what a trunk ran."""
+    usage = _usage(message.usage) if message.HasField("usage") else None
+    return results.Trunk(model_ref(message.model), message.fingerprint, tuple(message.tasks), usage)
 
 
 def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult:
@@ -96,19 +87,26 @@ def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult
 
 def stream_header(header: pb.StreamHeader) -> results.StreamHeader:
     """Convert the first message of a stream."""
-    return results.StreamHeader(model_ref(header.model), header.fingerprint, header.request_id)
+    trunks = tuple(map(trunk, header.trunks))
+    return results.StreamHeader(model_ref(header.model), header.fingerprint, header.request_id, trunks)
 
 
 def segment_result(result: pb.SegmentResult) -> results.SegmentResult:
     """Convert one segment of a stream."""
-    return results.SegmentResult(
-        segment(result.segment), {each.name: _of_segment(each.embed) for each in result.results}
+    return results.SegmentResult(segment(result.segment), by_name_of_segment(result.results), result.trunk)
+
+
+def stream_summary(
+    summary: pb.StreamSummary, before: Mapping[str, Sequence[results.TaskResult]]
+) -> results.StreamSummary:
+    """Convert the last message of a stream, with what came of tasks before."""
+    found = by_name(summary.results)
+    return results.StreamSummary(
+        **_info(summary.info),
+        results={name: joined([*before.get(name, ()), last]) for name, last in found.items()},
+        partial=summary.partial,
+        trunks=tuple(map(trunk, summary.trunks)),
     )
-
-
-def stream_summary(summary: pb.StreamSummary) -> results.StreamSummary:
-    """Convert the last message of a stream."""
-    return results.StreamSummary(**_info(summary.info), results=_by_name(summary.results), partial=summary.partial)
 
 
 def segments(infos: Sequence[pb.SegmentInfo], vectors: results.Array | None = None) -> tuple[results.Segment, ...]:
@@ -134,15 +132,6 @@ def segment(info: pb.SegmentInfo, vector: results.Array | None = None) -> result
     )
 
 
-def embedding(message: pb.Embedding) -> results.Embedding:
-    """Convert an Embed task's result for a document."""
-    return results.Embedding(
-        vector=_optional(message, "document_vector"),
-        segment_vectors=_optional(message, "segment_vectors"),
-        span_vectors=_optional(message, "span_vectors"),
-    )
-
-
 def model(message: models_pb2.Model) -> results.Model:
     """Convert a model's description."""
     return results.Model(
@@ -165,6 +154,9 @@ def model(message: models_pb2.Model) -> results.Model:
         kernels=message.kernels,
         kernels_reason=message.kernels_reason,
         licence=message.licence,
+        multi_label=message.multi_label,
+        trained_on=message.trained_on,
+        trunk=message.trunk,
     )
 
 
@@ -181,22 +173,14 @@ def _segmentation(message: pb.Segmentation) -> Segmentation:
     )
 
 
-def _by_name(task_results: Iterable[pb.TaskResult]) -> dict[str, results.Embedding]:
-    return {each.name: embedding(each.embed) for each in task_results}
-
-
-def _of_segment(message: pb.Embedding) -> results.Embedding:
-    """Convert a segment's result: its vector is the only row of the segment vectors."""
-    rows = _optional(message, "segment_vectors")
-    if rows is None:
-        return results.Embedding(None)
-    if len(rows) != 1:
-        raise ServerError(f"the reply has {len(rows)} vectors for one segment")
-    return results.Embedding(rows[0])
-
-
-def _optional(message: pb.Embedding, field: str) -> results.Array | None:
-    return array(getattr(message, field)) if message.HasField(field) else None
+def _usage(usage: pb.Usage) -> results.Usage:
+    return results.Usage(
+        tokens=usage.tokens,
+        processed_tokens=usage.processed_tokens,
+        computed_tokens=usage.computed_tokens,
+        cached_tokens=usage.cached_tokens,
+        charged_tokens=usage.charged_tokens,
+    )
 
 
 def _seconds(duration: Duration) -> float:
@@ -214,17 +198,11 @@ class _Info(TypedDict):
 
 
 def _info(info: pb.ReplyInfo) -> _Info:
-    usage, timings = info.usage, info.timings
+    timings = info.timings
     return _Info(
         model=model_ref(info.model),
         fingerprint=info.fingerprint,
-        usage=results.Usage(
-            tokens=usage.tokens,
-            processed_tokens=usage.processed_tokens,
-            computed_tokens=usage.computed_tokens,
-            cached_tokens=usage.cached_tokens,
-            charged_tokens=usage.charged_tokens,
-        ),
+        usage=_usage(info.usage),
         timings=results.Timings(
             total=_seconds(timings.total),
             tokenize=_seconds(timings.tokenize),

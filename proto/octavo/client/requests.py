@@ -1,25 +1,35 @@
 """Converts arguments to requests. Values that the API cannot represent are refused, naming the field."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Unpack
+from dataclasses import fields
+from typing import Any, TypeVar, Unpack, cast, get_args
+
+from google.protobuf.message import Message
 
 from octavo.client.arguments import (
     CacheModeName,
     CallArguments,
-    DataTypeName,
+    Classify,
+    ClassifyTokens,
     Embed,
+    EmbedArguments,
+    EmbedSparse,
     InputTypeName,
-    PoolingName,
     PriorityName,
+    Redact,
     Segmentation,
+    Task,
 )
 from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgument
 from octavo.v1 import inference_pb2 as pb
 
-STREAM_TASKS: Mapping[str, Embed] = {"embed": Embed(segment_vectors=True)}
+T = TypeVar("T")
+Request = TypeVar("Request", bound=Message)
+
+STREAM_TASKS: Mapping[str, Task] = {"embed": Embed(segment_vectors=True)}
 """Default tasks of a stream."""
 
-PROCESS_TASKS: Mapping[str, Embed] = {"embed": Embed()}
+PROCESS_TASKS: Mapping[str, Task] = {"embed": Embed()}
 """Default tasks of `process`."""
 
 PART_BYTES = 900_000
@@ -31,34 +41,32 @@ def segment_request(text: str, max_bytes: int, **call: Unpack[CallArguments]) ->
     return pb.SegmentRequest(document=document(text, max_bytes), options=call_options(**call))
 
 
-def embed_request(
-    text: str,
-    max_bytes: int,
-    *,
-    pooling: PoolingName | None = None,
-    normalize: bool | None = None,
-    dimensions: int | None = None,
-    data_type: DataTypeName | None = None,
-    segment_vectors: bool = False,
-    spans: Sequence[tuple[int, int]] = (),
-    **call: Unpack[CallArguments],
-) -> pb.EmbedRequest:
+def embed_request(text: str, max_bytes: int, arguments: EmbedArguments) -> pb.EmbedRequest:
     """A request for the vectors of `text`."""
-    task = Embed(pooling, normalize, dimensions, data_type, segment_vectors, spans)
+    task, call = split(Embed, arguments)
     return pb.EmbedRequest(
         documents=[document(text, max_bytes)], options=call_options(**call), embed=embed_options(task)
     )
 
 
+def task_request(
+    request: type[Request], kind: type[Task], text: str, max_bytes: int, arguments: CallArguments
+) -> Request:
+    """A request for one task on `text`, whose options are in the field named as its kind."""
+    options, call = split(kind, arguments)
+    name, message = task_options(options)
+    return request(document=document(text, max_bytes), options=call_options(**call), **{name: message})
+
+
 def analyze_request(
-    text: str, tasks: Mapping[str, Embed], max_bytes: int, **call: Unpack[CallArguments]
+    text: str, tasks: Mapping[str, Task], max_bytes: int, **call: Unpack[CallArguments]
 ) -> pb.AnalyzeRequest:
     """A request for several tasks on `text`."""
     return pb.AnalyzeRequest(document=document(text, max_bytes), options=call_options(**call), tasks=task_list(tasks))
 
 
 def stream_request(
-    text: str, tasks: Mapping[str, Embed] | None, max_bytes: int, **call: Unpack[CallArguments]
+    text: str, tasks: Mapping[str, Task] | None, max_bytes: int, **call: Unpack[CallArguments]
 ) -> pb.StreamSegmentsRequest:
     """A request for several tasks on `text`, streamed segment by segment."""
     tasks = STREAM_TASKS if tasks is None else tasks
@@ -68,13 +76,22 @@ def stream_request(
 
 
 def process_start(
-    tasks: Mapping[str, Embed] | None, *, segments: bool, **call: Unpack[CallArguments]
+    tasks: Mapping[str, Task] | None, *, segments: bool, **call: Unpack[CallArguments]
 ) -> pb.ProcessDocumentsRequest:
     """The first message of a stream. Segments are returned if requested, or if a task returns their vectors."""
     tasks = PROCESS_TASKS if tasks is None else tasks
-    segments = segments or any(task.segment_vectors for task in tasks.values())
+    segments = segments or any(
+        isinstance(task, Embed | EmbedSparse) and task.segment_vectors for task in tasks.values()
+    )
     start = pb.ProcessStart(options=call_options(**call), tasks=task_list(tasks), return_segments=segments)
     return pb.ProcessDocumentsRequest(start=start)
+
+
+def split(kind: type[T], arguments: CallArguments) -> tuple[T, CallArguments]:
+    """Separate a task's options from those of the call, which chooses the model."""
+    own = {field.name for field in fields(kind)} - {"model"}  # type: ignore[arg-type]
+    task = kind(**{name: value for name, value in arguments.items() if name in own})
+    return task, cast("CallArguments", {name: value for name, value in arguments.items() if name not in own})
 
 
 def document_parts(number: str, text: str) -> Iterator[pb.ProcessDocumentsRequest]:
@@ -138,11 +155,34 @@ def call_options(
     )
 
 
-def task_list(tasks: Mapping[str, Embed]) -> list[pb.Task]:
+def task_list(tasks: Mapping[str, Task]) -> list[pb.Task]:
     """Convert tasks, keeping their order."""
     if not tasks:
         raise _invalid("tasks", "at least one is required")
-    return [pb.Task(name=name, embed=embed_options(task)) for name, task in tasks.items()]
+    named = ((name, task, *task_options(task)) for name, task in tasks.items())
+    return [pb.Task(name=name, model=task.model or "", **{kind: message}) for name, task, kind, message in named]
+
+
+def task_options(task: Task) -> tuple[str, Any]:
+    """The name of a task's kind, as in `Task.kind`, and its options."""
+    match task:
+        case Embed():
+            return "embed", embed_options(task)
+        case ClassifyTokens():
+            return "classify_tokens", _entity_options(task, "classify_tokens")
+        case Redact():
+            return "redact", pb.RedactOptions(entities=_entity_options(task, "redact.entities"), mask=task.mask)
+        case Classify():
+            return "classify", pb.ClassifyOptions(
+                top_k=_count("classify.top_k", task.top_k), min_score=task.min_score, return_segments=task.segments
+            )
+        case EmbedSparse():
+            return "embed_sparse", pb.EmbedSparseOptions(
+                top_k=_count("embed_sparse.top_k", task.top_k),
+                return_tokens=task.tokens,
+                return_segment_vectors=task.segment_vectors,
+            )
+    raise TypeError(f"a task must be one of {', '.join(kind.__name__ for kind in get_args(Task))}, not {task!r}")
 
 
 def embed_options(task: Embed) -> pb.EmbedOptions:
@@ -159,6 +199,16 @@ def embed_options(task: Embed) -> pb.EmbedOptions:
     if task.normalize is not None:
         options.normalize = task.normalize
     return options
+
+
+def _entity_options(task: ClassifyTokens | Redact, field: str) -> pb.ClassifyTokensOptions:
+    if isinstance(task.labels, str):
+        raise _invalid(f"{field}.labels", "must be a sequence of labels, not a single string")
+    return pb.ClassifyTokensOptions(
+        aggregation=_enum(f"{field}.aggregation", "AGGREGATION", pb.Aggregation.keys(), task.aggregation),
+        labels=task.labels,
+        min_score=task.min_score,
+    )
 
 
 def _segmentation(chosen: Segmentation) -> pb.Segmentation:

@@ -1,8 +1,9 @@
 """Results of calls. Character positions index the Python string that was sent; times are in seconds."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,11 @@ Array = NDArray[Any]
 """float32, float16 or int8 as requested; "binary" is uint8 with packed signs."""
 
 
+_SHOWN = 3  # items of a tuple
+
+
 class Brief:
-    """Shows arrays by type and shape and segments by number: a document may have thousands."""
+    """Shows arrays by type and shape, long texts by length and segments by number: a document may have thousands."""
 
     __slots__ = ()
 
@@ -24,11 +28,19 @@ class Brief:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"<{len(value):,} {'segment' if len(value) == 1 else 'segments'}>"
-    return repr(value.hex() if isinstance(value, bytes) else value)
+    match value:
+        case np.ndarray():
+            return f"{value.dtype}{list(value.shape)}"
+        case tuple() if not value or isinstance(value[0], Segment):
+            return f"<{len(value):,} {'segment' if len(value) == 1 else 'segments'}>" if value else "()"
+        case tuple():
+            more = f", <{len(value) - _SHOWN:,} more>" if len(value) > _SHOWN else "," if len(value) == 1 else ""
+            return f"({', '.join(map(_brief, value[:_SHOWN]))}{more})"
+        case float():
+            return f"{value:.4g}"
+        case bytes():
+            return repr(value.hex())
+    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,135 @@ class Embedding(Brief):
     span_vectors: Array | None = None
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Entity(Brief):
+    """A stretch of the document with a label, `text[char_start:char_end]`.
+
+    Attributes:
+        score: from 0 to 1.
+        segment_index: the segment in which it starts, of the trunk that found it.
+    """
+
+    char_start: int
+    char_end: int
+    label: str
+    score: float
+    segment_index: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Entities(Brief):
+    """A ClassifyTokens task's result: entities in document order, without overlaps."""
+
+    entities: tuple[Entity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RedactedEntity(Brief):
+    """An entity of the document and its mask, `redaction.text[redacted_start:redacted_end]`."""
+
+    entity: Entity
+    redacted_start: int
+    redacted_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """A Redact task's result.
+
+    For one segment of a stream it is the next piece of the redacted text, with positions in that piece.
+
+    Attributes:
+        text: the redacted text.
+        entities: the map between redacted text and document: the text between two entities is the same in both.
+    """
+
+    text: str = ""
+    entities: tuple[RedactedEntity, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Redaction(text=<{len(self.text):,} characters>, entities={_brief(self.entities)})"
+
+    def document_position(self, position: int) -> int:
+        """The document's position for one in the redacted text; for one within a mask, where its entity starts."""
+        index = bisect_right(self.entities, position, key=lambda each: each.redacted_start) - 1
+        if index < 0:
+            return position
+        before = self.entities[index]
+        if position < before.redacted_end:
+            return before.entity.char_start
+        return before.entity.char_end + position - before.redacted_end
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LabelScore(Brief):
+    """A label and its score from 0 to 1.
+
+    Attributes:
+        segments: indices and scores of the segments that carry the label, if requested.
+    """
+
+    label: str
+    score: float
+    segments: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Classification(Brief):
+    """A Classify task's result: labels by descending score."""
+
+    labels: tuple[LabelScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SparseVector(Brief):
+    """Weights of tokens.
+
+    Attributes:
+        indices: ids of tokens, ascending; uint32.
+        weights: positive; float32.
+        tokens: their texts, if requested.
+    """
+
+    indices: Array
+    weights: Array
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SparseEmbedding(Brief):
+    """An EmbedSparse task's result.
+
+    Attributes:
+        vector: the document's, or the segment's; for a segment of a stream only if segment vectors were requested.
+        segment_vectors: one for each segment, if requested.
+    """
+
+    vector: SparseVector | None
+    segment_vectors: tuple[SparseVector, ...] = ()
+
+
+TaskResult = Embedding | Entities | Redaction | Classification | SparseEmbedding
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trunk(Brief):
+    """A pass of the document through the layers of one model.
+
+    Attributes:
+        tasks: names of the tasks that it served.
+        usage: of this pass; None at the start of a stream.
+        segments: the document as it was cut for this model. Empty in a stream, whose segments name their trunk.
+    """
+
+    model: ModelRef
+    fingerprint: str
+    tasks: tuple[str, ...]
+    usage: Usage | None = None
+    segments: tuple[Segment, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Reply(Brief):
     """The fields of every reply. Vectors may only share an index if their fingerprints are equal."""
@@ -134,11 +275,26 @@ class EmbedResult(Reply):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Analysis(Reply):
-    """A document's segments and the result of each task by name."""
+class TaskReply(Reply, Generic[R]):
+    """One task's result for a document, and the document's segments."""
 
     segments: tuple[Segment, ...]
-    results: Mapping[str, Embedding]
+    result: R
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Analysis(Reply):
+    """A document's results.
+
+    Attributes:
+        segments: of the first trunk.
+        results: the result of each task by name: Embedding, Entities, Redaction, Classification or SparseEmbedding.
+        trunks: what ran, each with its segments.
+    """
+
+    segments: tuple[Segment, ...]
+    results: Mapping[str, Any]
+    trunks: tuple[Trunk, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -156,38 +312,61 @@ class SegmentationResult(Reply):
     would_charge_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamHeader:
-    """The first message of a stream."""
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StreamHeader(Brief):
+    """The first message of a stream.
+
+    Attributes:
+        trunks: what runs.
+    """
 
     model: ModelRef
     fingerprint: str
     request_id: str
+    trunks: tuple[Trunk, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SegmentResult(Brief):
-    """One segment of a stream and the result of each task by name."""
+    """One segment of a stream and the result of each of its trunk's tasks by name.
+
+    Entities come with the segment after which they are known to have ended, and a redacted text in pieces.
+
+    Attributes:
+        trunk: index into the header's trunks.
+    """
 
     segment: Segment
-    results: Mapping[str, Embedding]
+    results: Mapping[str, Any]
+    trunk: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class StreamSummary(Reply):
-    """The last message of a stream: the document's results.
+    """The last message of a stream: the document's results, with all entities and the whole redacted text.
 
     Attributes:
         partial: the deadline passed before the document's end.
+        trunks: what ran.
     """
 
-    results: Mapping[str, Embedding]
+    results: Mapping[str, Any]
     partial: bool
+    trunks: tuple[Trunk, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model and how the server runs it. `fingerprint` is that of a call without options."""
+    """A model and how the server runs it.
+
+    Attributes:
+        fingerprint: that of a call without options.
+        tasks: the kinds of tasks that it supports.
+        labels: of its entities or classes.
+        multi_label: a document may have any number of the labels.
+        trained_on: the data that its head was trained on, if it declares it.
+        trunk: the model whose layers run; empty: its own.
+    """
 
     ref: ModelRef
     fingerprint: str
@@ -208,3 +387,6 @@ class Model:
     kernels: str
     kernels_reason: str
     licence: str
+    multi_label: bool
+    trained_on: str
+    trunk: str

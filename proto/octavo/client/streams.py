@@ -10,7 +10,7 @@ import grpc
 
 from octavo.client import replies
 from octavo.client.errors import DeadlineExceeded, IncompleteStream, OctavoError, from_call
-from octavo.client.results import SegmentResult, StreamHeader, StreamSummary
+from octavo.client.results import Entities, Redaction, SegmentResult, StreamHeader, StreamSummary, TaskResult
 from octavo.client.retry import Attempts
 from octavo.v1 import inference_pb2 as pb
 
@@ -31,6 +31,7 @@ class _Progress:
         self._partial = partial
         self._segments = 0
         self._cursor: str | None = None  # of the last segment; None before the first
+        self._pieces: dict[str, list[TaskResult]] = {}  # by task; the summary does not repeat them
 
     def _take(self, event: pb.StreamSegmentsResponse) -> SegmentResult | None:
         """Return a segment, or store a header or summary.
@@ -43,14 +44,21 @@ class _Progress:
                 self._cursor = event.segment.cursor
                 self._segments += 1
                 self._attempts.progressed()
-                return replies.segment_result(event.segment)
+                result = replies.segment_result(event.segment)
+                self._keep(result)
+                return result
             case "header":
                 self.header = replies.stream_header(event.header)
             case "summary":
-                self.summary = replies.stream_summary(event.summary)
+                self.summary = replies.stream_summary(event.summary, self._pieces)
                 if self.summary.partial and not self._partial:
                     raise self._out_of_time()
         return None
+
+    def _keep(self, result: SegmentResult) -> None:
+        for name, piece in result.results.items():
+            if isinstance(piece, Entities | Redaction):
+                self._pieces.setdefault(name, []).append(piece)
 
     def _goes_on_after(self, event: pb.StreamSegmentsResponse) -> bool:
         """Whether this is a partial summary and another call should continue."""

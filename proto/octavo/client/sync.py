@@ -11,12 +11,36 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 import grpc
 
 from octavo.client import replies
-from octavo.client.arguments import CallArguments, Embed, EmbedArguments, EmbedManyArguments, ProcessArguments
+from octavo.client.arguments import (
+    CallArguments,
+    Classify,
+    ClassifyArguments,
+    ClassifyTokens,
+    ClassifyTokensArguments,
+    EmbedArguments,
+    EmbedManyArguments,
+    EmbedSparse,
+    EmbedSparseArguments,
+    ProcessArguments,
+    Redact,
+    RedactArguments,
+    Task,
+)
 from octavo.client.base import BaseClient
 from octavo.client.documents import DocumentStream
 from octavo.client.errors import Cancelled, OctavoError, from_call
 from octavo.client.ledger import Ledger
-from octavo.client.results import Analysis, EmbedResult, Model, SegmentationResult
+from octavo.client.results import (
+    Analysis,
+    Classification,
+    EmbedResult,
+    Entities,
+    Model,
+    Redaction,
+    SegmentationResult,
+    SparseEmbedding,
+    TaskReply,
+)
 from octavo.client.retry import Attempts
 from octavo.client.streams import SegmentStream
 from octavo.v1 import inference_pb2 as pb
@@ -77,6 +101,34 @@ class Client(BaseClient):
         self._check_many(in_flight, arguments)
         return self._embed_many(iter(texts), in_flight, return_exceptions, timeout, arguments)
 
+    def classify_tokens(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[ClassifyTokensArguments]
+    ) -> TaskReply[Entities]:
+        """Find entities in a document."""
+        request = self._task_request(pb.ClassifyTokensRequest, ClassifyTokens, text, arguments)
+        return replies.task_reply(self._call(self._inference.ClassifyTokens, request, self._attempts(timeout)))
+
+    def redact(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[RedactArguments]
+    ) -> TaskReply[Redaction]:
+        """Mask entities in a document."""
+        request = self._task_request(pb.RedactRequest, Redact, text, arguments)
+        return replies.task_reply(self._call(self._inference.Redact, request, self._attempts(timeout)))
+
+    def classify(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[ClassifyArguments]
+    ) -> TaskReply[Classification]:
+        """Label a document."""
+        request = self._task_request(pb.ClassifyRequest, Classify, text, arguments)
+        return replies.task_reply(self._call(self._inference.Classify, request, self._attempts(timeout)))
+
+    def embed_sparse(
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[EmbedSparseArguments]
+    ) -> TaskReply[SparseEmbedding]:
+        """Return the document's sparse vector, over the vocabulary."""
+        request = self._task_request(pb.EmbedSparseRequest, EmbedSparse, text, arguments)
+        return replies.task_reply(self._call(self._inference.EmbedSparse, request, self._attempts(timeout)))
+
     def segment(
         self, text: str, *, timeout: float | None = None, **arguments: Unpack[CallArguments]
     ) -> SegmentationResult:
@@ -88,7 +140,7 @@ class Client(BaseClient):
     def analyze(
         self,
         text: str,
-        tasks: Mapping[str, Embed],
+        tasks: Mapping[str, Task],
         *,
         timeout: float | None = None,
         **arguments: Unpack[CallArguments],
@@ -100,7 +152,7 @@ class Client(BaseClient):
     def stream(
         self,
         text: str,
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         resume: bool = True,
         partial: bool = False,
@@ -126,7 +178,7 @@ class Client(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         return_exceptions: Literal[False] = False,
         **arguments: Unpack[ProcessArguments],
@@ -136,7 +188,7 @@ class Client(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         return_exceptions: Literal[True],
         **arguments: Unpack[ProcessArguments],
@@ -145,7 +197,7 @@ class Client(BaseClient):
     def process(
         self,
         documents: Iterable[tuple[K, str]],
-        tasks: Mapping[str, Embed] | None = None,
+        tasks: Mapping[str, Task] | None = None,
         *,
         segments: bool = False,
         in_flight: int = 256,
