@@ -62,6 +62,11 @@ class FastTokenizer:
         head, tail = self._plain
         return Frame(np.concatenate([head, self.encode([prefix])[0].ids]) if prefix else head, tail)
 
+    def pair_frame(self, first: str) -> Frame:
+        """See `Tokenizer.pair_frame`."""
+        head, between, tail, typed = self._pair
+        return Frame(np.concatenate([head, self.encode([first])[0].ids, between]), tail, typed)
+
     def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
         """See `Tokenizer.continues_word`."""
         return follows_no_space(starts, text) if self._continues is None else self._continues[ids]
@@ -71,6 +76,16 @@ class FastTokenizer:
         """See `Tokenizer.vocabulary`."""
         size = self._tokenizer.get_vocab_size()
         return tuple((self._tokenizer.id_to_token(i) or "").removeprefix(_NONCHARACTER) for i in range(size))
+
+    @cached_property
+    def _pair(self) -> tuple[Ids, Ids, Ids, bool]:
+        """The special ids before, between and after a pair of texts, and whether the second one has token type 1."""
+        encoding = self._tokenizer.encode("a", "a")
+        texts = np.array([-1 if text is None else text for text in encoding.sequence_ids])
+        first, second = (np.flatnonzero(texts == text) for text in (0, 1))
+        ids: Ids = np.array(encoding.ids, np.int32)
+        typed = encoding.type_ids[second[0]] == 1
+        return ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :], typed
 
     @cached_property
     def _continues(self) -> NDArray[np.bool_] | None:

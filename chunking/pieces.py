@@ -73,6 +73,12 @@ class PieceTokenizer:
         end: Ids = np.array([self._numbering.end], np.int32)
         return Frame(np.concatenate([start, self._encode(prefix).ids]), end)
 
+    def pair_frame(self, first: str) -> Frame:
+        """See `Tokenizer.pair_frame`."""
+        start, end = self._numbering.start, self._numbering.end
+        head = np.concatenate([[start], self._encode(first).ids, [end, end]])
+        return Frame(head.astype(np.int32), np.array([end], np.int32))
+
     def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
         """See `Tokenizer.continues_word`."""
         known: NDArray[np.bool_] = ids != self._numbering.unknown

@@ -26,6 +26,7 @@ class Segment:
         owned: the position of the owned tokens in `ids`.
         token_starts: int64 (tokens,), the code points in the document where the owned tokens start.
         token_ends: int64 (tokens,), the code points where they end, exclusive.
+        second: the position in `ids` from which tokens are of type 1; 0 if all are of type 0.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Segment:
     owned: slice
     token_starts: Offsets
     token_ends: Offsets
+    second: int = 0
 
     @property
     def tokens(self) -> int:
@@ -71,7 +73,7 @@ class Memory(Protocol):
 
 
 def read(
-    text: str, tokenizer: Tokenizer, cutting: Cutting, prefix: str = "", memory: Memory | None = None
+    text: str, tokenizer: Tokenizer, cutting: Cutting, frame: Frame | None = None, memory: Memory | None = None
 ) -> Iterator[list[Segment]]:
     """Read a document; each step reads a region and yields the segments that are final, possibly none.
 
@@ -82,13 +84,13 @@ def read(
         text: the document.
         tokenizer: the model's tokenizer.
         cutting: the rule for where segments end.
-        prefix: text that each segment begins with.
+        frame: what surrounds each segment's own tokens; None: the tokenizer's special tokens.
         memory: an optional cache of regions' tokens.
 
     Raises:
         TextError: the text has a lone surrogate.
     """
-    reader = _Reader(cutting, tokenizer.frame(prefix))
+    reader = _Reader(cutting, frame or tokenizer.frame())
     for region, tokens in _tokenized(regions(text), tokenizer, memory):
         reader.take(region, tokens)
         yield reader.give()
@@ -165,6 +167,7 @@ class _Reader:
             owned=slice(first, first + len(tokens)),
             token_starts=tokens.starts.copy(),  # a view would keep the whole region's array alive
             token_ends=tokens.ends.copy(),
+            second=first if self._frame.typed else 0,
         )
         self._index += 1
         self._start = stop

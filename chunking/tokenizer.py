@@ -43,10 +43,15 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The ids around a segment's owned tokens: `[CLS] prefix … [SEP]`."""
+    """The ids around a segment's owned tokens: `[CLS] prefix … [SEP]`, or a pair's `[CLS] first text [SEP] … [SEP]`.
+
+    Attributes:
+        typed: the model reads all tokens after `head` as token type 1.
+    """
 
     head: Ids
     tail: Ids
+    typed: bool = False
 
     def __len__(self) -> int:
         return len(self.head) + len(self.tail)
@@ -76,6 +81,9 @@ class Tokenizer(Protocol):
 
     def frame(self, prefix: str = "") -> Frame:
         """The special tokens and the prefix's tokens. The prefix is tokenised separately."""
+
+    def pair_frame(self, first: str) -> Frame:
+        """What surrounds the second text of a pair. The first one is tokenised separately."""
 
     def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
         """Whether each token of a text, which starts at that code point, belongs to the word of the one before it."""

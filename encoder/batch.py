@@ -25,15 +25,19 @@ class Batch:
         window: half width of attention in tokens, or 0 for full attention. A segment's first and last tokens attend
             to, and are attended by, all of it.
         state: (tokens, hidden) at the layer where the next `run` starts; None: no layer has run.
+        seconds: of each segment, the position from which tokens are of type 1, or 0 for none. Empty: 0 for all.
     """
 
     ids: Tensor
     lengths: tuple[int, ...]
     window: int
     state: Tensor | None = None
+    seconds: tuple[int, ...] = ()
 
 
-def lay_end_to_end(segments: Sequence[NDArray[Any]], window: int, *, vocabulary: int, max_tokens: int) -> Batch:
+def lay_end_to_end(
+    segments: Sequence[NDArray[Any]], window: int, seconds: Sequence[int] = (), *, vocabulary: int, max_tokens: int
+) -> Batch:
     """Build a batch from each segment's token ids, special tokens included.
 
     Raises:
@@ -50,7 +54,7 @@ def lay_end_to_end(segments: Sequence[NDArray[Any]], window: int, *, vocabulary:
     ids = np.concatenate(segments)
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise BatchError(f"token ids must lie in 0 to {vocabulary - 1}")
-    return Batch(torch.from_numpy(ids.astype(np.int32)), lengths, window)
+    return Batch(torch.from_numpy(ids.astype(np.int32)), lengths, window, seconds=tuple(seconds))
 
 
 def state_to_numpy(state: Tensor) -> NDArray[Any]:

@@ -52,6 +52,7 @@ class Architecture:
     Attributes:
         positions: rows in the position table.
         first_position: row for a segment's first token.
+        pairs: the model scores pairs of texts (a cross-encoder), of which the second may have a token type of its own.
     """
 
     family: str
@@ -65,11 +66,17 @@ class Architecture:
     positions: int
     token_types: int
     first_position: int
+    pairs: bool = False
 
     @property
     def max_tokens(self) -> int:
         """Maximum tokens in a segment, including special tokens."""
         return min(MAX_TOKENS, self.positions - self.first_position)
+
+    @property
+    def types(self) -> int:
+        """Token types that segments use."""
+        return min(2 if self.pairs else 1, self.token_types)
 
     def canonical(self) -> str:
         """What a state depends on besides its tensors. Omits the number of layers, which no state depends on."""
@@ -122,7 +129,14 @@ def architecture(config: dict[str, Any]) -> Architecture:
         positions=_positive(config, "max_position_embeddings"),
         token_types=_positive(config, "type_vocab_size"),
         first_position=_token(config, "pad_token_id") + 1 if follow else 0,
+        pairs=is_cross_encoder(config),
     )
+
+
+def is_cross_encoder(config: dict[str, Any]) -> bool:
+    """Whether a configuration is that of a classifier of sequences with one label: it scores pairs of texts."""
+    names, labels = config.get("architectures") or [""], config.get("id2label") or {}
+    return str(names[0]).endswith("ForSequenceClassification") and len(labels) == 1
 
 
 def _refuse_variants(config: dict[str, Any]) -> None:

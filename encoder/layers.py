@@ -64,7 +64,8 @@ class Embeddings:
 
     Attributes:
         words: (vocabulary, hidden).
-        positions: (max_tokens, hidden), starting at a segment's first token; includes the embedding of token type 0.
+        positions: (types * max_tokens, hidden), starting at a segment's first token; includes the embedding of token
+            type 0, and then again with that of type 1, if the model uses it.
     """
 
     words: Tensor
@@ -78,8 +79,16 @@ def read_embeddings(checkpoint: Checkpoint, shape: Architecture, cast: Cast) -> 
     words = checkpoint.get(prefix + "word_embeddings.weight", (shape.vocabulary, shape.hidden))
     positions = checkpoint.get(prefix + "position_embeddings.weight", (shape.positions, shape.hidden))
     types = checkpoint.get(prefix + "token_type_embeddings.weight", (shape.token_types, shape.hidden))
-    used = positions[shape.first_position : shape.first_position + shape.max_tokens].float() + types[0].float()
-    return Embeddings(cast(words), cast(used), _read_norm(checkpoint, prefix + "LayerNorm", shape, cast))
+    used = positions[shape.first_position : shape.first_position + shape.max_tokens].float()
+    typed = torch.cat([used + each.float() for each in types[: shape.types]])
+    return Embeddings(cast(words), cast(typed), _read_norm(checkpoint, prefix + "LayerNorm", shape, cast))
+
+
+def position_rows(positions: Tensor, shape: Architecture, tokens: int, second: int) -> Tensor:
+    """The rows of `Embeddings.positions` for a segment, whose tokens from `second` on are of type 1, unless it is 0."""
+    if not second or shape.types == 1:
+        return positions[:tokens]
+    return torch.cat([positions[:second], positions[shape.max_tokens + second : shape.max_tokens + tokens]])
 
 
 def read_layer(checkpoint: Checkpoint, shape: Architecture, index: int, cast: Cast) -> Layer:

@@ -62,10 +62,10 @@ class Encoder:
         """Bytes of the embeddings' weights."""
         return self._stack.embedding_bytes
 
-    def batch(self, ids: Sequence[NDArray[Any]], window: int = 0) -> Batch:
+    def batch(self, ids: Sequence[NDArray[Any]], window: int = 0, seconds: Sequence[int] = ()) -> Batch:
         """Lay segments end to end; raises as `encoder.batch.lay_end_to_end` does."""
         vocabulary = self.architecture.vocabulary
-        return lay_end_to_end(ids, window, vocabulary=vocabulary, max_tokens=self.max_tokens)
+        return lay_end_to_end(ids, window, seconds, vocabulary=vocabulary, max_tokens=self.max_tokens)
 
     def run(self, batch: Batch, start: int, stop: int) -> Batch:
         """Run a batch from layer `start` to layer `stop`; layer 0 is the embeddings' output.
@@ -83,7 +83,10 @@ class Encoder:
         if batch.state is not None:
             self._check(batch.state, tokens=batch.ids.shape[0])
         with torch.inference_mode():
-            state = self._stack.embed(batch.ids, batch.lengths) if batch.state is None else batch.state.to(self.device)
+            if batch.state is None:
+                state = self._stack.embed(batch.ids, batch.lengths, batch.seconds)
+            else:
+                state = batch.state.to(self.device)
             if start < stop:
                 state = self._stack.layers(state, batch.lengths, batch.window, start, stop)
         return replace(batch, state=state)

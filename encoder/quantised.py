@@ -105,7 +105,7 @@ def read(folder: Path, shape: Architecture) -> Iterator[Embeddings8 | QuantisedL
     yield Embeddings8(
         words=reader.get("embeddings.words", torch.int8, (shape.vocabulary, hidden)),
         scale=reader.get("embeddings.scale", torch.float32, (shape.vocabulary,)),
-        positions=reader.get("embeddings.positions", torch.bfloat16, (shape.max_tokens, hidden)),
+        positions=reader.get("embeddings.positions", torch.bfloat16, (shape.types * shape.max_tokens, hidden)),
         norm=reader.norm("embeddings.norm"),
     )
     for index in range(shape.layers):

@@ -220,7 +220,7 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
             model=model,
             named=model,
             cutting=model.cutting,
-            prefix="",
+            frame=model.tokenizer.frame(),
             window=model.window,
             cache_mode=CacheMode.READ_ONLY,
             tasks=(model.embed_task(),),

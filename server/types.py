@@ -63,6 +63,7 @@ class Work:
         start: the layer to start from; 0 are the embeddings.
         state: the state there, unless the start is 0.
         cuts: layers after which the state is wanted, ascending; the last one ends the run.
+        second: the position from which tokens are of type 1; 0 if all are of type 0.
     """
 
     key: bytes
@@ -73,6 +74,7 @@ class Work:
     state: StateArray | None
     cuts: tuple[int, ...]
     heads: tuple[Head, ...]
+    second: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -95,7 +95,7 @@ class Embeddings8:
     Attributes:
         words: (vocabulary, hidden) int8.
         scale: (vocabulary,) float32.
-        positions: (max_tokens, hidden) bfloat16.
+        positions: (types * max_tokens, hidden) bfloat16.
     """
 
     words: Tensor

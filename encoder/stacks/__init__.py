@@ -21,8 +21,8 @@ class Stack(Protocol):
     layer_bytes: int
     embedding_bytes: int
 
-    def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The state at layer 0, (tokens, hidden), of (tokens,) ids."""
+    def embed(self, ids: Tensor, lengths: Sequence[int], seconds: Sequence[int]) -> Tensor:
+        """The state at layer 0, (tokens, hidden), of (tokens,) ids; see `encoder.batch.Batch`."""
         ...
 
     def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:

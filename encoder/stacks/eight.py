@@ -1,12 +1,14 @@
 """The int8 stack: runs segments laid end to end through `encoder.ops`; no segment affects another's bits."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from encoder.families import Architecture
+from encoder.layers import position_rows
 from encoder.ops import Embeddings8, Layer8, Operations, Rows
 from encoder.quantise import QuantisedLayer
 from encoder.tensors import chain, held_bytes, moved
@@ -43,9 +45,16 @@ class EightStack:
             else:
                 self._layers.append(moved(part, self._device).pack(self._operations))
 
-    def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def embed(self, ids: Tensor, lengths: Sequence[int], seconds: Sequence[int]) -> Tensor:
         """See `Stack.embed`."""
-        return self._operations.embed(self._embeddings, ids.to(self._device), lengths)
+        tables, ids = self._embeddings, ids.to(self._device)
+        if not any(seconds):
+            return self._operations.embed(tables, ids, lengths)
+        parts = zip(torch.split(ids, list(lengths)), seconds, strict=True)
+        rows = ((part, position_rows(tables.positions, self._shape, len(part), second)) for part, second in parts)
+        return torch.cat(
+            [self._operations.embed(replace(tables, positions=own), part, (len(part),)) for part, own in rows]
+        )
 
     def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
         """See `Stack.layers`."""

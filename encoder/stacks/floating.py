@@ -6,13 +6,14 @@ on one thread, in equally aligned memory, always gives the same bits.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from encoder.families import Architecture
-from encoder.layers import Layer, read_embeddings, read_layer
+from encoder.layers import Layer, position_rows, read_embeddings, read_layer
 from encoder.ops import reference
 from encoder.tensors import chain, held_bytes
 from encoder.threads import one_thread
@@ -36,9 +37,11 @@ class FloatingStack:
         self.embedding_bytes = held_bytes(self._embeddings)
         self.layer_bytes = sum(map(held_bytes, self._layers))
 
-    def embed(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def embed(self, ids: Tensor, lengths: Sequence[int], seconds: Sequence[int]) -> Tensor:
         """See `Stack.embed`."""
-        return _each(self._embed, ids.to(self._embeddings.words.device), lengths)
+        parts = torch.split(ids.to(self._embeddings.words.device), list(lengths))
+        with one_thread():
+            return torch.cat([self._embed(*each) for each in zip(parts, seconds or repeat(0), strict=False)])
 
     def layers(self, state: Tensor, lengths: Sequence[int], window: int, start: int, stop: int) -> Tensor:
         """See `Stack.layers`."""
@@ -50,9 +53,10 @@ class FloatingStack:
 
         return _each(run, state, lengths)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor, second: int) -> Tensor:
         tables = self._embeddings
-        return tables.norm(functional.embedding(ids, tables.words) + tables.positions[: ids.shape[0]])
+        rows = position_rows(tables.positions, self._shape, len(ids), second)
+        return tables.norm(functional.embedding(ids.clone(), tables.words) + rows)
 
     def _layer(self, layer: Layer, x: Tensor, window: int) -> Tensor:
         context = reference.attention(layer.qkv(x), (x.shape[0],), self._shape.heads, window)

@@ -83,7 +83,7 @@ class ServerSettings(Section):
         description="Maximum bytes of a unary reply; StreamSegments has no such limit. By default, gRPC clients refuse "
         "more than 4 MiB.",
     )
-    max_documents: Count = Field(default=256, description="Maximum documents of an Embed.")
+    max_documents: Count = Field(default=256, description="Maximum documents of an Embed or a Rank.")
     max_tasks: Count = Field(default=16, description="Maximum tasks of an Analyze or StreamSegments.")
     default_deadline_seconds: Seconds = Field(default=300.0, description="Deadline of calls whose client sets none.")
     drain_delay_seconds: float = Field(

@@ -53,6 +53,11 @@ class Answer:
         self._layers = call.model.runner.layers
         self._merges: list[Merge[Any]] = [task.merge(text, stream=stream) for task in call.tasks]
 
+    @property
+    def total(self) -> Usage:
+        """Usage of the segments and of the call's queries."""
+        return self.usage + self.call.asked
+
     def take(self, result: Result) -> SegmentAnswer:
         """Take in the next segment."""
         segment = result.prepared.segment

@@ -54,7 +54,7 @@ class Fields:
     """Makes what the keys of many segments share; remembers what it made."""
 
     run: Callable[["ServedModel", str, int, int], RunFields]
-    layout: Callable[[int], LayoutFields]
+    layout: Callable[[int, int], LayoutFields]
 
 
 class LayerCache:
@@ -106,7 +106,7 @@ class CacheView:
     def key(self, segment: Segment, cut: int | None = None) -> Key:
         """Names a segment's state after `cut` layers; after the last by default."""
         run = self._runs[self._model.cuts[-1] if cut is None else cut]
-        return self._keys.state(run, SegmentFields(self._fields.layout(len(segment.ids)), segment.ids))
+        return self._keys.state(run, SegmentFields(self._fields.layout(len(segment.ids), segment.second), segment.ids))
 
     def results(self, wanted: Sequence[tuple[Key, Sequence[Head]]]) -> Sequence[Parts]:
         """What heads made of states earlier, for each (state's key, heads): those that are known, in one look-up."""
@@ -225,9 +225,11 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
     )
 
 
-def layout_fields(tokens: int) -> LayoutFields:
-    """All tokens of type 0, at positions from 0, the first and the last one global."""
-    return LayoutFields(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), (0, tokens - 1))
+def layout_fields(tokens: int, second: int = 0) -> LayoutFields:
+    """Tokens from `second` on of type 1, unless it is 0; at positions from 0; the first and the last one global."""
+    types = np.full(tokens, bool(second), np.int32)
+    types[:second] = 0
+    return LayoutFields(types, np.arange(tokens, dtype=np.int32), (0, tokens - 1))
 
 
 def shared_cuts(model: "ServedModel", others: Iterable["ServedModel"]) -> set[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from chunking import Cutting, Segment
+from chunking import Cutting, Frame, Segment
 from server.auth.clients import Client
 from server.errors import DeadlineExceeded
 from server.inference.tasks import Task
@@ -38,6 +38,23 @@ class CacheMode(Enum):
         return self in {CacheMode.READ_WRITE, CacheMode.REFRESH}
 
 
+@dataclass(slots=True)
+class Usage:
+    """Token counts; `processed = computed + cached`."""
+
+    tokens: int = 0
+    processed: int = 0
+    computed: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens of segments for which no layer ran."""
+        return self.processed - self.computed
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """What holds for all documents of a call, on one trunk: a caller's tasks on several trunks are as many calls.
@@ -45,8 +62,10 @@ class Call:
     Attributes:
         deadline: of the monotonic clock, in seconds.
         model: whose layers run, and whose tokenizer cuts.
+        frame: what surrounds each segment's own tokens.
         named: the model of the first task, which a reply names; another one if that is a head on the layers of `model`.
         fingerprint: two vectors may share an index only when theirs are equal.
+        asked: usage of its tasks' queries, which were answered before its documents.
     """
 
     request_id: str
@@ -56,11 +75,12 @@ class Call:
     model: "ServedModel"
     named: "ServedModel"
     cutting: Cutting
-    prefix: str
+    frame: Frame
     window: int
     cache_mode: CacheMode
     tasks: tuple[Task[Any], ...]
     fingerprint: str
+    asked: Usage = field(default_factory=Usage)
 
     @property
     def is_slow(self) -> bool:
@@ -83,23 +103,6 @@ class Stage:
         """Count a stay; stays come about in the order of their ends."""
         self.seconds += max(0.0, end - max(start, self._until))
         self._until = max(self._until, end)
-
-
-@dataclass(slots=True)
-class Usage:
-    """Token counts; `processed = computed + cached`."""
-
-    tokens: int = 0
-    processed: int = 0
-    computed: int = 0
-
-    @property
-    def cached(self) -> int:
-        """Tokens of segments for which no layer ran."""
-        return self.processed - self.computed
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
 
 
 @dataclass(slots=True)

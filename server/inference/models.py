@@ -16,13 +16,18 @@ from server.types import PoolingName, Trained
 if TYPE_CHECKING:
     from server.inference.runner import Runner
 
-EMBED = "embed"
+ANY = ("embed", "rank")
+"""Kinds of tasks, as named in the contract, that every model supports."""
+
 TASKS: dict[HeadKind, tuple[str, ...]] = {
     "tokens": ("classify_tokens", "redact"),
     "sequence": ("classify",),
     "vocabulary": ("embed_sparse",),
 }
-"""Kinds of tasks, as named in the contract, for which a head is needed."""
+"""Those for which a head is needed."""
+
+CROSS_ENCODE = "cross_encode"
+"""What a model must support for the task rank with a cross-encoder."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +66,16 @@ class ServedModel:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The kinds of tasks that it supports."""
-        return (EMBED, *(TASKS[self.folder.head.kind] if self.folder.head and self.head else ()))
+        return (*ANY, *(TASKS[self.folder.head.kind] if self.folder.head and self.head else ()))
+
+    @property
+    def is_cross_encoder(self) -> bool:
+        """Whether its head scores pairs of a query and a passage."""
+        return self.head is not None and self.trunk is None and self.runner.encoder.architecture.pairs
+
+    def supports(self, kind: str) -> bool:
+        """Whether it supports a kind of task, or CROSS_ENCODE."""
+        return kind in self.tasks or (kind == CROSS_ENCODE and self.is_cross_encoder)
 
     def embed_task(self, name: str = "embed") -> EmbedTask:
         """The task of a call without options."""
@@ -134,7 +148,7 @@ class Catalogue:
         """
         model = self.resolve(reference, client) if reference else preferred
         able: list[ServedModel] = [model] if reference else [model, *self]
-        chosen = next((each for each in able if kind in each.tasks and client.plan.allows(each.name)), None)
+        chosen = next((each for each in able if each.supports(kind) and client.plan.allows(each.name)), None)
         if chosen is None:
             which = f"{model.name} does" if reference else "the served models do"
             raise UnknownModel(f"{which} not support {kind}")
@@ -145,6 +159,13 @@ def least_tokens(max_tokens: int) -> int:
     """The minimum tokens of a segment when only the maximum is set, in the proportion of chunking's defaults."""
     default = Cutting()
     return max(1, max_tokens * default.min_tokens // default.max_tokens)
+
+
+def fitted(cutting: Cutting, most: int) -> Cutting:
+    """The cutting with segments that own at most so many tokens."""
+    if cutting.max_tokens <= most:
+        return cutting
+    return Cutting(cutting.policy, most, min(cutting.min_tokens, least_tokens(most)))
 
 
 def window_of(call_window: int | None, model: ServedModel) -> int:

@@ -199,7 +199,7 @@ class Pipeline:
         Each step says whether more follow: another thread hop to find out would cost as much as five segments.
         """
         call, view = document.call, document.view
-        regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.prefix, view)
+        regions = chunking.read(document.text, call.model.tokenizer, call.cutting, call.frame, view)
         more = True
         while more:
             began = time.monotonic()
@@ -253,7 +253,7 @@ class Pipeline:
     def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
         if not prepared.complete:
             return asyncio.create_task(self._compute(document, prepared))
-        self._verifier.consider(document.call, prepared.segment.ids, prepared.key, prepared.parts)
+        self._verifier.consider(document.call, prepared.segment, prepared.key, prepared.parts)
         return self._result(document, prepared, prepared.parts, document.call.model.runner.layers)
 
     async def _compute(self, document: Document, prepared: Prepared) -> Result:
@@ -302,8 +302,8 @@ class Pipeline:
         # tokens, and within a cache mode: a bypassing call must not get a cached state, and a writing call must store.
         key = bytes(prepared.key) + f"{call.priority.value} {call.cache_mode.value} {call.client.name}".encode()
         cuts = tuple(cut for cut in model.cuts if cut > prepared.layer)
-        ids = prepared.segment.ids
-        work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads)
+        ids, second = prepared.segment.ids, prepared.segment.second
+        work = Work(key, model.runner, ids, call.window, prepared.layer, prepared.state, cuts, prepared.heads, second)
         while True:
             try:
                 return await self._single_flight.join(

@@ -43,7 +43,7 @@ class Runner:
         """Run segments of one window and the same layers, and their heads, on so many threads where that is exact."""
         started = time.monotonic()
         torch.set_num_threads(threads if self._shares else 1)  # of the calling thread alone
-        batch = self.encoder.batch([work.ids for work in works], works[0].window)
+        batch = self.encoder.batch([work.ids for work in works], works[0].window, [work.second for work in works])
         layer = works[0].start
         if layer:
             kept = [numpy_to_state(work.state) for work in works if work.state is not None]

@@ -1,17 +1,17 @@
 """The inference service: a call in, answers out. Doors convert what they speak into calls, and answers into replies."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
-from server.errors import EmptyDocument
+from server.errors import EmptyDocument, InvalidCall
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage, within
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
-from server.inference.tasks import Size
+from server.inference.tasks import RankTask, Size
 from server.scheduling.forecast import Reservation
 
 T = TypeVar("T")
@@ -46,6 +46,10 @@ class Cut:
     groups: list[list[Prepared]]
     usage: Usage
     size: Size
+
+    def of(self, calls: Mapping[Call, Call]) -> "Cut":
+        """The same cut for the call that its own became."""
+        return replace(self, document=replace(self.document, call=calls[self.document.call]))
 
     @property
     def segments(self) -> Iterator[Prepared]:
@@ -88,7 +92,10 @@ class Service:
         return answers
 
     async def answer(self, jobs: Sequence[Job], timings: Timings, grow: Grow) -> list[Answer | EmptyDocument]:
-        """Answer jobs of one caller, who waits for all of them; an empty document is a fault of its own."""
+        """Answer jobs of one caller, who waits for all of them; an empty document is a fault of its own.
+
+        Queries are answered once everything is cut and admitted, if there is a document for them.
+        """
         call = jobs[0].call
         async with self._reserved(call) as reservation:
             reservation.foresee(sum(len(job.text) for job in jobs), call.deadline)
@@ -101,9 +108,18 @@ class Service:
                     sizes.append((job.call, cut.size))
                 except EmptyDocument as fault:
                     cuts.append(fault)
-            usage = sum((cut.usage for cut in cuts if isinstance(cut, Cut)), Usage())
+            whole = [cut for cut in cuts if isinstance(cut, Cut)]
+            calls = dict.fromkeys(cut.document.call for cut in whole)
+            queries = {call: await self._cut_queries(call, timings, reservation) for call in calls}
+            usage = sum((cut.usage for cut in chain(whole, *queries.values())), Usage())
             await self._pipeline.admit(call, reservation, usage.computed, usage.cached)
-            return await self._answer_all(cuts)
+            resolved = {call: await self._resolved(call, cut) for call, cut in queries.items()}
+            return await self._answer_all(cut if isinstance(cut, EmptyDocument) else cut.of(resolved) for cut in cuts)
+
+    async def resolve(self, calls: Sequence[Call], timings: Timings) -> Sequence[Call]:
+        """Answer the queries of a stream's calls: segments can be scored then."""
+        async with self._reserved(calls[0]) as reservation:
+            return [await self._resolved(call, await self._cut_queries(call, timings, reservation)) for call in calls]
 
     async def stream(
         self, calls: Sequence[Call], text: str, timings: Timings
@@ -187,7 +203,27 @@ class Service:
             raise EmptyDocument(job.field)
         return Cut(document, groups, usage, size)
 
-    async def _answer_all(self, cuts: Sequence[Cut | EmptyDocument]) -> list[Answer | EmptyDocument]:
+    async def _cut_queries(self, call: Call, timings: Timings, reservation: Reservation) -> list[Cut]:
+        jobs = [
+            Job(replace(call, frame=task.frame, tasks=(task.vectors,)), task.query, task.field)
+            for task in call.tasks
+            if isinstance(task, RankTask)
+        ]
+        try:
+            return [await self._cut(job, timings, reservation, lambda _: None) for job in jobs]
+        except EmptyDocument as fault:
+            raise InvalidCall(fault.field, "a query has at least one token") from fault
+
+    async def _resolved(self, call: Call, queries: Sequence[Cut]) -> Call:
+        """The call whose tasks know what their queries were answered."""
+        answers = [await self._answer(query) for query in queries]
+        given = iter(answers)
+        tasks = [
+            task.given(next(given).of_document()[0]) if isinstance(task, RankTask) else task for task in call.tasks
+        ]
+        return replace(call, tasks=tuple(tasks), asked=sum((answer.usage for answer in answers), Usage()))
+
+    async def _answer_all(self, cuts: Iterable[Cut | EmptyDocument]) -> list[Answer | EmptyDocument]:
         gate = asyncio.Semaphore(DOCUMENTS_AT_ONCE)
 
         async def answer(cut: Cut | EmptyDocument) -> Answer | EmptyDocument:
@@ -196,9 +232,10 @@ class Service:
             async with gate:
                 return await self._answer(cut)
 
-        if len(cuts) == 1:
-            return [await answer(cuts[0])]
-        tasks = [asyncio.ensure_future(answer(cut)) for cut in cuts]
+        coming = [answer(cut) for cut in cuts]
+        if len(coming) == 1:
+            return [await coming[0]]
+        tasks = [asyncio.ensure_future(each) for each in coming]
         try:
             return await asyncio.gather(*tasks)  # raises the first fault
         finally:

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from cache import Key
+from chunking import Segment
 from server.auth.clients import Client
 from server.errors import CallError
 from server.inference.cache_view import Parts
@@ -33,11 +33,11 @@ class Verifier:
         self._share = share
         self._audit: asyncio.Task[None] | None = None
 
-    def consider(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+    def consider(self, call: Call, segment: Segment, key: Key, parts: Parts) -> None:
         """Check this result if it is sampled; does not wait."""
         if random.random() >= self._share or (self._audit and not self._audit.done()):  # noqa: S311 - a sample
             return
-        self._audit = asyncio.create_task(self._audit_safely(call, ids, key, parts))
+        self._audit = asyncio.create_task(self._audit_safely(call, segment, key, parts))
 
     async def close(self) -> None:
         """Cancel the running check."""
@@ -45,17 +45,25 @@ class Verifier:
             self._audit.cancel()
             await asyncio.gather(self._audit, return_exceptions=True)
 
-    async def _audit_safely(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+    async def _audit_safely(self, call: Call, segment: Segment, key: Key, parts: Parts) -> None:
         """Report a check that fails; the next sample is checked as usual."""
         try:
-            await self._check(call, ids, key, parts)
+            await self._check(call, segment, key, parts)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task
             loops.report("verifier", error, self._metrics)
 
-    async def _check(self, call: Call, ids: NDArray[np.int32], key: Key, parts: Parts) -> None:
+    async def _check(self, call: Call, segment: Segment, key: Key, parts: Parts) -> None:
         runner = call.model.runner
         work = Work(
-            bytes(key), runner, ids, call.window, start=0, state=None, cuts=(runner.layers,), heads=tuple(parts)
+            bytes(key),
+            runner,
+            segment.ids,
+            call.window,
+            start=0,
+            state=None,
+            cuts=(runner.layers,),
+            heads=tuple(parts),
+            second=segment.second,
         )
         deadline = time.monotonic() + AUDIT_SECONDS
         try:

@@ -16,7 +16,7 @@ from server.inference.call import Call, Timings, Usage
 from server.inference.cursor import Cursors
 from server.inference.models import Catalogue
 from server.inference.service import Job, Service
-from server.rpc import replies, requests
+from server.rpc import ranks, replies, requests
 from server.rpc.bulk import Bulk
 from server.rpc.call_gate import Context
 from server.rpc.requests import Limits
@@ -59,8 +59,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Embed documents; one document's fault is its own."""
         timings = Timings()
         documents = request.documents
-        if not 0 < len(documents) <= self._limits.max_documents:
-            raise InvalidCall("documents", f"a call has 1 to {self._limits.max_documents} documents")
+        self._check_number(documents)
         if request.embed.spans and len(documents) > 1:
             raise InvalidCall("embed.spans", "spans go with exactly one document")
         texts = requests.texts_of(documents, "documents", self._limits)
@@ -103,10 +102,29 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         reply = await self._one(request, pb.Task(embed_sparse=request.embed_sparse), context)
         return pb.EmbedSparseResponse(info=reply.info, segments=reply.segments, result=reply.results[0].embed_sparse)
 
+    async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse | bytes:
+        """Rank documents; one document's fault is its own."""
+        timings = Timings()
+        documents, options = request.documents, request.options
+        self._check_number(documents)
+        texts = requests.texts_of(documents, "documents", self._limits)
+        options.input_type = options.input_type or pb.INPUT_TYPE_PASSAGE
+        tasks = requests.rank_tasks(request.rank, options.model)
+        calls = requests.calls_of(options, tasks, "", self._catalogue, context, path="")
+        reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
+        reply.expect(texts)
+        jobs = [Job(call, text, f"documents[{i}].text") for call in calls for i, text in enumerate(texts)]
+        answers = await self._service.answer(jobs, timings, reply.grow)
+        return await reply.make(lambda: ranks.response(request, calls, answers, timings, self._service.price))
+
     async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse | bytes:
         """Run tasks over a document, in one pass over each trunk."""
         tasks = requests.tasks_of(request.tasks, self._limits)
         return await self._analyze(request, tasks, "tasks[{}].", context)
+
+    def _check_number(self, documents: Sequence[pb.Document]) -> None:
+        if not 0 < len(documents) <= self._limits.max_documents:
+            raise InvalidCall("documents", f"a call has 1 to {self._limits.max_documents} documents")
 
     async def _one(self, request: _OneTask, task: pb.Task, context: Context) -> pb.AnalyzeResponse:
         """Run one task over a document, with the model that the call names, if it names one."""
@@ -132,7 +150,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, answers: Sequence[Answer], text: str, unit: Unit, tasks: Sequence[pb.Task], timings: Timings
     ) -> pb.AnalyzeResponse:
         calls = [answer.call for answer in answers]
-        usage = sum((answer.usage for answer in answers), Usage())
+        usage = sum((answer.total for answer in answers), Usage())
         reply = pb.AnalyzeResponse(info=replies.reply_info(calls, usage, timings, self._service.price(usage)))
         for answer in answers:
             ruler = Ruler(text, unit)
@@ -147,7 +165,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return reply
 
     def _trunk(self, answer: Answer) -> pb.Trunk:
-        usage = replies.usage_of(answer.usage, self._service.price(answer.usage))
+        usage = replies.usage_of(answer.total, self._service.price(answer.total))
         return replies.trunk(answer.call, usage)
 
     async def StreamSegments(
@@ -165,6 +183,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         cursors = await asyncio.to_thread(self._cursors, calls, request)  # a long text takes a while to hash
         sent = cursors.sent(request.cursor) if request.cursor else [0] * len(calls)
         done = [0] * len(calls)
+        calls = await self._service.resolve(calls, timings)
         answers = [Answer(call, text, stream=True) for call in calls]
         rulers = [Ruler(text, unit) for _ in calls]
         writers = [Results(call.tasks, text, unit) for call in calls]
@@ -185,13 +204,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if not any(done) and not partial:
             raise EmptyDocument("document.text")
         yield pb.StreamSegmentsResponse(
-            summary=await self._service.aside(calls[0], lambda: self._summary(answers, text, tasks, timings, partial))
+            summary=await self._service.aside(
+                calls[0], lambda: self._summary(answers, text, unit, tasks, timings, partial)
+            )
         )
 
     def _summary(
-        self, answers: Sequence[Answer], text: str, tasks: Sequence[pb.Task], timings: Timings, partial: bool
+        self,
+        answers: Sequence[Answer],
+        text: str,
+        unit: Unit,
+        tasks: Sequence[pb.Task],
+        timings: Timings,
+        partial: bool,
     ) -> pb.StreamSummary:
-        reply = self._reply(answers, text, Unit.CODE_POINT, tasks, timings)  # it has no spans
+        reply = self._reply(answers, text, unit, tasks, timings)
         return pb.StreamSummary(info=reply.info, results=reply.results, trunks=reply.trunks, partial=partial)
 
     async def ProcessDocuments(
@@ -209,7 +236,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             start.options, tasks, "", self._catalogue, context, Priority.BULK, path="start.tasks[{}]."
         )
         requests.check_message(replies.REPLY_BYTES + replies.longest_segment(calls))
-        info = replies.reply_info(calls, Usage(), Timings())
+        timings = Timings()
+        calls = await self._service.resolve(calls, timings)
+        asked = sum((call.asked for call in calls), Usage())
+        info = replies.reply_info(calls, asked, timings, self._service.price(asked))
         yield pb.ProcessDocumentsResponse(
             ready=pb.ProcessReady(info=info, max_document_bytes=limits.max_document_bytes)
         )

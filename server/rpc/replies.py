@@ -173,6 +173,7 @@ def model_of(model: ServedModel, is_default: bool) -> models_pb2.Model:
         multi_label=bool(model.folder.head and model.folder.head.multi_label),
         trained_on=model.folder.trained_on,
         trunk=model.trunk.name if model.trunk else "",
+        cross_encoder=model.is_cross_encoder,
         dimensions=encoder.hidden,
         max_segment_tokens=encoder.max_tokens,
         token_budget=model.budget,

@@ -2,26 +2,29 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunking import Cutting, CuttingError, OffsetError, Policy, Ruler, Unit
+from chunking import Cutting, CuttingError, Frame, OffsetError, Policy, Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
-from server.inference.models import Catalogue, ServedModel, least_tokens, window_of
+from server.inference.models import CROSS_ENCODE, Catalogue, ServedModel, fitted, least_tokens, window_of
 from server.inference.tasks import (
     ClassifyTask,
     ClassifyTokensTask,
+    CrossEncodeTask,
     EmbedSparseTask,
     EmbedTask,
+    RankTask,
     RedactTask,
     Task,
 )
 from server.inference.tasks.embed import DataTypeName
+from server.inference.tasks.rank import MAX_PASSAGES, PASSAGES, RankMethod
 from server.inference.tasks.redact import MASK
 from server.inference.tasks.tokens import Aggregation, entity_labels
 from server.rpc.call_gate import Context
@@ -46,8 +49,10 @@ CACHE_MODES = (
     CacheMode.BYPASS,
 )
 INPUT_TYPES: tuple[str, ...] = ("", "query", "passage")
+RANK_METHODS: tuple[RankMethod | None, ...] = (None, "dense", "sparse", "fused", "cross-encoder")
 AGGREGATIONS: tuple[Aggregation, ...] = ("max", "simple", "first", "average", "max")
 MAX_MASK_BYTES = 256
+MAX_QUERY_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def calls_of(
     around: Context,
     default_priority: Priority = Priority.INTERACTIVE,
     path: str = "tasks[{}].",
-) -> tuple[Call, ...]:
+) -> Sequence[Call]:
     """The calls of a request, one for each trunk, in the order of their first tasks.
 
     Without tasks, as for Segment, an embedding is what is wanted. The tasks' spans measure `text`; `path` is where the
@@ -81,14 +86,15 @@ def calls_of(
     default = catalogue.resolve(options.model, around.client)
     unit = offset_unit(options)
     _check_spans(tasks, path)
-    passes: dict[str, list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk
+    passes: dict[tuple[str, bytes], list[tuple[ServedModel, Task[Any]]]] = {}  # by trunk, and a cross-encoder's query
     for i, task in enumerate(tasks):
         field = path.format(i)
-        model = catalogue.for_task(_kind(task, field), task.model, default, around.client)
+        model = catalogue.for_task(_needed(task, field), task.model, default, around.client)
         wanted = _task(task, field, model, text, unit)
-        passes.setdefault((model.trunk or model).name, []).append((model, wanted))
+        query = wanted.frame.head.tobytes() if isinstance(wanted, CrossEncodeTask) else b""
+        passes.setdefault(((model.trunk or model).name, query), []).append((model, wanted))
     if not passes:
-        passes[""] = [(default, default.embed_task())]
+        passes["", b""] = [(default, default.embed_task())]
     calls = tuple(_call(options, served, around, default_priority) for served in passes.values())
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint_of(calls):
         raise FingerprintMismatch(f"this call's fingerprint is {fingerprint_of(calls)}, not the expected one")
@@ -112,9 +118,10 @@ def _call(
     named = served[0][0]
     model, tasks = named.trunk or named, tuple(task for _, task in served)
     cutting = _cutting(options, model)
+    prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
+    frame = tasks[0].frame if isinstance(tasks[0], CrossEncodeTask) else model.tokenizer.frame(prefix)
     window = window_of(options.window if options.HasField("window") else None, model)
     priority = _choice(PRIORITIES, options.priority, "options.priority")
-    prefix = model.prefixes[_choice(INPUT_TYPES, options.input_type, "options.input_type")]
     return Call(
         around.request_id,
         around.client,
@@ -122,8 +129,8 @@ def _call(
         around.deadline,
         model,
         named,
-        cutting,
-        prefix,
+        fitted(cutting, model.runner.encoder.max_tokens - len(frame)),
+        frame,
         window,
         _choice(CACHE_MODES, options.cache_mode, "options.cache_mode"),
         tasks,
@@ -140,6 +147,29 @@ def tasks_of(tasks: Sequence[pb.Task], limits: Limits) -> Sequence[pb.Task]:
         if name in names[:i]:
             raise InvalidCall(f"tasks[{i}].name", "the names of a call's tasks differ")
     return tasks
+
+
+def rank_tasks(options: pb.RankOptions, model: str) -> Sequence[pb.Task]:
+    """The tasks of a Rank: one for each method, with the model that the call names, if it names one.
+
+    Methods that are fused choose models as tasks do, and keep more passages than are answered.
+    """
+    if options.method != pb.RANK_METHOD_FUSED:
+        return [pb.Task(name="rank", rank=options, model=model)]
+    passages_of(options, "rank")
+    methods = {"dense": pb.RANK_METHOD_DENSE, "sparse": pb.RANK_METHOD_SPARSE}
+    return [
+        pb.Task(name=name, rank=pb.RankOptions(query=options.query, method=method, passages=MAX_PASSAGES))
+        for name, method in methods.items()
+    ]
+
+
+def passages_of(options: pb.RankOptions, field: str) -> int:
+    """The number of best passages of a document."""
+    passages = options.passages if options.HasField("passages") else PASSAGES
+    if passages > MAX_PASSAGES:
+        raise InvalidCall(f"{field}.passages", f"a document has at most {MAX_PASSAGES} passages")
+    return passages
 
 
 def texts_of(documents: Sequence[pb.Document], field: str, limits: Limits) -> list[str]:
@@ -205,6 +235,24 @@ def _kind(task: pb.Task, path: str) -> str:
     return kind
 
 
+def _needed(task: pb.Task, path: str) -> str:
+    """The kind of task that a model must support for this one."""
+    kind = _kind(task, path)
+    if kind != "rank":
+        return kind
+    match _choice(RANK_METHODS, task.rank.method, f"{path}rank.method"):
+        case None:
+            return "rank"
+        case "dense":
+            return "embed"
+        case "sparse":
+            return "embed_sparse"
+        case "cross-encoder":
+            return CROSS_ENCODE
+        case "fused":
+            raise InvalidCall(f"{path}rank.method", "ranks of documents are fused: use Rank")
+
+
 def _task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -> Task[Any]:
     match task.WhichOneof("kind"):
         case "classify_tokens":
@@ -215,6 +263,8 @@ def _task(task: pb.Task, path: str, model: ServedModel, text: str, unit: Unit) -
             return _classify_task(task, f"{path}classify", model)
         case "embed_sparse":
             return _embed_sparse_task(task, model)
+        case "rank":
+            return _rank_task(task, f"{path}rank", model)
         case _:
             return _embed_task(task, f"{path}embed", model, text, unit)
 
@@ -272,6 +322,34 @@ def _embed_sparse_task(task: pb.Task, model: ServedModel) -> EmbedSparseTask:
         top_k=options.top_k,
         segment_vectors=options.return_segment_vectors,
     )
+
+
+def _rank_task(task: pb.Task, field: str, model: ServedModel) -> RankTask | CrossEncodeTask:
+    options, passages = task.rank, passages_of(task.rank, field)
+    if len(options.query.encode()) > MAX_QUERY_BYTES:
+        raise InvalidCall(f"{field}.query", f"a query has at most {MAX_QUERY_BYTES:,} bytes")
+    method = RANK_METHODS[options.method]
+    if method == "cross-encoder" or (method is None and model.is_cross_encoder):
+        head, _ = _head_of(model)
+        return CrossEncodeTask(task.name, _pair_frame(options.query, f"{field}.query", model), head, passages)
+    sparse = method == "sparse" or (method is None and "embed_sparse" in model.tasks)
+    vectors = _embed_sparse_task(task, model) if sparse else replace(model.embed_task(task.name), normalize=True)
+    return RankTask(
+        task.name,
+        options.query,
+        f"{field}.query",
+        model.tokenizer.frame(model.prefixes["query"]),
+        vectors,
+        passages,
+    )
+
+
+def _pair_frame(query: str, field: str, model: ServedModel) -> Frame:
+    frame, empty = (model.tokenizer.pair_frame(first) for first in (query, ""))
+    most = model.runner.encoder.max_tokens // 2 - len(empty)
+    if not 0 < (tokens := len(frame) - len(empty)) <= most:
+        raise InvalidCall(field, f"{model.name} takes queries of 1 to {most} tokens, not {tokens}")
+    return frame
 
 
 def _head_of(model: ServedModel) -> tuple[Trained, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from server.inference.tasks import (
     Embedding,
     EmbedTask,
     Entities,
+    Ranking,
     Redaction,
     RedactTask,
     Task,
@@ -33,6 +34,7 @@ class Results:
 
     def __init__(self, tasks: Sequence[Task[Any]], text: str, unit: Unit) -> None:
         self._tasks = tasks
+        self._text = text
         self._unit = unit
         self._rulers = [Ruler(text, unit) for _ in tasks]  # a ruler only goes forward: one for each list of spans
 
@@ -59,6 +61,8 @@ class Results:
             case Classification():
                 labels = [_label_score(label) for label in answer.labels]
                 return pb.TaskResult(name=task.name, classify=pb.Classification(labels=labels))
+            case Ranking():
+                return pb.TaskResult(name=task.name, rank=ranking(answer, self._text, self._unit))
             case _:
                 sparse = pb.SparseEmbedding(
                     document_vector=_sparse(answer.document) if answer.document else None,
@@ -119,6 +123,23 @@ class SegmentBatch:
                 joined.MergeFrom(result)
             joined.name = name
         return joined
+
+
+def ranking(answer: Ranking, text: str, unit: Unit) -> pb.Ranking:
+    """A document's score and passages; their spans are converted in the document's order."""
+    result = pb.Ranking(score=answer.score)
+    if answer.passages:
+        edges = np.array([(passage.start, passage.end) for passage in answer.passages]).reshape(-1)
+        order = np.argsort(edges, kind="stable")
+        edges[order] = Ruler(text, unit).units(edges[order])
+        for passage, (start, end) in zip(answer.passages, edges.reshape(-1, 2).tolist(), strict=True):
+            result.passages.add(
+                span=pb.Span(start=start, end=end),
+                score=passage.score,
+                segment_index=passage.segment,
+                trunk=passage.trunk,
+            )
+    return result
 
 
 def embedding(task: EmbedTask, answer: Embedding) -> pb.Embedding:

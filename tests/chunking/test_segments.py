@@ -50,7 +50,7 @@ CUTTINGS = st.builds(
 
 
 def segments(text: str, tokenizer: Tokenizer, cutting: Cutting, prefix: str = "") -> list[Segment]:
-    return [segment for step in read(text, tokenizer, cutting, prefix) for segment in step]
+    return [segment for step in read(text, tokenizer, cutting, tokenizer.frame(prefix)) for segment in step]
 
 
 def joined(found: list[Segment]) -> list[tuple[int, int, int]]:

@@ -96,6 +96,21 @@ def test_frames_are_what_transformers_puts_around(tokenizer: Tokenizer, e5_folde
         assert tokenizer.frame(prefix).around(tokens.ids).tolist() == theirs(f"{prefix}some words").input_ids
 
 
+def test_pairs_are_framed_as_by_transformers(tokenizer: Tokenizer, e5_folder: Path) -> None:
+    is_bert = bool(tokenizer.frame().head[0])
+    theirs = AutoTokenizer.from_pretrained(model_folder("all-MiniLM-L6-v2") if is_bert else e5_folder)
+    for first in ("Where is it?", "", "日本語 [SEP]</s> naïve"):
+        frame, (tokens,) = tokenizer.pair_frame(first), tokenizer.encode(["some words"])
+        expected = theirs("X", "some words")
+        assert frame.tail.tolist() == expected.input_ids[-len(frame.tail) :]
+        if "[SEP]" not in first:  # which is ordinary text here
+            expected = theirs(first, "some words")
+            assert frame.around(tokens.ids).tolist() == expected.input_ids
+            assert frame.typed is is_bert
+            if is_bert:
+                assert expected.token_type_ids.index(1) == len(frame.head)
+
+
 def train_pieces(folder: Path, tokenizer_class: str) -> Path:
     """A small SentencePiece model of real text."""
     model = io.BytesIO()

@@ -105,6 +105,7 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
     Redact: Any = None
     Classify: Any = None
     EmbedSparse: Any = None
+    Rank: Any = None
 
     def __post_init__(self) -> None:
         self.unread.set()

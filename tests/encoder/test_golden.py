@@ -1,5 +1,6 @@
 """Every layer's state equals transformers' own."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,35 @@ def assert_same_layers(folder: Path, lengths: list[int], scheme: str, tolerance:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_equal_transformers_on_random_weights(make_model: Make, family: str, scheme: str) -> None:
     assert_same_layers(make_model(family), [1, 2, 33, 512], scheme, SCHEMES[scheme])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("window", [0, 16])
+def test_pairs_equal_transformers_on_random_weights(make_model: Make, scheme: str, window: int) -> None:
+    """The second text of a pair has a token type of its own, in segments beside some that are no pairs."""
+    folder = make_model()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder = loaded(folder, scheme)
+    segments, seconds = [random_ids(length) for length in (40, 512, 7, 300)], (11, 200, 0, 299)
+    batch = encoder.run(encoder.batch(segments, window, seconds), 0, 0)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    states = []
+    for ids, second in zip(segments, seconds, strict=True):
+        types = torch.arange(len(ids))[None] >= (second or len(ids))
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor(ids)[None], token_type_ids=types.long(), output_hidden_states=True)
+        states.append([state[0] for state in output.hidden_states])
+    expected = torch.cat([each[0] for each in states])
+    assert batch.state is not None
+    assert (batch.state.float() - expected).abs().max() / expected.abs().max() < SCHEMES[scheme]
+    if not window:
+        state = encoder.run(batch, 0, encoder.layers).state
+        expected = torch.cat([each[-1] for each in states])
+        assert state is not None
+        error = (state.float() - expected).abs().max() / expected.abs().max()
+        assert error < (1 if scheme == "fp32" else encoder.layers) * SCHEMES[scheme]
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])

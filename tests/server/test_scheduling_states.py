@@ -472,7 +472,9 @@ class States(RuleBasedStateMachine):
 
     def _call(self, client: Client, priority: Priority, mode: CacheMode, deadline: float) -> Call:
         served = cast("Any", Served(self.model))
-        return Call("", client, priority, deadline, served, served, cast("Any", None), "", 0, mode, (), "")
+        return Call(
+            "", client, priority, deadline, served, served, cast("Any", None), cast("Any", None), 0, mode, (), ""
+        )
 
     async def _answer(
         self, call: Call, wanted: list[tuple[int, str]], heads: tuple[Pool, ...], *, is_promised: bool

@@ -63,6 +63,14 @@ class Aggregation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AGGREGATION_FIRST: _ClassVar[Aggregation]
     AGGREGATION_AVERAGE: _ClassVar[Aggregation]
     AGGREGATION_MAX: _ClassVar[Aggregation]
+
+class RankMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RANK_METHOD_UNSPECIFIED: _ClassVar[RankMethod]
+    RANK_METHOD_DENSE: _ClassVar[RankMethod]
+    RANK_METHOD_SPARSE: _ClassVar[RankMethod]
+    RANK_METHOD_FUSED: _ClassVar[RankMethod]
+    RANK_METHOD_CROSS_ENCODER: _ClassVar[RankMethod]
 OFFSET_UNIT_UNSPECIFIED: OffsetUnit
 OFFSET_UNIT_CODE_POINT: OffsetUnit
 OFFSET_UNIT_UTF16: OffsetUnit
@@ -95,6 +103,11 @@ AGGREGATION_SIMPLE: Aggregation
 AGGREGATION_FIRST: Aggregation
 AGGREGATION_AVERAGE: Aggregation
 AGGREGATION_MAX: Aggregation
+RANK_METHOD_UNSPECIFIED: RankMethod
+RANK_METHOD_DENSE: RankMethod
+RANK_METHOD_SPARSE: RankMethod
+RANK_METHOD_FUSED: RankMethod
+RANK_METHOD_CROSS_ENCODER: RankMethod
 
 class Document(_message.Message):
     __slots__ = ("id", "text")
@@ -360,14 +373,45 @@ class SparseEmbedding(_message.Message):
     segment_vectors: _containers.RepeatedCompositeFieldContainer[SparseVector]
     def __init__(self, document_vector: _Optional[_Union[SparseVector, _Mapping]] = ..., segment_vectors: _Optional[_Iterable[_Union[SparseVector, _Mapping]]] = ...) -> None: ...
 
+class RankOptions(_message.Message):
+    __slots__ = ("query", "method", "passages")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PASSAGES_FIELD_NUMBER: _ClassVar[int]
+    query: str
+    method: RankMethod
+    passages: int
+    def __init__(self, query: _Optional[str] = ..., method: _Optional[_Union[RankMethod, str]] = ..., passages: _Optional[int] = ...) -> None: ...
+
+class Passage(_message.Message):
+    __slots__ = ("span", "score", "segment_index", "trunk")
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TRUNK_FIELD_NUMBER: _ClassVar[int]
+    span: Span
+    score: float
+    segment_index: int
+    trunk: int
+    def __init__(self, span: _Optional[_Union[Span, _Mapping]] = ..., score: _Optional[float] = ..., segment_index: _Optional[int] = ..., trunk: _Optional[int] = ...) -> None: ...
+
+class Ranking(_message.Message):
+    __slots__ = ("score", "passages")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    PASSAGES_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    passages: _containers.RepeatedCompositeFieldContainer[Passage]
+    def __init__(self, score: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ...) -> None: ...
+
 class Task(_message.Message):
-    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse", "model")
+    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse", "rank", "model")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EMBED_FIELD_NUMBER: _ClassVar[int]
     CLASSIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REDACT_FIELD_NUMBER: _ClassVar[int]
     CLASSIFY_FIELD_NUMBER: _ClassVar[int]
     EMBED_SPARSE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     embed: EmbedOptions
@@ -375,24 +419,27 @@ class Task(_message.Message):
     redact: RedactOptions
     classify: ClassifyOptions
     embed_sparse: EmbedSparseOptions
+    rank: RankOptions
     model: str
-    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ..., classify_tokens: _Optional[_Union[ClassifyTokensOptions, _Mapping]] = ..., redact: _Optional[_Union[RedactOptions, _Mapping]] = ..., classify: _Optional[_Union[ClassifyOptions, _Mapping]] = ..., embed_sparse: _Optional[_Union[EmbedSparseOptions, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ..., classify_tokens: _Optional[_Union[ClassifyTokensOptions, _Mapping]] = ..., redact: _Optional[_Union[RedactOptions, _Mapping]] = ..., classify: _Optional[_Union[ClassifyOptions, _Mapping]] = ..., embed_sparse: _Optional[_Union[EmbedSparseOptions, _Mapping]] = ..., rank: _Optional[_Union[RankOptions, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse")
+    __slots__ = ("name", "embed", "classify_tokens", "redact", "classify", "embed_sparse", "rank")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EMBED_FIELD_NUMBER: _ClassVar[int]
     CLASSIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REDACT_FIELD_NUMBER: _ClassVar[int]
     CLASSIFY_FIELD_NUMBER: _ClassVar[int]
     EMBED_SPARSE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     name: str
     embed: Embedding
     classify_tokens: Entities
     redact: Redaction
     classify: Classification
     embed_sparse: SparseEmbedding
-    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ..., classify_tokens: _Optional[_Union[Entities, _Mapping]] = ..., redact: _Optional[_Union[Redaction, _Mapping]] = ..., classify: _Optional[_Union[Classification, _Mapping]] = ..., embed_sparse: _Optional[_Union[SparseEmbedding, _Mapping]] = ...) -> None: ...
+    rank: Ranking
+    def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ..., classify_tokens: _Optional[_Union[Entities, _Mapping]] = ..., redact: _Optional[_Union[Redaction, _Mapping]] = ..., classify: _Optional[_Union[Classification, _Mapping]] = ..., embed_sparse: _Optional[_Union[SparseEmbedding, _Mapping]] = ..., rank: _Optional[_Union[Ranking, _Mapping]] = ...) -> None: ...
 
 class Trunk(_message.Message):
     __slots__ = ("model", "fingerprint", "tasks", "usage", "segments")
@@ -561,6 +608,40 @@ class EmbedSparseResponse(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     result: SparseEmbedding
     def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., result: _Optional[_Union[SparseEmbedding, _Mapping]] = ...) -> None: ...
+
+class RankRequest(_message.Message):
+    __slots__ = ("documents", "options", "rank", "top_k")
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    documents: _containers.RepeatedCompositeFieldContainer[Document]
+    options: CallOptions
+    rank: RankOptions
+    top_k: int
+    def __init__(self, documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., rank: _Optional[_Union[RankOptions, _Mapping]] = ..., top_k: _Optional[int] = ...) -> None: ...
+
+class RankResponse(_message.Message):
+    __slots__ = ("info", "documents", "trunks")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    TRUNKS_FIELD_NUMBER: _ClassVar[int]
+    info: ReplyInfo
+    documents: _containers.RepeatedCompositeFieldContainer[RankedDocument]
+    trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., documents: _Optional[_Iterable[_Union[RankedDocument, _Mapping]]] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
+
+class RankedDocument(_message.Message):
+    __slots__ = ("id", "index", "status", "ranking")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RANKING_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    index: int
+    status: _status_pb2.Status
+    ranking: Ranking
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., ranking: _Optional[_Union[Ranking, _Mapping]] = ...) -> None: ...
 
 class StreamSegmentsRequest(_message.Message):
     __slots__ = ("document", "options", "tasks", "cursor")

@@ -71,6 +71,11 @@ class InferenceServiceStub(object):
                 request_serializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.SerializeToString,
                 response_deserializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.FromString,
                 _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/octavo.v1.InferenceService/Rank',
+                request_serializer=octavo_dot_v1_dot_inference__pb2.RankRequest.SerializeToString,
+                response_deserializer=octavo_dot_v1_dot_inference__pb2.RankResponse.FromString,
+                _registered_method=True)
         self.StreamSegments = channel.unary_stream(
                 '/octavo.v1.InferenceService/StreamSegments',
                 request_serializer=octavo_dot_v1_dot_inference__pb2.StreamSegmentsRequest.SerializeToString,
@@ -137,6 +142,13 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rank(self, request, context):
+        """Ranks documents by how well they answer a query, with the best passages of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamSegments(self, request, context):
         """Like Analyze, for documents of any length: sends each segment as soon as it is ready, in document order, then a
         summary.
@@ -191,6 +203,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.EmbedSparse,
                     request_deserializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.FromString,
                     response_serializer=octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=octavo_dot_v1_dot_inference__pb2.RankRequest.FromString,
+                    response_serializer=octavo_dot_v1_dot_inference__pb2.RankResponse.SerializeToString,
             ),
             'StreamSegments': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamSegments,
@@ -394,6 +411,33 @@ class InferenceService(object):
             '/octavo.v1.InferenceService/EmbedSparse',
             octavo_dot_v1_dot_inference__pb2.EmbedSparseRequest.SerializeToString,
             octavo_dot_v1_dot_inference__pb2.EmbedSparseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/octavo.v1.InferenceService/Rank',
+            octavo_dot_v1_dot_inference__pb2.RankRequest.SerializeToString,
+            octavo_dot_v1_dot_inference__pb2.RankResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,12 @@ class InferenceServiceStub:
     ]
     """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
 
+    Rank: grpc.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.RankRequest,
+        octavo.v1.inference_pb2.RankResponse,
+    ]
+    """Ranks documents by how well they answer a query, with the best passages of each."""
+
     StreamSegments: grpc.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
         octavo.v1.inference_pb2.StreamSegmentsResponse,
@@ -128,6 +134,12 @@ class InferenceServiceAsyncStub:
         octavo.v1.inference_pb2.EmbedSparseResponse,
     ]
     """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
+
+    Rank: grpc.aio.UnaryUnaryMultiCallable[
+        octavo.v1.inference_pb2.RankRequest,
+        octavo.v1.inference_pb2.RankResponse,
+    ]
+    """Ranks documents by how well they answer a query, with the best passages of each."""
 
     StreamSegments: grpc.aio.UnaryStreamMultiCallable[
         octavo.v1.inference_pb2.StreamSegmentsRequest,
@@ -206,6 +218,14 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[octavo.v1.inference_pb2.EmbedSparseResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.EmbedSparseResponse]]:
         """Makes a document's sparse vector, over the vocabulary: like Analyze with one task."""
+
+    @abc.abstractmethod
+    def Rank(
+        self,
+        request: octavo.v1.inference_pb2.RankRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[octavo.v1.inference_pb2.RankResponse, collections.abc.Awaitable[octavo.v1.inference_pb2.RankResponse]]:
+        """Ranks documents by how well they answer a query, with the best passages of each."""
 
     @abc.abstractmethod
     def StreamSegments(

@@ -35,7 +35,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("ref", "fingerprint", "is_default", "tasks", "labels", "dimensions", "max_segment_tokens", "token_budget", "query_prefix", "passage_prefix", "pooling", "normalize", "segmentation", "window", "layers", "number_scheme", "kernels", "kernels_reason", "licence", "multi_label", "trained_on", "trunk")
+    __slots__ = ("ref", "fingerprint", "is_default", "tasks", "labels", "dimensions", "max_segment_tokens", "token_budget", "query_prefix", "passage_prefix", "pooling", "normalize", "segmentation", "window", "layers", "number_scheme", "kernels", "kernels_reason", "licence", "multi_label", "trained_on", "trunk", "cross_encoder")
     REF_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Model(_message.Message):
     MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
     TRAINED_ON_FIELD_NUMBER: _ClassVar[int]
     TRUNK_FIELD_NUMBER: _ClassVar[int]
+    CROSS_ENCODER_FIELD_NUMBER: _ClassVar[int]
     ref: _inference_pb2.ModelRef
     fingerprint: str
     is_default: bool
@@ -80,4 +81,5 @@ class Model(_message.Message):
     multi_label: bool
     trained_on: str
     trunk: str
-    def __init__(self, ref: _Optional[_Union[_inference_pb2.ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., is_default: bool = ..., tasks: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., dimensions: _Optional[int] = ..., max_segment_tokens: _Optional[int] = ..., token_budget: _Optional[int] = ..., query_prefix: _Optional[str] = ..., passage_prefix: _Optional[str] = ..., pooling: _Optional[_Union[_inference_pb2.Pooling, str]] = ..., normalize: bool = ..., segmentation: _Optional[_Union[_inference_pb2.Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., layers: _Optional[int] = ..., number_scheme: _Optional[str] = ..., kernels: _Optional[str] = ..., kernels_reason: _Optional[str] = ..., licence: _Optional[str] = ..., multi_label: bool = ..., trained_on: _Optional[str] = ..., trunk: _Optional[str] = ...) -> None: ...
+    cross_encoder: bool
+    def __init__(self, ref: _Optional[_Union[_inference_pb2.ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., is_default: bool = ..., tasks: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., dimensions: _Optional[int] = ..., max_segment_tokens: _Optional[int] = ..., token_budget: _Optional[int] = ..., query_prefix: _Optional[str] = ..., passage_prefix: _Optional[str] = ..., pooling: _Optional[_Union[_inference_pb2.Pooling, str]] = ..., normalize: bool = ..., segmentation: _Optional[_Union[_inference_pb2.Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., layers: _Optional[int] = ..., number_scheme: _Optional[str] = ..., kernels: _Optional[str] = ..., kernels_reason: _Optional[str] = ..., licence: _Optional[str] = ..., multi_label: bool = ..., trained_on: _Optional[str] = ..., trunk: _Optional[str] = ..., cross_encoder: bool = ...) -> None: ...

@@ -7,23 +7,27 @@ new one.
 
 from server.inference.tasks.classify import Classification, ClassifyTask
 from server.inference.tasks.embed import Embedding, EmbedMerge, EmbedTask
+from server.inference.tasks.rank import CrossEncodeTask, Ranking, RankTask
 from server.inference.tasks.redact import Redaction, RedactTask
 from server.inference.tasks.sparse import EmbedSparseTask, SparseEmbedding
 from server.inference.tasks.task import Merge, Size, Task
 from server.inference.tasks.tokens import ClassifyTokensTask, Entities
 
-TaskAnswer = Embedding | Entities | Redaction | Classification | SparseEmbedding
+TaskAnswer = Embedding | Entities | Redaction | Classification | SparseEmbedding | Ranking
 
 __all__ = [
     "Classification",
     "ClassifyTask",
     "ClassifyTokensTask",
+    "CrossEncodeTask",
     "EmbedMerge",
     "EmbedSparseTask",
     "EmbedTask",
     "Embedding",
     "Entities",
     "Merge",
+    "RankTask",
+    "Ranking",
     "RedactTask",
     "Redaction",
     "Size",
