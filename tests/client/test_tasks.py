@@ -17,6 +17,7 @@ from octavo.client import (
     Embed,
     EmbedSparse,
     InvalidArgument,
+    Rank,
     Redact,
     Redaction,
     Retry,
@@ -40,6 +41,7 @@ TASKS: dict[str, Task] = {
     "class": Classify(segments=True),
     "tags": Classify(model="tagger", top_k=2),
     "sparse": EmbedSparse(segment_vectors=True, tokens=True, top_k=20),
+    "rank": Rank("a river in the old town"),
 }
 Call = Callable[..., Any]
 
@@ -96,6 +98,28 @@ def test_short_methods_say_what_analyze_says(call: Call) -> None:
     assert plain(sparse.result) == plain(expected["sparse"])
     assert sparse.segments[-1].char_end == len(TEXT)
     assert str(sparse.model).startswith(TINY)
+
+
+def test_documents_are_ranked_with_their_passages_and_faults(call: Call) -> None:
+    texts = [prose(700, seed=3), "", TEXT, "a river"]
+    result = call("rank", "a river in the old town", texts, passages=2)
+    assert list(result.errors) == [1]
+    assert isinstance(result.errors[1], InvalidArgument)
+    assert sorted(each.index for each in result.documents) == [0, 2, 3]
+    scores = [each.score for each in result.documents]
+    assert scores == sorted(scores, reverse=True)
+    (of_text,) = (each for each in result.documents if each.index == 2)
+    task = call("analyze", TEXT, {"rank": Rank("a river in the old town", passages=2)}).results["rank"]
+    assert (of_text.score, of_text.passages) == (task.score, task.passages)
+    cuts = call("segment", TEXT).segments
+    for passage in of_text.passages:
+        segment = cuts[passage.segment_index]
+        assert (passage.char_start, passage.char_end) == (segment.char_start, segment.char_end)
+    fused = call("rank", "river", texts, method="fused", top_k=1)
+    assert [trunk.tasks for trunk in fused.trunks] == [("dense", "sparse")]
+    assert len(fused.documents) == 1
+    with pytest.raises(InvalidArgument, match="method"):
+        call("rank", "river", texts, method="best")
 
 
 def test_what_a_method_is_asked_for_is_what_it_returns(client: Client) -> None:
