@@ -216,9 +216,9 @@ def shares(values: Sequence[float]) -> list[float]:
     return [1 / (61 + sum(other > value for other in values)) for value in values]
 
 
-@pytest.mark.parametrize("name", [MINILM, TINY])
+@pytest.mark.parametrize("name", [E5, TINY])
 def test_fused_documents_and_passages_follow_the_stated_rule(exact: Server, name: str) -> None:
-    texts = [*LONG, *TEXTS, "zebra"]
+    texts = [*LONG, *TEXTS[:4], "zebra"]  # E5's tokens are other than those of TINY, and so are its segments
     both = [
         rank(exact, texts, method, passages=100, model=chosen)
         for method, chosen in ((pb.RANK_METHOD_DENSE, name), (pb.RANK_METHOD_SPARSE, TINY))
@@ -243,11 +243,14 @@ def test_fused_documents_and_passages_follow_the_stated_rule(exact: Server, name
 
 
 def test_a_fused_passage_names_the_trunk_that_it_was_cut_for(exact: Server) -> None:
-    response = rank(exact, LONG[:1], pb.RANK_METHOD_FUSED, passages=100)
+    text = prose(1500)
+    response = rank(exact, [text], pb.RANK_METHOD_FUSED, passages=100, model=E5)
     names = [trunk.model.name for trunk in response.trunks]
-    assert names == [MINILM, TINY]
-    infos = [segment(exact, LONG[0], model=name).segments for name in names]
-    for passage in response.documents[0].ranking.passages:
+    assert names == [E5, TINY]
+    infos = [segment(exact, text, model=name).segments for name in names]
+    passages = response.documents[0].ranking.passages
+    assert {passage.trunk for passage in passages} == {0, 1}
+    for passage in passages:
         assert infos[passage.trunk][passage.segment_index].span == passage.span
 
 
@@ -365,3 +368,12 @@ def test_a_reply_too_large_is_refused_before_anything_is_computed(models: Path) 
         assert refused(lambda: rank(server, texts)).reason == "REPLY_TOO_LARGE"
         assert computed(server) == before
         assert len(rank(server, texts[:10]).documents) == 10
+
+
+def test_passages_count_in_a_reply_s_size(models: Path) -> None:
+    fine = pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED, max_tokens=32)
+    with serving(settings(model(TINY, "auto"), max_reply_bytes=13_000)) as server:
+        text = prose(4800)
+        assert refused(lambda: rank(server, [text], passages=100, segmentation=fine)).reason == "REPLY_TOO_LARGE"
+        (ranked,) = rank(server, [text], passages=10, segmentation=fine).documents
+        assert len(ranked.ranking.passages) == 10
