@@ -56,11 +56,11 @@ def client(task_server: Server) -> Any:
 def call(request: pytest.FixtureRequest, task_server: Server) -> Call:
     """A method of either client."""
 
-    def call_sync(method: str, *args: Any, **arguments: Any) -> Any:
+    def call_sync(method: str, /, *args: Any, **arguments: Any) -> Any:
         with Client(task_server.address) as made:
             return getattr(made, method)(*args, **arguments)
 
-    async def work(method: str, *args: Any, **arguments: Any) -> Any:
+    async def work(method: str, /, *args: Any, **arguments: Any) -> Any:
         async with AsyncClient(task_server.address) as made:
             return await getattr(made, method)(*args, **arguments)
 
@@ -149,8 +149,11 @@ def test_a_redacted_text_maps_back_to_the_document(client: Client) -> None:
 def test_an_analysis_names_its_trunks_and_their_segments(client: Client) -> None:
     answer = client.analyze(TEXT, TASKS)
     assert [(each.model.name, each.tasks) for each in answer.trunks] == [
-        (TINY, ("vectors", "sparse")), ("finder", ("masked", "found")), ("sorter", ("class",)), ("tagger", ("tags",)),
-    ]  # fmt: skip
+        (TINY, ("vectors", "sparse", "rank")),
+        ("finder", ("masked", "found")),
+        ("sorter", ("class",)),
+        ("tagger", ("tags",)),
+    ]
     for trunk in answer.trunks:
         assert trunk.segments[-1].char_end == len(TEXT)
         assert trunk.usage is not None
