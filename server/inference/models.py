@@ -26,7 +26,7 @@ TASKS: dict[HeadKind, tuple[str, ...]] = {
 }
 """Those for which a head is needed."""
 
-CROSS_ENCODE = "cross_encode"
+CROSS_ENCODE = "ranking with a cross-encoder"
 """What a model must support for the task rank with a cross-encoder."""
 
 

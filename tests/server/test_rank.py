@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 from server.config.folders import cache_home
-from server.config.schema import CacheSettings
+from server.config.schema import CacheSettings, PlanSettings
 from tests.server.helpers import (
     E5,
     MINILM,
@@ -315,6 +315,18 @@ def test_queries_are_counted_and_cached_like_documents(models: Path, tmp_path: P
         assert (
             summed.processed_tokens == documents[0].info.usage.processed_tokens + query[0].info.usage.processed_tokens
         )
+
+
+def test_queries_count_against_a_plan_s_tokens(models: Path) -> None:
+    """Two documents of 492 tokens fit into 1,000 a minute; with a query of 11 tokens each, they do not."""
+    plan = {"plans": {"anonymous": PlanSettings(tokens_per_minute=1000)}}
+    whole = pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED)
+    with serving(settings(model(TINY, "auto")).model_copy(update=plan)) as server:
+        assert rank(server, [words(490)], segmentation=whole).info.usage.charged_tokens == 503
+        before = computed(server)
+        refusal = refused(lambda: rank(server, [words(490)], segmentation=whole))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        assert computed(server) == before
 
 
 # --- Refusals ---
