@@ -17,6 +17,7 @@ from octavo.client import (
     Embed,
     EmbedSparse,
     InvalidArgument,
+    Rank,
     Redact,
     Redaction,
     Retry,
@@ -40,6 +41,7 @@ TASKS: dict[str, Task] = {
     "class": Classify(segments=True),
     "tags": Classify(model="tagger", top_k=2),
     "sparse": EmbedSparse(segment_vectors=True, tokens=True, top_k=20),
+    "rank": Rank("a river in the old town"),
 }
 Call = Callable[..., Any]
 
@@ -54,11 +56,11 @@ def client(task_server: Server) -> Any:
 def call(request: pytest.FixtureRequest, task_server: Server) -> Call:
     """A method of either client."""
 
-    def call_sync(method: str, *args: Any, **arguments: Any) -> Any:
+    def call_sync(method: str, /, *args: Any, **arguments: Any) -> Any:
         with Client(task_server.address) as made:
             return getattr(made, method)(*args, **arguments)
 
-    async def work(method: str, *args: Any, **arguments: Any) -> Any:
+    async def work(method: str, /, *args: Any, **arguments: Any) -> Any:
         async with AsyncClient(task_server.address) as made:
             return await getattr(made, method)(*args, **arguments)
 
@@ -98,6 +100,28 @@ def test_short_methods_say_what_analyze_says(call: Call) -> None:
     assert str(sparse.model).startswith(TINY)
 
 
+def test_documents_are_ranked_with_their_passages_and_faults(call: Call) -> None:
+    texts = [prose(700, seed=3), "", TEXT, "a river"]
+    result = call("rank", "a river in the old town", texts, passages=2)
+    assert list(result.errors) == [1]
+    assert isinstance(result.errors[1], InvalidArgument)
+    assert sorted(each.index for each in result.documents) == [0, 2, 3]
+    scores = [each.score for each in result.documents]
+    assert scores == sorted(scores, reverse=True)
+    (of_text,) = (each for each in result.documents if each.index == 2)
+    task = call("analyze", TEXT, {"rank": Rank("a river in the old town", passages=2)}).results["rank"]
+    assert (of_text.score, of_text.passages) == (task.score, task.passages)
+    cuts = call("segment", TEXT).segments
+    for passage in of_text.passages:
+        segment = cuts[passage.segment_index]
+        assert (passage.char_start, passage.char_end) == (segment.char_start, segment.char_end)
+    fused = call("rank", "river", texts, method="fused", top_k=1)
+    assert [trunk.tasks for trunk in fused.trunks] == [("dense", "sparse")]
+    assert len(fused.documents) == 1
+    with pytest.raises(InvalidArgument, match="method"):
+        call("rank", "river", texts, method="best")
+
+
 def test_what_a_method_is_asked_for_is_what_it_returns(client: Client) -> None:
     every = client.classify_tokens(TEXT).result.entities
     some = client.classify_tokens(TEXT, labels=["PLACE"], min_score=0.4).result.entities
@@ -125,8 +149,11 @@ def test_a_redacted_text_maps_back_to_the_document(client: Client) -> None:
 def test_an_analysis_names_its_trunks_and_their_segments(client: Client) -> None:
     answer = client.analyze(TEXT, TASKS)
     assert [(each.model.name, each.tasks) for each in answer.trunks] == [
-        (TINY, ("vectors", "sparse")), ("finder", ("masked", "found")), ("sorter", ("class",)), ("tagger", ("tags",)),
-    ]  # fmt: skip
+        (TINY, ("vectors", "sparse", "rank")),
+        ("finder", ("masked", "found")),
+        ("sorter", ("class",)),
+        ("tagger", ("tags",)),
+    ]
     for trunk in answer.trunks:
         assert trunk.segments[-1].char_end == len(TEXT)
         assert trunk.usage is not None

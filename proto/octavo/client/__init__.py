@@ -6,7 +6,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from octavo.client.aio import AsyncClient
-from octavo.client.arguments import Classify, ClassifyTokens, Embed, EmbedSparse, Redact, Segmentation
+from octavo.client.arguments import Classify, ClassifyTokens, Embed, EmbedSparse, Rank, Redact, Segmentation
 from octavo.client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -37,6 +37,10 @@ from octavo.client.results import (
     LabelScore,
     Model,
     ModelRef,
+    Passage,
+    RankedDocument,
+    Ranking,
+    RankResult,
     RedactedEntity,
     Redaction,
     Segment,
@@ -83,7 +87,12 @@ __all__ = [
     "ModelRef",
     "NotFound",
     "OctavoError",
+    "Passage",
     "PermissionDenied",
+    "Rank",
+    "RankResult",
+    "RankedDocument",
+    "Ranking",
     "Redact",
     "RedactedEntity",
     "Redaction",

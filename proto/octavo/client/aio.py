@@ -22,6 +22,7 @@ from octavo.client.arguments import (
     EmbedSparse,
     EmbedSparseArguments,
     ProcessArguments,
+    RankArguments,
     Redact,
     RedactArguments,
     Task,
@@ -36,6 +37,7 @@ from octavo.client.results import (
     EmbedResult,
     Entities,
     Model,
+    RankResult,
     Redaction,
     SegmentationResult,
     SparseEmbedding,
@@ -142,6 +144,13 @@ class AsyncClient(BaseClient):
         """Return the document's sparse vector, over the vocabulary."""
         request = self._task_request(pb.EmbedSparseRequest, EmbedSparse, text, arguments)
         return replies.task_reply(await self._call(self._inference.EmbedSparse, request, self._attempts(timeout)))
+
+    async def rank(
+        self, query: str, texts: Sequence[str], *, timeout: float | None = None, **arguments: Unpack[RankArguments]
+    ) -> RankResult:
+        """Rank documents by how well they answer a query, with the best passages of each."""
+        request = self._rank_request(query, texts, arguments)
+        return replies.rank_result(await self._call(self._inference.Rank, request, self._attempts(timeout)))
 
     async def segment(
         self,

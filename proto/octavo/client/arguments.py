@@ -10,6 +10,7 @@ InputTypeName = Literal["query", "passage"]
 CacheModeName = Literal["read_write", "read_only", "refresh", "bypass"]
 PolicyName = Literal["content", "sentence", "fixed"]
 PriorityName = Literal["interactive", "bulk"]
+RankMethodName = Literal["dense", "sparse", "fused", "cross_encoder"]
 AggregationName = Literal["simple", "first", "average", "max"]
 
 
@@ -118,7 +119,26 @@ class EmbedSparse:
     model: str | None = None
 
 
-Task = Embed | ClassifyTokens | Redact | Classify | EmbedSparse
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A task that scores a document's segments by how well they answer a query.
+
+    For models with prefixes the call's `input_type` should be "passage", which is the default of `rank` alone.
+
+    Attributes:
+        query: at most 16,384 bytes of UTF-8.
+        method: how segments are scored; None: as the model does best. "fused" is for `rank` alone.
+        passages: number of best passages, at most 100; None: 3.
+        model: as in `ClassifyTokens`.
+    """
+
+    query: str
+    method: RankMethodName | None = None
+    passages: int | None = None
+    model: str | None = None
+
+
+Task = Embed | ClassifyTokens | Redact | Classify | EmbedSparse | Rank
 
 
 class CallArguments(TypedDict, total=False):
@@ -182,6 +202,18 @@ class EmbedSparseArguments(CallArguments, total=False):
     top_k: int | None
     tokens: bool
     segment_vectors: bool
+
+
+class RankArguments(CallArguments, total=False):
+    """Keyword arguments of `rank`: those of every call, the fields of `Rank` and the following.
+
+    Attributes:
+        top_k: only so many of the best documents; None: all.
+    """
+
+    method: RankMethodName | None
+    passages: int | None
+    top_k: int | None
 
 
 class EmbedManyArguments(EmbedArguments, total=False):

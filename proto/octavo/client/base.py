@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from octavo.client import requests
-from octavo.client.arguments import CallArguments, EmbedArguments, Task
+from octavo.client.arguments import CallArguments, EmbedArguments, RankArguments, Task
 from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
 from octavo.client.ledger import Ledger
 from octavo.client.requests import Request
@@ -64,6 +64,9 @@ class BaseClient(ABC):
 
     def _task_request(self, request: type[Request], kind: type[Task], text: str, arguments: CallArguments) -> Request:
         return requests.task_request(request, kind, text, self.max_document_bytes, arguments)
+
+    def _rank_request(self, query: str, texts: Sequence[str], arguments: RankArguments) -> pb.RankRequest:
+        return requests.rank_request(query, texts, self.max_document_bytes, arguments)
 
     def _segment_request(self, text: str, arguments: CallArguments) -> pb.SegmentRequest:
         return requests.segment_request(text, self.max_document_bytes, **arguments)

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from octavo.client import results
 from octavo.client.arguments import PolicyName, Segmentation
 from octavo.client.errors import ServerError, from_status
-from octavo.client.task_results import by_name, by_name_of_segment, converted, embedding, joined
+from octavo.client.task_results import by_name, by_name_of_segment, converted, embedding, joined, ranking
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 
@@ -41,6 +41,20 @@ def embed_result(reply: pb.EmbedResponse) -> results.EmbedResult:
 def task_reply(reply: Any) -> results.TaskReply[Any]:
     """Convert the reply of a method that runs one task."""
     return results.TaskReply(**_info(reply.info), segments=segments(reply.segments), result=converted(reply.result))
+
+
+def rank_result(reply: pb.RankResponse) -> results.RankResult:
+    """Convert the documents' ranks and errors."""
+    ranked, errors = [], {}
+    for each in reply.documents:
+        if each.HasField("ranking"):
+            result = ranking(each.ranking)
+            ranked.append(results.RankedDocument(each.index, result.score, result.passages))
+        else:
+            errors[each.index] = from_status(each.status)
+    return results.RankResult(
+        **_info(reply.info), documents=tuple(ranked), errors=errors, trunks=tuple(map(trunk, reply.trunks))
+    )
 
 
 def analysis(reply: pb.AnalyzeResponse) -> results.Analysis:

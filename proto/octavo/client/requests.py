@@ -16,6 +16,8 @@ from octavo.client.arguments import (
     EmbedSparse,
     InputTypeName,
     PriorityName,
+    Rank,
+    RankArguments,
     Redact,
     Segmentation,
     Task,
@@ -56,6 +58,22 @@ def task_request(
     options, call = split(kind, arguments)
     name, message = task_options(options)
     return request(document=document(text, max_bytes), options=call_options(**call), **{name: message})
+
+
+def rank_request(query: str, texts: Sequence[str], max_bytes: int, arguments: RankArguments) -> pb.RankRequest:
+    """A request to rank `texts`."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be a sequence of str, not a single str")
+    given = dict(arguments)
+    top_k = _count("top_k", cast("int | None", given.pop("top_k", None)))
+    task, call = split(Rank, cast("CallArguments", {"query": query, **given}))
+    _, options = task_options(task)
+    return pb.RankRequest(
+        documents=[document(text, max_bytes) for text in texts],
+        options=call_options(**call),
+        rank=options,
+        top_k=top_k,
+    )
 
 
 def analyze_request(
@@ -181,6 +199,12 @@ def task_options(task: Task) -> tuple[str, Any]:
                 top_k=_count("embed_sparse.top_k", task.top_k),
                 return_tokens=task.tokens,
                 return_segment_vectors=task.segment_vectors,
+            )
+        case Rank():
+            return "rank", pb.RankOptions(
+                query=task.query,
+                method=_enum("rank.method", "RANK_METHOD", pb.RankMethod.keys(), task.method),
+                passages=_count("rank.passages", task.passages),
             )
     raise TypeError(f"a task must be one of {', '.join(kind.__name__ for kind in get_args(Task))}, not {task!r}")
 

@@ -228,7 +228,36 @@ class SparseEmbedding(Brief):
     segment_vectors: tuple[SparseVector, ...] = ()
 
 
-TaskResult = Embedding | Entities | Redaction | Classification | SparseEmbedding
+@dataclass(frozen=True, slots=True, repr=False)
+class Passage(Brief):
+    """A segment as an answer to a query, `text[char_start:char_end]`.
+
+    Attributes:
+        segment_index: in the document as it was cut for `trunk`.
+        trunk: index in the trunks of a `RankResult`.
+    """
+
+    char_start: int
+    char_end: int
+    score: float
+    segment_index: int
+    trunk: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Ranking(Brief):
+    """A Rank task's result.
+
+    Attributes:
+        score: the document's, which is that of its best segment; or the segment's own, in a stream.
+        passages: by descending score; none for a segment.
+    """
+
+    score: float
+    passages: tuple[Passage, ...] = ()
+
+
+TaskResult = Embedding | Entities | Redaction | Classification | SparseEmbedding | Ranking
 R = TypeVar("R")
 
 
@@ -282,13 +311,42 @@ class TaskReply(Reply, Generic[R]):
     result: R
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class RankedDocument(Brief):
+    """A document and how well it answers the query.
+
+    Attributes:
+        index: of its text in the call.
+    """
+
+    index: int
+    score: float
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class RankResult(Reply):
+    """Documents by how well they answer a query.
+
+    Attributes:
+        documents: by descending score.
+        errors: of documents that cannot be ranked, such as empty ones, by index.
+        trunks: what ran; two for "fused", unless one model serves both methods.
+    """
+
+    documents: tuple[RankedDocument, ...]
+    errors: Mapping[int, Exception]
+    trunks: tuple[Trunk, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Analysis(Reply):
     """A document's results.
 
     Attributes:
         segments: of the first trunk.
-        results: the result of each task by name: Embedding, Entities, Redaction, Classification or SparseEmbedding.
+        results: the result of each task by name: Embedding, Entities, Redaction, Classification, SparseEmbedding or
+            Ranking.
         trunks: what ran, each with its segments.
     """
 

@@ -22,6 +22,7 @@ from octavo.client.arguments import (
     EmbedSparse,
     EmbedSparseArguments,
     ProcessArguments,
+    RankArguments,
     Redact,
     RedactArguments,
     Task,
@@ -36,6 +37,7 @@ from octavo.client.results import (
     EmbedResult,
     Entities,
     Model,
+    RankResult,
     Redaction,
     SegmentationResult,
     SparseEmbedding,
@@ -128,6 +130,13 @@ class Client(BaseClient):
         """Return the document's sparse vector, over the vocabulary."""
         request = self._task_request(pb.EmbedSparseRequest, EmbedSparse, text, arguments)
         return replies.task_reply(self._call(self._inference.EmbedSparse, request, self._attempts(timeout)))
+
+    def rank(
+        self, query: str, texts: Sequence[str], *, timeout: float | None = None, **arguments: Unpack[RankArguments]
+    ) -> RankResult:
+        """Rank documents by how well they answer a query, with the best passages of each."""
+        request = self._rank_request(query, texts, arguments)
+        return replies.rank_result(self._call(self._inference.Rank, request, self._attempts(timeout)))
 
     def segment(
         self, text: str, *, timeout: float | None = None, **arguments: Unpack[CallArguments]

@@ -87,12 +87,22 @@ def sparse_embedding(message: pb.SparseEmbedding) -> results.SparseEmbedding:
     )
 
 
+def ranking(message: pb.Ranking) -> results.Ranking:
+    """Convert a Rank task's result."""
+    passages = (
+        results.Passage(each.span.start, each.span.end, each.score, each.segment_index, each.trunk)
+        for each in message.passages
+    )
+    return results.Ranking(message.score, tuple(passages))
+
+
 _CONVERSIONS: dict[type[Message], Callable[[Any], TaskResult]] = {
     pb.Embedding: embedding,
     pb.Entities: entities,
     pb.Redaction: redaction,
     pb.Classification: classification,
     pb.SparseEmbedding: sparse_embedding,
+    pb.Ranking: ranking,
 }
 
 
