@@ -68,6 +68,8 @@ def values_of(result: TaskResult) -> dict[str, Any]:
             return {"labels": [each.label for each in result.labels], "scores": scores}
         case SparseEmbedding():
             return {} if result.vector is None else _sparse(result.vector)
+        case _:
+            raise TypeError("a job has no query to rank by")
 
 
 def of_segments(result: TaskResult) -> Sequence[TaskResult]:

@@ -154,6 +154,17 @@ _OF_TASKS: dict[str, Callable[[Any], Any]] = {
     "top_k": click.option(
         "--top-k", type=click.IntRange(min=1), metavar="N", help="Only the N highest scores or weights."
     ),
+    "method": click.option(
+        "--method",
+        type=click.Choice(["dense", "sparse", "cross_encoder"]),
+        help="How segments are scored. [default: as the model does best]",
+    ),
+    "passages": click.option(
+        "--passages",
+        type=click.IntRange(0, 100),
+        metavar="N",
+        help="Number of best passages of a document. [default: 3]",
+    ),
     "tokens": click.option("--tokens", is_flag=True, help="Include the texts of a sparse vector's tokens."),
 }
 """Options for the fields of tasks; an option applies to all tasks of a call that have its field."""

@@ -18,6 +18,8 @@ from octavo.client.results import (
     Entities,
     Entity,
     LabelScore,
+    Passage,
+    Ranking,
     RedactedEntity,
     Redaction,
     Reply,
@@ -121,12 +123,24 @@ def _result_json(result: TaskResult, text: str) -> dict[str, Any]:
             return {"text": result.text, "entities": [_masked_json(each) for each in result.entities]}
         case Classification():
             return {"labels": [_label_json(each) for each in result.labels]}
+        case Ranking():
+            return {"score": number(result.score), "passages": [_passage_json(each, text) for each in result.passages]}
         case SparseEmbedding():
             return {} if result.vector is None else _sparse_json(result.vector)
 
 
 def _entity_json(entity: Entity, text: str) -> dict[str, Any]:
     return {**_place_json(entity), "text": text[entity.char_start : entity.char_end]}
+
+
+def _passage_json(passage: Passage, text: str) -> dict[str, Any]:
+    return {
+        "char_start": passage.char_start,
+        "char_end": passage.char_end,
+        "score": number(passage.score),
+        "segment_index": passage.segment_index,
+        "text": text[passage.char_start : passage.char_end],
+    }
 
 
 def _masked_json(masked: RedactedEntity) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def _readers_gone() -> Iterator[None]:
         "classify": "octavo.cli.tasks:classify",
         "classify-tokens": "octavo.cli.tasks:classify_tokens",
         "redact": "octavo.cli.tasks:redact",
+        "rank": "octavo.cli.tasks:rank",
         "analyze": "octavo.cli.tasks:analyze",
         "segment": "octavo.cli.segment:segment",
         "models": "octavo.cli.models:models",
@@ -61,6 +62,7 @@ def octavo() -> None:
     octavo embed book.txt                   the book's vector, from the server on 127.0.0.1:50051
     octavo embed --local book.txt           the same, with a server started for this command
     octavo redact mail.txt                  the mail with names and addresses masked
+    octavo rank "who keeps the light?" *.txt
     octavo analyze --task embed --task classify book.txt
     octavo segment book.txt                 the book's segments, and what they would cost
     octavo models                           the server's models

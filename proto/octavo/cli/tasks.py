@@ -1,14 +1,14 @@
-"""`octavo analyze` and the commands that run one task: `classify-tokens`, `redact`, `classify`, `embed-sparse`."""
+"""`octavo analyze` and the commands that run one task, such as `redact` and `rank`."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import click
 
-from octavo.cli.documents import Answer, each_written, run_tasks
+from octavo.cli.documents import Answer, Outcome, each_written, run_tasks, succeeded
 from octavo.cli.options import TASKS, document_options, task_option, tasks_of
 from octavo.cli.output import analysis_json, json_line, task_json
-from octavo.client import Classify, ClassifyTokens, EmbedSparse, Redact
+from octavo.client import Classify, ClassifyTokens, EmbedSparse, Rank, Redact
 
 
 def task_line(*, segments: bool) -> Callable[[str, Answer], bytes]:
@@ -99,6 +99,36 @@ def embed_sparse(ctx: click.Context, /, files: tuple[str, ...], **options: Any) 
     octavo embed-sparse --model splade-tiny --tokens --top-k 20 book.txt | jq -c '[.tokens, .weights]'
     """
     _run_task(ctx, "embed-sparse", files, options)
+
+
+@click.command()
+@click.argument("query")
+@click.option("--top-k", type=click.IntRange(min=1), metavar="N", help="Only the N best documents.")
+@document_options(Rank)
+@click.pass_context
+def rank(ctx: click.Context, /, query: str, files: tuple[str, ...], top_k: int | None, **options: Any) -> None:
+    r"""Rank documents of any length by how well they answer QUERY.
+
+    Each FILE is a document; '-' is standard input. Writes one line of JSON per file, the best first, with its score and
+    best passages. Documents are read as passages unless --input-type says otherwise.
+
+    \b
+    octavo rank "who keeps the light?" logs/*.txt | jq -r '[.score, .file, .passages[0].text] | @tsv'
+    octavo rank --model reranker --top-k 5 "who keeps the light?" logs/*.txt        with a cross-encoder
+    """
+    line = task_line(segments=options["segments"])
+
+    def write(results: Iterator[Outcome], out: BinaryIO) -> bool:
+        failed: list[str] = []
+        found = [
+            (answer.summary.results["rank"].score, line(file, answer)) for file, answer in succeeded(results, failed)
+        ]
+        out.writelines(shown for _, shown in sorted(found, key=lambda each: -each[0])[:top_k])
+        return bool(failed)
+
+    options["input_type"] = options["input_type"] or "passage"
+    model = None if options["local"] else options["model"]
+    run_tasks(ctx, files, {"rank": Rank(query, options["method"], options["passages"], model)}, write, options)
 
 
 @click.command()
