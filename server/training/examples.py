@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunking import Segment
+if TYPE_CHECKING:
+    from chunking import Segment  # imports tokenizers, which help texts do without
 
 _LEAST: Final = 2  # documents: a head is judged by those that it was not fitted on
 
@@ -104,7 +105,7 @@ def data_of(task: HeadTask, documents: Sequence[Example], *, multi_label: bool, 
     return Data(task, tuple(documents), tuple([OUTSIDE, *bio] if task == "tokens" else sorted(named)), multi_label)
 
 
-def token_labels(segment: Segment, entities: Iterable[Entity], labels: Sequence[str]) -> NDArray[np.int64]:
+def token_labels(segment: "Segment", entities: Iterable[Entity], labels: Sequence[str]) -> NDArray[np.int64]:
     """The index of each owned token's label; a token belongs to the entity whose text it shares."""
     indices = {label: index for index, label in enumerate(labels)}
     found = np.full(segment.tokens, indices[OUTSIDE], np.int64)

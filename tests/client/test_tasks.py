@@ -249,7 +249,7 @@ def test_wrong_options_name_their_field(client: Client) -> None:
 
 def test_models_say_what_they_are_for(client: Client) -> None:
     found = {each.ref.name: each for each in client.models()}
-    assert found["finder"].tasks == ("embed", "classify_tokens", "redact")
+    assert found["finder"].tasks == ("embed", "rank", "classify_tokens", "redact")
     assert found["finder"].labels == ("PERSON", "PLACE")
     assert (found["sorter"].multi_label, found["tagger"].multi_label) == (False, True)
     assert found["tagger"].labels == CLASSES
