@@ -17,13 +17,14 @@ import grpc
 import numpy as np
 from safetensors.numpy import save_file
 
+from benchmarks.cache import nearest
 from benchmarks.figures import Figure, Figures, attempt_each
 from benchmarks.planted import Item, Planted, documents, sentences
 from benchmarks.race import raced, timed
 from benchmarks.served import serve
-from benchmarks.statistics import proportion, ratio
+from benchmarks.statistics import percentile_ms, proportion, ratio
 from benchmarks.texts import reuters_r8, sotu
-from chunking import Ruler, Unit
+from chunking import Ruler, Unit, load_tokenizer
 from encoder.folder import describe
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceServiceStub
@@ -38,6 +39,7 @@ UNITS = (
 )
 _TIMEOUT = 300.0
 _WAIT_TO_WRITE = 3.0  # seconds; the store's queue is on disk by then
+_LONG = 32_000  # tokens
 _OUTSIDE = 4.0  # logits by which "O" is ahead: then one token in twenty is labelled
 _SPLADE_TOKENS = (1, 2, 16, 100, 255, 400, 509, 510)
 
@@ -55,6 +57,7 @@ def run(items: int, rounds: int, seed: int) -> Figures:
             ("r8_accuracy", "r8_8bit_gap"): lambda _: labels(),
             ("sparse_error",): lambda _: sparse(),
             ("analyze_three_x", "warm_head_x"): lambda folder: heads(rounds, seed, folder),
+            ("four_cold_ms", "four_again_ms"): lambda _: four(rounds),
         }
     )
 
@@ -105,7 +108,6 @@ def sparse() -> Figures:
     from sentence_transformers import SparseEncoder
 
     from benchmarks.workloads import with_tokens
-    from chunking import load_tokenizer
 
     folder = ModelSettings(path=TINY).folder
     peer = SparseEncoder(str(folder), device="cpu", local_files_only=True)
@@ -157,6 +159,24 @@ def heads(rounds: int, seed: int, folder: Path) -> Figures:
         "analyze_three_x": ratio(seconds["all"], seconds[dearest]),
         "warm_head_x": min(ratios.values(), key=lambda figure: figure.value),
     } | {f"warm_{name}_x": figure for name, figure in ratios.items()}
+
+
+def four(rounds: int) -> Figures:
+    """Time one call with four tasks on three trunks over an address of about 32,000 tokens: afresh, and again."""
+    text = nearest(sotu(), _LONG, load_tokenizer(ModelSettings(path=MINILM).folder))
+    tasks = [
+        pb.Task(name="vector", embed=pb.EmbedOptions()),
+        pb.Task(name="topic", classify=pb.ClassifyOptions()),
+        pb.Task(name="masked", redact=pb.RedactOptions()),
+        pb.Task(name="words", embed_sparse=pb.EmbedSparseOptions(top_k=20)),
+    ]
+    with stub_of(*(flag for name in (MINILM, R8, RAMPART, TINY) for flag in ("--model", name))) as stub:
+
+        def asked(mode: pb.CacheMode) -> Callable[[], float]:
+            return timed(lambda: _analyze(stub, text, *tasks, cache_mode=mode))
+
+        seconds = raced({"cold": asked(pb.CACHE_MODE_REFRESH), "again": asked(pb.CACHE_MODE_READ_WRITE)}, rounds)
+    return {f"four_{name}_ms": percentile_ms(each) for name, each in seconds.items()}
 
 
 def _random_head(folder: Path, labels: int) -> Path:
