@@ -11,8 +11,8 @@ from cache import KeyMaker, Kind, PurgeIncompleteError, Store
 from octavo.cli.connection import connected
 from octavo.cli.documents import outcomes, reader, succeeded
 from octavo.cli.exits import FAILED
-from octavo.cli.group import PluginGroup
-from octavo.cli.options import call_options, check_call_options, file_names, in_flight_option, task_options, tasks_of
+from octavo.cli.group import PluginGroup, file_names
+from octavo.cli.options import call_options, check_call_options, in_flight_option, task_options, tasks_of
 from octavo.cli.texts import refuse_stdin_twice
 from octavo.client import Embed
 from server.auth.clients import ANONYMOUS

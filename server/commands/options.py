@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from octavo.cli.exits import complain
-from octavo.cli.options import file_names
+from octavo.cli.group import file_names
 from server.config.load import Configuration, ConfigurationError, Leaf, assignment, flag, load
 
 CONFIGURATION_FAULT = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from encoder.errors import EncoderError
-from octavo.cli.options import file_names
+from octavo.cli.group import file_names
 from octavo.cli.progress import note
 from server.commands.options import FAILURE, fail
 from server.config.schema import ModelSettings

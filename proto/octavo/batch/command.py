@@ -24,12 +24,12 @@ from octavo.batch.records import FIRST_COLUMNS, LAST_COLUMNS
 from octavo.batch.sources import FORMATS as INPUT_FORMATS
 from octavo.cli.connection import client_of, failure
 from octavo.cli.exits import FAILED, Failure, complain
+from octavo.cli.group import file_names
 from octavo.cli.local import local_server
 from octavo.cli.options import (
     TASKS,
     call_arguments,
     check_call_options,
-    file_names,
     job_options,
     task_option,
     task_options,

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+file_names = click.Path().shell_complete  # for options that take a file's or folder's name, but not as click.Path does
+
 
 class PluginGroup(click.Group):
     """Built-in commands ("module:attribute") and those of an entry-point group, imported when used.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from octavo.cli.group import file_names
 from octavo.cli.output import STDOUT
 from octavo.client.arguments import (
     CallArguments,
@@ -22,8 +23,6 @@ from octavo.client.arguments import (
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-file_names = click.Path().shell_complete  # for options that take a file's or folder's name, but not as click.Path does
 
 
 def _encoding(ctx: click.Context, parameter: click.Parameter, name: str) -> str:  # noqa: ARG001
