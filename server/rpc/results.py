@@ -36,7 +36,8 @@ class Results:
         self._tasks = tasks
         self._text = text
         self._unit = unit
-        self._rulers = [Ruler(text, unit) for _ in tasks]  # a ruler only goes forward: one for each list of spans
+        # A ruler only goes forward: one for each list of spans. Made when needed: it measures 65,536 code points.
+        self._rulers: dict[str, Ruler] = {}
 
     def of_document(self, answer: Answer) -> list[pb.TaskResult]:
         """What the tasks say of the segments taken in so far; nothing while there are none."""
@@ -47,17 +48,22 @@ class Results:
         return self._of(answers)
 
     def _of(self, answers: Sequence[TaskAnswer]) -> list[pb.TaskResult]:
-        return [self._result(*each) for each in zip(self._tasks, answers, self._rulers, strict=False)]
+        return [self._result(*each) for each in zip(self._tasks, answers, strict=False)]
 
-    def _result(self, task: Task[Any], answer: TaskAnswer, ruler: Ruler) -> pb.TaskResult:
+    def _ruler(self, task: Task[Any]) -> Ruler:
+        if task.name not in self._rulers:
+            self._rulers[task.name] = Ruler(self._text, self._unit)
+        return self._rulers[task.name]
+
+    def _result(self, task: Task[Any], answer: TaskAnswer) -> pb.TaskResult:
         match answer:
             case Embedding():
                 assert isinstance(task, EmbedTask)
                 return pb.TaskResult(name=task.name, embed=embedding(task, answer))
             case Entities():
-                return pb.TaskResult(name=task.name, classify_tokens=_entities(answer.entities, ruler))
+                return pb.TaskResult(name=task.name, classify_tokens=_entities(answer.entities, self._ruler(task)))
             case Redaction():
-                return pb.TaskResult(name=task.name, redact=_redaction(answer, ruler, self._unit))
+                return pb.TaskResult(name=task.name, redact=_redaction(answer, self._ruler(task), self._unit))
             case Classification():
                 labels = [_label_score(label) for label in answer.labels]
                 return pb.TaskResult(name=task.name, classify=pb.Classification(labels=labels))

@@ -11,12 +11,10 @@ from safetensors.numpy import save_file
 
 from encoder import fitting
 from encoder.fitting import Examples, Fitted
-from encoder.folder import Pooling
+from encoder.folder import HEAD_WEIGHTS, MANIFEST, Pooling
 from server.inference.models import ServedModel
 from server.training.examples import Data
 
-_WEIGHTS: Final = "head.safetensors"
-_MANIFEST: Final = "octavo.json"
 _CARD: Final = "README.md"
 
 
@@ -77,9 +75,9 @@ class Head:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
             made = Path(scratch) / out.name
             made.mkdir()
-            save_file({"weight": self.fitted.weight, "bias": self.fitted.bias}, made / _WEIGHTS)
-            (made / _WEIGHTS).chmod(0o644)  # as the others, regardless of safetensors
-            (made / _MANIFEST).write_text(json.dumps(self.manifest(about), indent=2) + "\n", "utf-8")
+            save_file({"weight": self.fitted.weight, "bias": self.fitted.bias}, made / HEAD_WEIGHTS)
+            (made / HEAD_WEIGHTS).chmod(0o644)  # as the others, regardless of safetensors
+            (made / MANIFEST).write_text(json.dumps(self.manifest(about), indent=2) + "\n", "utf-8")
             (made / _CARD).write_text(card, "utf-8")
             made.rename(out)
 

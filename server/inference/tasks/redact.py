@@ -71,13 +71,11 @@ class RedactMerge:
         self._entities = task.entities.merge(text, stream=not keep)
         self._done = 0  # of the text, in code points
         self._upto = 0
-        self._any = False
 
     def add(self, segment: Segment, parts: Parts) -> None:
         """Take in a segment's logits."""
         self._entities.add(segment, parts)
         self._upto = min(segment.end, self._entities.settled)
-        self._any = True
 
     def of_segment(self, parts: Parts) -> Redaction:
         """The next piece of the redacted text, up to where no entity can still be found."""
@@ -88,7 +86,7 @@ class RedactMerge:
     def result(self) -> Redaction | None:
         """The whole redacted text, unless it was sent on."""
         found = self._entities.result()
-        if found is None or not self._any:
+        if found is None:
             return None
         return self._masked(found.entities) if self._keep else Redaction()
 

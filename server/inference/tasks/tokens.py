@@ -79,7 +79,7 @@ class ClassifyTokensTask:
 
     def reply_bytes(self, size: Size) -> int:
         """See `Task`."""
-        return self.most_entities(size) * (ENTITY_BYTES + max(map(len, self.labels)))
+        return self.most_entities(size) * (ENTITY_BYTES + max(len(label.encode()) for label in self.labels))
 
     def most_entities(self, size: Size) -> int:
         """About how many entities a document has at most."""
