@@ -7,7 +7,7 @@ import numpy as np
 
 from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server.inference.answer import Answer
+from server.inference.answer import Answer, SegmentAnswer
 from server.inference.tasks import (
     Classification,
     ClassifyTokensTask,
@@ -25,7 +25,7 @@ from server.inference.tasks.embed import DataTypeName, Vectors
 from server.inference.tasks.redact import Masked
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
-from server.rpc.replies import SEGMENT_INFO_BYTES
+from server.rpc.replies import KEPT_SEGMENT_BYTES, SEGMENT_INFO_BYTES, keep, segment_info
 from server.rpc.requests import DATA_TYPES
 
 
@@ -94,14 +94,18 @@ class SegmentBatch:
         self._unit = unit
         self._return_segments = return_segments
         self._infos: list[pb.SegmentInfo] = []
+        self._kept = pb.KeptSegments()
         self._results: list[list[pb.TaskResult]] = []
         self.size = 0
 
-    def add(self, info: pb.SegmentInfo, results: list[pb.TaskResult]) -> None:
+    def add(self, segment: SegmentAnswer, ruler: Ruler, results: list[pb.TaskResult]) -> None:
         """Put in the next segment; without segments, only what cannot wait for the document's last message."""
-        if self._return_segments:
-            self._infos.append(info)
+        if self._return_segments and segment.kept is None:
+            self._infos.append(segment_info(segment, ruler))
             self.size += SEGMENT_INFO_BYTES
+        elif self._return_segments:
+            keep(self._kept, segment, ruler)
+            self.size += KEPT_SEGMENT_BYTES
         kept = [
             result if self._return_segments or result.WhichOneof("kind") in FLOWING else pb.TaskResult()
             for result in results
@@ -109,11 +113,12 @@ class SegmentBatch:
         self._results.append(kept)
         self.size += sum(result.ByteSize() for result in kept)
 
-    def take(self) -> tuple[list[pb.SegmentInfo], list[pb.TaskResult]]:
+    def take(self) -> tuple[list[pb.SegmentInfo], pb.KeptSegments, list[pb.TaskResult]]:
         """Take out all of them; a task's results become one."""
-        infos, segments = self._infos, self._results
-        self._infos, self._results, self.size = [], [], 0
-        return infos, [self._joined(name, [results[i] for results in segments]) for i, name in enumerate(self._names)]
+        infos, kept, segments = self._infos, self._kept, self._results
+        self._infos, self._kept, self._results, self.size = [], pb.KeptSegments(), [], 0
+        joined = [self._joined(name, [results[i] for results in segments]) for i, name in enumerate(self._names)]
+        return infos, kept, joined
 
     def _joined(self, name: str, results: Sequence[pb.TaskResult]) -> pb.TaskResult:
         """One task's results of consecutive segments; labels are the document's alone."""
