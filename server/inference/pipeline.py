@@ -51,18 +51,18 @@ class Prepared:
         key: cache key of its state after the last layer.
         heads: the heads that the call's tasks need.
         parts: cached results of heads.
+        kept: where the caller has its digest, if the caller holds its vector.
         layer: the layer to resume from.
         state: the state at that layer; None if nothing is cached.
-        kept: where the caller has its digest, if the caller holds its vector.
     """
 
     segment: Segment
     key: Key
     heads: tuple[Head, ...]
     parts: Parts
+    kept: int | None = None
     layer: int = 0
     state: StateArray | None = None
-    kept: int | None = None
 
     @property
     def is_read(self) -> bool:
@@ -233,7 +233,7 @@ class Pipeline:
             known = view.results(list(zip(keys, heads, strict=True)))
             document.timings.cache.stay(ended, time.monotonic())
             read = zip(segments, keys, heads, known, kept, strict=True)
-            yield [Prepared(*each, kept=place) for *each, place in read], more
+            yield [Prepared(*each) for each in read], more
 
     async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         """Look up states of the segments whose results are not all cached."""

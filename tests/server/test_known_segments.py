@@ -399,7 +399,7 @@ def test_another_tenant_s_digests_are_unknown(models: Path, tmp_path: Path) -> N
         def ask(name: str, options: pb.CallOptions) -> pb.EmbedResponse:
             request = pb.EmbedRequest(documents=[document(TEXT)], embed=VECTORS, options=options)
             response: pb.EmbedResponse = server.inference.Embed(
-                request, timeout=SOON, metadata=[("authorization", f"Bearer {tokens[name]}")]
+                request, timeout=SOON, metadata=(("authorization", f"Bearer {tokens[name]}"),)
             )
             return response
 
