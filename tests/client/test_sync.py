@@ -21,6 +21,7 @@ from octavo.client import (
     PlacedSegment,
     SyncReport,
 )
+from octavo.client.arguments import Task
 from tests.server.conftest import models as models  # noqa: PLC0414 - a fixture
 from tests.server.conftest import server as server  # noqa: PLC0414
 from tests.server.conftest import state_home as state_home  # noqa: PLC0414
@@ -205,9 +206,9 @@ def test_other_errors_are_raised_as_they_are(sync: Sync) -> None:
 
 
 def test_segments_come_in_order_with_kept_ones_marked(client: Client) -> None:
-    full = client.analyze(TEXT, {"v": Embed(segment_vectors=True), "w": EmbedSparse(segment_vectors=True)})
+    tasks: dict[str, Task] = {"v": Embed(segment_vectors=True), "w": EmbedSparse(segment_vectors=True)}
+    full = client.analyze(TEXT, tasks)
     known = [*(segment.digest for segment in full.segments[1:-1]), bytes(16)]
-    tasks = {"v": Embed(segment_vectors=True), "w": EmbedSparse(segment_vectors=True)}
     part = client.analyze(TEXT, tasks, known_segments=known)
     streamed = client.stream(TEXT, tasks, known_segments=known)
     results = list(streamed)
