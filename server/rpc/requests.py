@@ -80,8 +80,7 @@ def calls_of(
 ) -> Sequence[Call]:
     """The calls of a request, one for each trunk, in the order of their first tasks.
 
-    Without tasks, as for Segment, an embedding is what is wanted. The tasks' spans measure `text`; `path` is where the
-    request has its i-th task.
+    The tasks' spans measure `text`; `path` is where the request has its i-th task.
 
     Raises:
         UnknownModel, PermissionDenied, FingerprintMismatch, InvalidCall: the option at fault is named.
@@ -96,8 +95,6 @@ def calls_of(
         wanted = _task(task, field, model, text, unit)
         query = wanted.frame.head.tobytes() if isinstance(wanted, CrossEncodeTask) else b""
         passes.setdefault(((model.trunk or model).name, query), []).append((model, wanted))
-    if not passes:
-        passes["", b""] = [(default, default.embed_task())]
     known = known_digests(options.known_segment_digests, "options.known_segment_digests")
     if known:
         _check_no_spans(tasks, path)

@@ -29,6 +29,7 @@ from tests.server.helpers import (
     prose,
     refusal_of,
     refused,
+    segment,
     serving,
     settings,
     stream,
@@ -123,6 +124,19 @@ def test_a_stream_that_gets_nowhere_says_so(own: Server, machine: Machine) -> No
     assert events[-1].summary.partial
     assert events[-1].summary.info.usage.tokens == 0
     assert not events[-1].summary.results
+
+
+def test_a_partial_summary_does_not_say_what_is_gone(models: object, machine: Machine) -> None:
+    """What was not reached may still be there."""
+    text = prose(900, seed=16)
+    with serving(settings(default_deadline_seconds=1.0)) as server:
+        digest = segment(server, text).segments[-1].digest
+        machine.gate.clear()
+        events = list(stream(server, text, timeout=None, known_segment_digests=digest))
+        machine.gate.set()
+    assert events[-1].summary.partial
+    assert not events[-1].summary.gone
+    assert not any(event.segment.kept.positions for event in events)
 
 
 def test_the_header_comes_before_anything_is_computed(own: Server, machine: Machine) -> None:

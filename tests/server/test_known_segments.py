@@ -10,7 +10,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.auth.keys import KeptKey, Key, changing_keys
-from server.config.schema import ClientSettings
+from server.config.schema import ClientSettings, PlanSettings
 from server.inference.known import DIGEST_BYTES
 from server.rpc import streams
 from server.rpc.requests import MAX_KNOWN_DIGESTS
@@ -406,3 +406,21 @@ def test_another_tenant_s_digests_are_unknown(models: Path, tmp_path: Path) -> N
         segments = ask("ours", pb.CallOptions()).results[0].segments
         assert ask("theirs", known(segments)).results[0].kept.positions == []
         assert len(ask("colleague", known(segments)).results[0].kept.positions) == len(segments)
+
+
+# Admission
+
+
+def test_what_is_known_counts_neither_for_admission_nor_for_the_reply_s_size(models: Path) -> None:
+    """A plan and a reply too small for the document take an edit of it."""
+    text = prose(6000, seed=19)
+    plans = {"anonymous": PlanSettings(tokens_per_minute=1500)}
+    with serving(settings(max_reply_bytes=8000).model_copy(update={"plans": plans})) as server:
+        held = segment(server, text).segments[:-2]
+        too_large = refused(lambda: embed(server, text, embed=VECTORS))
+        assert too_large.reason == "REPLY_TOO_LARGE"
+        too_much = refused(lambda: embed(server, text))
+        assert too_much.reason == "RATE_LIMITED"
+        response = embed(server, text, embed=VECTORS, options=known(held))
+        assert len(response.results[0].segments) == 2
+        assert 0 < response.info.usage.charged_tokens < 1500
