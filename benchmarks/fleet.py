@@ -17,6 +17,7 @@ edits_moved: percentage of edits of a sentence that change a real text's affinit
 """
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Replay:
 
     def _least(self, above: float, blocks: int) -> float:
         """Draw the least hash of some blocks, of which none is below a value."""
-        return above + (1 - above) * (1 - self._draw.random() ** (1 / (blocks * BLOCK_TOKENS)))
+        return above + (1 - above) * (1 - math.exp(math.log(1 - self._draw.random()) / (blocks * BLOCK_TOKENS)))
 
 
 def _keys_moved(replicas: int, seed: int, keys: int = 20_000) -> float:
