@@ -39,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DIGEST_BYTES = 16
-TOGETHER = 8  # segments whose states are looked up in one step: two threads share a group's
+TOGETHER = 16  # segments whose states are looked up in one step, while others are answered
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
