@@ -228,8 +228,7 @@ class Pipeline:
             if all(prepared.complete for prepared in group):
                 yield group
                 continue
-            parts = [group[i : i + TOGETHER] for i in range(0, len(group), TOGETHER)]
-            coming = [asyncio.create_task(self._look_up_states(document, part)) for part in parts]
+            coming = [asyncio.create_task(self._look_up_states(document, part)) for part in _parts(group)]
             try:
                 for part in coming:
                     yield await part
@@ -337,6 +336,12 @@ class Pipeline:
         tokens = prepared.segment.processed_tokens
         self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
         return Result(replace(prepared, state=None), parts, resumed_from)
+
+
+def _parts(group: list[Prepared]) -> Iterator[list[Prepared]]:
+    """A group in parts of about the same size, of up to `TOGETHER`: reader threads share them."""
+    size = -(-len(group) // -(-len(group) // TOGETHER))
+    return (group[i : i + size] for i in range(0, len(group), size))
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:
