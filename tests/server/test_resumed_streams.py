@@ -7,7 +7,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings
-from tests.models import sequence_model
+from tests.models import write_model
 from tests.server.helpers import SOON, TINY, Events, Server, analyze, document, model, prose, serving, settings
 
 QUERY = "who keeps the light house"
@@ -26,10 +26,10 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def cached(head_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def cached(models: Path, head_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of every task, with a cache."""
     folder = tmp_path_factory.mktemp("resumed")
-    pairs = sequence_model(Path(model(TINY).folder), folder / "pairs", ("relevant",))
+    pairs = write_model(folder / "pairs", "sequence", models / TINY, ("relevant",))
     heads = [model(str(head_models / name), "auto") for name in ("finder", "sorter", "tagger")]
     cache = CacheSettings(dir=folder / "cache", secret_file=folder / "secret")
     served = settings(model(TINY, "auto"), *heads, model(str(pairs), "auto"))
