@@ -338,7 +338,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
         }
         budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
         cutting = cutting_of(settings.segmentation, budget, folder.segment_tokens)
-        head = load_head(folder, trunk.hidden)
+        head = load_head(folder, trunk.hidden, trunk.operations)
     except (EncoderError, ChunkingError, OSError) as error:
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
@@ -395,15 +395,15 @@ def open_head(
         why = f"other weights of {wanted.name} are" if others else f"{wanted.name} is not"
         raise StartError(f"model {name}: it is a head on {wanted.name}; {why} served: add `--model {wanted.name}`")
     try:
-        head = load_head(folder, trunk.runner.encoder.hidden)
+        layers = trunk.runner.encoder
+        head = load_head(folder, layers.hidden, layers.operations)
     except (EncoderError, OSError) as error:
         raise StartError(f"model {name}: {error}") from error
     if head and not isinstance(head, PooledHead):
         trunk.runner.add_head(head)
     model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=head, trunk=trunk)
-    encoder = trunk.runner.encoder
     metrics.model.labels(
-        name, model.version, model.default_fingerprint, encoder.scheme, encoder.kernels, encoder.device
+        name, model.version, model.default_fingerprint, layers.scheme, layers.kernels, layers.device
     ).set(1)
     log.info("model", model=name, version=model.version, trunk=trunk.name)
     return model

@@ -111,7 +111,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         options.input_type = options.input_type or pb.INPUT_TYPE_PASSAGE
         tasks = requests.rank_tasks(request.rank, options.model)
         calls = requests.calls_of(options, tasks, "", self._catalogue, context, path="")
-        reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
+        ids = [document.id for document in documents]
+        reply = replies.Reply(self._service, calls, self._limits, context.slot, ids, ranks.FEWER)
         reply.expect(texts)
         jobs = [Job(call, text, f"documents[{i}].text") for call in calls for i, text in enumerate(texts)]
         answers = await self._service.answer(jobs, timings, reply.grow)
@@ -198,6 +199,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         segment = pb.SegmentResult(
                             segment=info, results=of_segment, cursor=cursors.after(done), trunk=i
                         )
+                        requests.check_message(segment.ByteSize())
                         yield pb.StreamSegmentsResponse(segment=segment)
         except DeadlineExceeded:
             partial = True

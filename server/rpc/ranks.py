@@ -15,6 +15,8 @@ from server.rpc.results import ranking
 from server.rpc.status import status_of
 
 Answers = Sequence[Answer | EmptyDocument]
+FEWER = "ask for fewer passages, or rank fewer documents at a time"
+"""To who asks for too much; a ranking has no stream."""
 
 
 def response(

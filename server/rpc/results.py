@@ -22,11 +22,10 @@ from server.inference.tasks import (
 )
 from server.inference.tasks.classify import LabelScore
 from server.inference.tasks.embed import DataTypeName, Vectors
-from server.inference.tasks.redact import Masked
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
-from server.rpc.replies import SEGMENT_INFO_BYTES
-from server.rpc.requests import DATA_TYPES
+from server.rpc.replies import REPLY_BYTES, SEGMENT_INFO_BYTES
+from server.rpc.requests import DATA_TYPES, check_message
 
 
 class Results:
@@ -78,6 +77,7 @@ class Results:
 
 
 FLOWING = {"classify_tokens", "redact"}  # whose results are too many for a document's last message
+PART_BYTES = 900_000  # of segments in one message; messages stay below 1 MiB
 
 
 class SegmentBatch:
@@ -97,17 +97,29 @@ class SegmentBatch:
         self._results: list[list[pb.TaskResult]] = []
         self.size = 0
 
-    def add(self, info: pb.SegmentInfo, results: list[pb.TaskResult]) -> None:
-        """Put in the next segment; without segments, only what cannot wait for the document's last message."""
-        if self._return_segments:
-            self._infos.append(info)
-            self.size += SEGMENT_INFO_BYTES
+    def add(self, info: pb.SegmentInfo, results: Sequence[pb.TaskResult]) -> bool:
+        """Put in the next segment, unless the message is full; what can wait for the last one, only with segments.
+
+        Raises:
+            ReplyTooLarge: no message takes it.
+        """
         kept = [
             result if self._return_segments or result.WhichOneof("kind") in FLOWING else pb.TaskResult()
             for result in results
         ]
+        check_message(REPLY_BYTES + bytes_of(kept))
+        if not self.has_room(kept):
+            return False
         self._results.append(kept)
-        self.size += sum(result.ByteSize() for result in kept)
+        self.size += bytes_of(kept)
+        if self._return_segments:
+            self._infos.append(info)
+            self.size += SEGMENT_INFO_BYTES
+        return True
+
+    def has_room(self, results: Sequence[pb.TaskResult]) -> bool:
+        """Whether one message takes these too. An empty one takes anything."""
+        return not self.size or self.size + bytes_of(results) <= PART_BYTES
 
     def take(self) -> tuple[list[pb.SegmentInfo], list[pb.TaskResult]]:
         """Take out all of them; a task's results become one."""
@@ -129,6 +141,11 @@ class SegmentBatch:
                 joined.MergeFrom(result)
             joined.name = name
         return joined
+
+
+def bytes_of(results: Sequence[pb.TaskResult]) -> int:
+    """The size of results."""
+    return sum(result.ByteSize() for result in results)
 
 
 def ranking(answer: Ranking, text: str, unit: Unit) -> pb.Ranking:
@@ -189,24 +206,26 @@ def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
 
 
 def _entities(entities: Sequence[Entity], ruler: Ruler) -> pb.Entities:
-    return pb.Entities(entities=[_entity(entity, ruler) for entity in entities])
+    written = pb.Entities()
+    for each in entities:
+        written.entities.add(**_fields(each, ruler))
+    return written
 
 
-def _entity(entity: Entity, ruler: Ruler) -> pb.Entity:
+def _fields(entity: Entity, ruler: Ruler) -> dict[str, Any]:
+    """A pb.Entity's fields. Adding one so takes half as long as making it and copying it."""
     start, end = ruler.span(entity.start, entity.end)
-    return pb.Entity(
-        span=pb.Span(start=start, end=end), label=entity.label, score=entity.score, segment_index=entity.segment
-    )
+    span = {"start": start, "end": end}
+    return {"span": span, "label": entity.label, "score": entity.score, "segment_index": entity.segment}
 
 
 def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
     redacted = Ruler(answer.text, unit)
-
-    def of(masked: Masked) -> pb.RedactedEntity:
-        start, end = redacted.span(masked.start, masked.end)
-        return pb.RedactedEntity(entity=_entity(masked.entity, ruler), redacted=pb.Span(start=start, end=end))
-
-    return pb.Redaction(text=answer.text, entities=[of(masked) for masked in answer.masked])
+    written = pb.Redaction(text=answer.text)
+    for each in answer.masked:
+        start, end = redacted.span(each.start, each.end)
+        written.entities.add(entity=_fields(each.entity, ruler), redacted={"start": start, "end": end})
+    return written
 
 
 def _in_a_row(pieces: Sequence[pb.Redaction], unit: Unit) -> pb.Redaction:
