@@ -47,12 +47,12 @@ def test_the_reply_is_openais(http: Web) -> None:
 
 def test_a_long_text_is_read_whole_and_the_headers_say_so(http: Web) -> None:
     answer = http.post("/v1/embeddings", {"model": TINY, "input": prose(5000)})
-    assert int(answer.headers["x-octavo-tokens"]) == answer.json["usage"]["prompt_tokens"] > 5000
+    assert int(answer.headers["x-octavo-tokens"]) == answer.json["usage"]["prompt_tokens"] == 5000
     assert int(answer.headers["x-octavo-segments"]) > 9
 
 
 def test_dimensions(http: Web) -> None:
-    answer = http.post("/v1/embeddings", {"model": TINY, "input": "text", "dimensions": 7})
+    answer = http.post("/v1/embeddings", {"model": MINILM, "input": "text", "dimensions": 7})
     (each,) = answer.json["data"]
     assert len(each["embedding"]) == 7
     assert np.linalg.norm(each["embedding"]) == pytest.approx(1, abs=1e-6)
