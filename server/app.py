@@ -155,6 +155,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics(CollectorRegistry())
+        drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         not_ready = ["starting"]  # why; an empty string when ready
         liveness = Liveness()
         watch = LoopWatch(asyncio.get_running_loop(), metrics.lagged)
@@ -200,7 +201,6 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(pipeline.close)
 
         await warm_up(catalogue, layer_cache)
-        drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         service = Service(pipeline)
         front = FrontEnds(settings, catalogue, service, limiter, metrics, drain, authenticator, deployment_secret)
         server = await front.listen(credentials, http_socket)
@@ -317,14 +317,20 @@ class FrontEnds:
         """
         from server.http.endpoint import Entrance  # noqa: PLC0415 - for those who serve HTTP
         from server.http.listener import HttpListener  # noqa: PLC0415
-        from server.http.octavo import Octavo  # noqa: PLC0415
+        from server.http.octavo import Bounds, Octavo  # noqa: PLC0415
         from server.http.routes import application  # noqa: PLC0415
 
         server, limits = self.settings.server, limits_of(self.settings)
         widest = max(model.runner.encoder.hidden for model in self.catalogue)
         reply = max(limits.max_reply_bytes, server.http_max_inputs * (4 * widest + TEXT_BYTES))
         wide = self._inference(replace(limits, max_documents=server.http_max_inputs, max_reply_bytes=reply))
-        octavo = Octavo(wide, self.catalogue, server.http_max_inputs, self.settings.limits.max_concurrent)
+        bounds = Bounds(
+            server.http_max_inputs,
+            self.settings.limits.max_concurrent,
+            server.max_document_bytes,
+            server.max_reply_bytes,
+        )
+        octavo = Octavo(wide, self.service, self.catalogue, bounds)
         entrance = Entrance(self._gate, self.limiter, self.metrics, server.max_document_bytes + BODY_BYTES)
         return HttpListener(application(entrance, octavo, server.http_cors_origins), bound, self._tls())
 

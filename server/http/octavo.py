@@ -11,6 +11,7 @@ from octavo.v1 import inference_pb2 as pb
 from server.errors import EmptyDocument
 from server.http.errors import Headers
 from server.inference.models import Catalogue
+from server.inference.service import Service
 from server.limits import Context
 
 M = TypeVar("M", bound=Message)
@@ -20,20 +21,33 @@ AT_ONCE = 32  # documents of a call, in methods that take one
 PARSED_ASIDE_BYTES = 256 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a call.
+
+    Attributes:
+        max_inputs: texts.
+        max_concurrent: calls of all clients, for those who ask.
+    """
+
+    max_inputs: int
+    max_concurrent: int
+    max_document_bytes: int
+    max_reply_bytes: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Octavo:
     """Calls the methods in this process.
 
     Attributes:
         inference: the service; its unary methods return a message, or its bytes if that is long.
-        max_inputs: documents of a call.
-        max_concurrent: calls of all clients, for those who ask.
     """
 
     inference: Any
+    service: Service
     catalogue: Catalogue
-    max_inputs: int
-    max_concurrent: int
+    limits: Bounds
 
     async def embed(
         self, texts: Sequence[str], options: pb.CallOptions, embed: pb.EmbedOptions, context: Context
@@ -73,17 +87,22 @@ class Octavo:
                 except EmptyDocument:
                     raise EmptyDocument(f"documents[{i}].text") from None
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(*each)) for each in enumerate(texts)]
-        return [each.result() for each in tasks]
+        tasks = [asyncio.ensure_future(one(*each)) for each in enumerate(texts)]
+        try:
+            return await asyncio.gather(*tasks)  # raises the first fault
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _whole(reply: Awaitable[M | bytes], kind: type[M]) -> M:
-    made = await reply
+async def _whole(reply: Awaitable[Any], kind: type[M]) -> M:
+    made: M | bytes = await reply
     if not isinstance(made, bytes):
         return made
     if len(made) > PARSED_ASIDE_BYTES:
-        return await asyncio.to_thread(kind.FromString, made)
+        parsed: M = await asyncio.to_thread(kind.FromString, made)
+        return parsed
     return kind.FromString(made)
 
 

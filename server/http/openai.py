@@ -5,7 +5,7 @@ import base64
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, WithJsonSchema
+from pydantic import WithJsonSchema
 from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
@@ -13,7 +13,7 @@ from server.errors import InvalidCall
 from server.http.endpoint import Reply, Request
 from server.http.errors import is_permanent
 from server.http.octavo import INPUT_TYPES, Octavo, reading_headers
-from server.http.reading import Body, parse
+from server.http.reading import Body, Dimensions, parse
 from server.status import Reason, Row, message_of
 
 CODES = {
@@ -31,7 +31,7 @@ class EmbeddingsBody(Body):
 
     input: Annotated[Any, WithJsonSchema(STRINGS)]
     model: str = ""
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Dimensions | None = None
     encoding_format: Literal["float", "base64"] | None = None
     input_type: Literal["query", "passage"] | None = None
 

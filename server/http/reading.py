@@ -3,9 +3,9 @@
 import asyncio
 import re
 import time
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Receive
 
 from server.errors import DocumentTooLarge, InvalidCall
@@ -19,6 +19,9 @@ MAX_OBJECTS, MAX_VALUES = 25_000, 400_000  # OpenAI allows 2,048 inputs and 300,
 LONG_BYTES = 256 << 10
 
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+
+Dimensions = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
 class Body(BaseModel):

@@ -31,9 +31,9 @@ class RerankBody(Body):
     query: str
     documents: list[str | Text]
     model: str = ""
-    top_n: Annotated[int, Field(ge=1)] | None = None
+    top_n: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     return_documents: bool | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
 
 
 async def jina(octavo: Octavo, request: Request) -> Reply:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http import openai, rerank, tei
+from server.http import openai, rerank, states, tei
 from server.http.endpoint import Dialect, Endpoint, Entrance
 from server.http.octavo import Octavo
 from server.limits import Gate
@@ -17,6 +17,7 @@ from server.limits import Gate
 TEI = {
     "/": tei.root,
     "/embed": tei.embed,
+    "/embed_all": states.embed_all,
     "/embed_sparse": tei.embed_sparse,
     "/predict": tei.predict,
     "/rerank": tei.rerank,

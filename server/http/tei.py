@@ -16,12 +16,12 @@ from pydantic import ConfigDict, WithJsonSchema
 from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
-from server.errors import InvalidCall
+from server.errors import EmptyDocument, InvalidCall
 from server.http.endpoint import Reply, Request
 from server.http.errors import Headers
 from server.http.octavo import INPUT_TYPES, Octavo, reading_headers
 from server.http.openai import renamed
-from server.http.reading import Body, parse
+from server.http.reading import Body, Dimensions, parse
 from server.http.truncation import Direction, truncated
 from server.inference.models import CROSS_ENCODE, ServedModel
 from server.status import Row, message_of
@@ -70,7 +70,7 @@ class EmbedBody(Truncating):
     inputs: Inputs
     prompt_name: str | None = None
     normalize: bool = True
-    dimensions: int | None = None
+    dimensions: Dimensions | None = None
 
 
 class EmbedPartsBody(Truncating):
@@ -145,13 +145,11 @@ class Read:
 async def embed(octavo: Octavo, request: Request) -> Reply:
     """Embed texts."""
     body = await parse(request.body, EmbedBody)
-    if body.dimensions is not None and body.dimensions < 1:
-        raise InvalidCall("dimensions", "a vector has at least one")
-    options = _options(body.model, body.prompt_name)
+    options = options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    read = await _read(octavo, _texts(body.inputs, "inputs", model), body, model, options)
+    given = await read(octavo, texts_of(body.inputs, "inputs", model), body, model, options)
     wanted = pb.EmbedOptions(normalize=body.normalize, dimensions=body.dimensions)
-    response = await octavo.embed(read.texts, options, wanted, request.context)
+    response = await octavo.embed(given.texts, options, wanted, request.context)
     vectors = [result.embedding.document_vector for result in response.results]
 
     def write() -> bytes:
@@ -160,17 +158,17 @@ async def embed(octavo: Octavo, request: Request) -> Reply:
     values = sum(vector.shape[0] for vector in vectors)
     made = await asyncio.to_thread(write) if values > MANY_VALUES else write()
     segments = sum(len(result.segments) for result in response.results)
-    return Reply(made, _headers(segments, [response.info], read))
+    return Reply(made, headers_of(segments, [response.info], given))
 
 
 async def embed_sparse(octavo: Octavo, request: Request) -> Reply:
     """Make sparse vectors."""
     body = await parse(request.body, EmbedPartsBody)
-    options = _options(body.model, body.prompt_name)
+    options = options_of(body.model, body.prompt_name)
     model = _supporting(octavo, request, "embed_sparse", body.model)
-    read = await _read(octavo, _texts(body.inputs, "inputs", model), body, model, options)
+    given = await read(octavo, texts_of(body.inputs, "inputs", model), body, model, options)
     task = pb.Task(embed_sparse=pb.EmbedSparseOptions(), model=model.name)
-    replies = await octavo.analyze(read.texts, options, task, request.context)
+    replies = await octavo.analyze(given.texts, options, task, request.context)
     vectors = [reply.results[0].embed_sparse.document_vector for reply in replies]
     made = to_json(
         [
@@ -178,7 +176,7 @@ async def embed_sparse(octavo: Octavo, request: Request) -> Reply:
             for vector in vectors
         ]
     )
-    return Reply(made, _headers_of(replies, read))
+    return Reply(made, _headers_of_each(replies, given))
 
 
 async def predict(octavo: Octavo, request: Request) -> Reply:
@@ -190,15 +188,15 @@ async def predict(octavo: Octavo, request: Request) -> Reply:
     model = _supporting(octavo, request, "classify", body.model)
     if body.raw_scores:
         raise InvalidCall("raw_scores", "labels of a document have scores from 0 to 1: its segments' logits are merged")
-    options = _options(body.model, None)
-    read = await _read(octavo, [pair[0] for pair in pairs], body, model, options)
+    options = options_of(body.model, None)
+    given = await read(octavo, [pair[0] for pair in pairs], body, model, options)
     task = pb.Task(classify=pb.ClassifyOptions(), model=model.name)
-    replies = await octavo.analyze(read.texts, options, task, request.context)
+    replies = await octavo.analyze(given.texts, options, task, request.context)
     labels = [
         [{"score": label.score, "label": label.label} for label in reply.results[0].classify.labels]
         for reply in replies
     ]
-    return Reply(to_json(labels if nested else labels[0]), _headers_of(replies, read))
+    return Reply(to_json(labels if nested else labels[0]), _headers_of_each(replies, given))
 
 
 async def _predict_pairs(
@@ -209,14 +207,14 @@ async def _predict_pairs(
     model = _supporting(octavo, request, CROSS_ENCODE, body.model)
     label = model.head.facts.labels[0] if model.head and model.head.facts.labels else "LABEL_0"
     options = pb.CallOptions(model=model.name)
-    read = await _read(octavo, [pair[1] for pair in pairs], body, model, options)
+    given = await read(octavo, [pair[1] for pair in pairs], body, model, options)
     scores, replies = [], []
-    for (query, _), text in zip(pairs, read.texts, strict=True):
+    for (query, _), text in zip(pairs, given.texts, strict=True):
         task = pb.Task(rank=pb.RankOptions(query=query, method=pb.RANK_METHOD_CROSS_ENCODER), model=model.name)
         replies += await octavo.analyze([text], options, task, request.context)
         scores.append(score_of(replies[-1].results[0].rank.score, model, raw=body.raw_scores))
     labels = [[{"score": score, "label": label}] for score in scores]
-    return Reply(to_json(labels if nested else labels[0]), _headers_of(replies, read))
+    return Reply(to_json(labels if nested else labels[0]), _headers_of_each(replies, given))
 
 
 async def rerank(octavo: Octavo, request: Request) -> Reply:
@@ -226,8 +224,8 @@ async def rerank(octavo: Octavo, request: Request) -> Reply:
         raise InvalidCall("texts", "the array is empty")
     options = pb.CallOptions(model=body.model)
     model = ranker(octavo, request, body.model)
-    read = await _read(octavo, body.texts, body, model, options, query=body.query)
-    response = await octavo.rank(read.texts, options, pb.RankOptions(query=body.query, passages=0), request.context)
+    given = await read(octavo, body.texts, body, model, options, query=body.query)
+    response = await octavo.rank(given.texts, options, pb.RankOptions(query=body.query, passages=0), request.context)
     ranks = [
         {
             "index": document.index,
@@ -236,7 +234,7 @@ async def rerank(octavo: Octavo, request: Request) -> Reply:
         }
         for document in ranked(response)
     ]
-    return Reply(to_json(ranks), _headers(None, [response.info], read))
+    return Reply(to_json(ranks), headers_of(None, [response.info], given))
 
 
 async def similarity(octavo: Octavo, request: Request) -> Reply:
@@ -247,20 +245,20 @@ async def similarity(octavo: Octavo, request: Request) -> Reply:
     options = pb.CallOptions(model=body.model)
     model = octavo.catalogue.resolve(body.model, request.context.client)
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    read = await _read(octavo, texts, body.parameters or Truncating(), model, options)
-    response = await octavo.embed(read.texts, options, pb.EmbedOptions(normalize=True), request.context)
+    given = await read(octavo, texts, body.parameters or Truncating(), model, options)
+    response = await octavo.embed(given.texts, options, pb.EmbedOptions(normalize=True), request.context)
     vectors = np.stack(
         [np.frombuffer(result.embedding.document_vector.data, "<f4") for result in response.results]
     ).astype(np.float64)
     segments = sum(len(result.segments) for result in response.results)
-    return Reply(to_json((vectors[1:] @ vectors[0]).tolist()), _headers(segments, [response.info], read))
+    return Reply(to_json((vectors[1:] @ vectors[0]).tolist()), headers_of(segments, [response.info], given))
 
 
 async def tokenize(octavo: Octavo, request: Request) -> Reply:
     """Tokenise texts; offsets count code points."""
     body = await parse(request.body, TokenizeBody)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    texts = _texts(body.inputs, "inputs", model)
+    texts = texts_of(body.inputs, "inputs", model)
     prefix = model.prefixes[_input_type(body.prompt_name) or ""]
     made = await asyncio.to_thread(
         lambda: to_json([_tokens(model, prefix + text, special=body.add_special_tokens) for text in texts])
@@ -294,10 +292,10 @@ async def info(octavo: Octavo, request: Request) -> Reply:
                 "model_dtype": encoder.scheme,
                 "served_model_name": model.name,
                 "model_type": kind,
-                "max_concurrent_requests": octavo.max_concurrent,
+                "max_concurrent_requests": octavo.limits.max_concurrent,
                 "max_input_length": encoder.max_tokens,
                 "max_batch_tokens": model.runner.batch_tokens,
-                "max_client_batch_size": octavo.max_inputs,
+                "max_client_batch_size": octavo.limits.max_inputs,
                 "auto_truncate": False,
                 "tokenization_workers": 1,
                 "version": version("octavo"),
@@ -340,11 +338,11 @@ def ranked(response: pb.RankResponse) -> list[pb.RankedDocument]:
     """The documents that were ranked.
 
     Raises:
-        InvalidCall: one has no token.
+        EmptyDocument: one has no token.
     """
     for document in response.documents:
         if document.HasField("status"):
-            raise InvalidCall(f"texts[{document.index}]", document.status.message)
+            raise EmptyDocument(f"texts[{document.index}]")
     return list(response.documents)
 
 
@@ -355,7 +353,7 @@ def score_of(score: float, model: ServedModel, *, raw: bool) -> float:
     return 1 / (1 + math.exp(-score)) if score > 0 else math.exp(score) / (1 + math.exp(score))
 
 
-async def _read(
+async def read(
     octavo: Octavo,
     texts: list[str],
     body: Truncating,
@@ -364,8 +362,8 @@ async def _read(
     query: str = "",
 ) -> Read:
     """The texts, cut where the caller asked for it."""
-    if len(texts) > octavo.max_inputs:
-        raise InvalidCall("inputs", f"a call has 1 to {octavo.max_inputs:,} texts")
+    if len(texts) > octavo.limits.max_inputs:
+        raise InvalidCall("inputs", f"a call has 1 to {octavo.limits.max_inputs:,} texts")
     if not body.truncate:
         return Read(texts, 0)
     trunk = model.trunk or model
@@ -379,9 +377,9 @@ async def _read(
     return Read([text for text, _ in cut], sum(left for _, left in cut))
 
 
-def _texts(value: Any, field: str, model: ServedModel) -> list[str]:
+def texts_of(value: Any, field: str, model: ServedModel) -> list[str]:
     """The texts of a string, ids of the model's own vocabulary, or an array of those."""
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+    if isinstance(value, list) and value and _are_ids(value):
         return [_decoded(model, value, field)]
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -389,12 +387,16 @@ def _texts(value: Any, field: str, model: ServedModel) -> list[str]:
     texts = []
     for i, item in enumerate(items):
         where = f"{field}[{i}]" if isinstance(value, list) else field
-        if isinstance(item, list) and all(isinstance(each, int) for each in item):
+        if isinstance(item, list) and _are_ids(item):
             item = _decoded(model, item, where)  # noqa: PLW2901
         if not isinstance(item, str):
             raise InvalidCall(where, "write a string, an array of token ids, or an array of those")
         texts.append(item)
     return texts
+
+
+def _are_ids(items: list[Any]) -> bool:
+    return all(isinstance(item, int) and not isinstance(item, bool) for item in items)
 
 
 def _pairs(value: Any) -> tuple[list[list[str]], bool]:
@@ -420,7 +422,8 @@ def _supporting(octavo: Octavo, request: Request, kind: str, name: str) -> Serve
     return octavo.catalogue.for_task(kind, name, octavo.catalogue.resolve(name, client), client)
 
 
-def _options(model: str, prompt_name: str | None) -> pb.CallOptions:
+def options_of(model: str, prompt_name: str | None) -> pb.CallOptions:
+    """Options of octavo.v1."""
     return pb.CallOptions(model=model, input_type=INPUT_TYPES[_input_type(prompt_name)])
 
 
@@ -461,11 +464,11 @@ def _decoded(model: ServedModel, ids: list[int], field: str) -> str:
     return model.tokenizer.decode(ids)
 
 
-def _headers_of(replies: Sequence[pb.AnalyzeResponse], read: Read) -> Headers:
-    return _headers(sum(len(reply.segments) for reply in replies), [reply.info for reply in replies], read)
+def _headers_of_each(replies: Sequence[pb.AnalyzeResponse], given: Read) -> Headers:
+    return headers_of(sum(len(reply.segments) for reply in replies), [reply.info for reply in replies], given)
 
 
-def _headers(segments: int | None, infos: Sequence[pb.ReplyInfo], read: Read) -> Headers:
+def headers_of(segments: int | None, infos: Sequence[pb.ReplyInfo], given: Read) -> Headers:
     """TEI's timings in milliseconds, and what was read."""
     usage = pb.Usage(
         tokens=sum(info.usage.tokens for info in infos),
@@ -484,8 +487,8 @@ def _headers(segments: int | None, infos: Sequence[pb.ReplyInfo], read: Read) ->
         (b"x-queue-time", longest("queue")),
         (b"x-inference-time", longest("compute")),
         (b"x-compute-tokens", b"%d" % usage.tokens),
-        (b"x-compute-characters", b"%d" % sum(map(len, read.texts))),
+        (b"x-compute-characters", b"%d" % sum(map(len, given.texts))),
     ]
-    if read.left_out:
-        headers.append((b"x-octavo-truncated-characters", b"%d" % read.left_out))
+    if given.left_out:
+        headers.append((b"x-octavo-truncated-characters", b"%d" % given.left_out))
     return headers

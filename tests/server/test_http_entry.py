@@ -24,8 +24,8 @@ SLOW, SLOW_TOKEN = Key.make()
 POOR, POOR_TOKEN = Key.make()
 
 
-def configured(**server: object) -> Settings:
-    base = settings(model(TINY), http_listen="127.0.0.1:0", max_document_bytes=4_000_000, **server)
+def configured() -> Settings:
+    base = settings(model(TINY), http_listen="127.0.0.1:0", max_document_bytes=4_000_000)
     plans = {
         "slow": PlanSettings(requests_per_second=0.5),
         "poor": PlanSettings(tokens_per_minute=1000),
