@@ -25,6 +25,7 @@ from encoder.errors import EncoderError
 from encoder.folder import ModelFolder, describe, is_head, read_config
 from encoder.heads.pooled import PooledHead
 from encoder.threads import usable_cores
+from octavo.v1 import inference_pb2, models_pb2
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
 from server.config.folders import cache_home
@@ -319,6 +320,7 @@ class FrontEnds:
         from server.http.listener import HttpListener  # noqa: PLC0415
         from server.http.octavo import Bounds, Octavo  # noqa: PLC0415
         from server.http.routes import application  # noqa: PLC0415
+        from server.http.rpc_json import methods_of  # noqa: PLC0415
 
         server, limits = self.settings.server, limits_of(self.settings)
         widest = max(model.runner.encoder.hidden for model in self.catalogue)
@@ -332,7 +334,12 @@ class FrontEnds:
         )
         octavo = Octavo(wide, self.service, self.catalogue, bounds)
         entrance = Entrance(self._gate, self.limiter, self.metrics, server.max_document_bytes + BODY_BYTES)
-        return HttpListener(application(entrance, octavo, server.http_cors_origins), bound, self._tls())
+        services = inference_pb2.DESCRIPTOR.services_by_name, models_pb2.DESCRIPTOR.services_by_name
+        methods = [
+            *methods_of(services[0]["InferenceService"], self._inference(limits)),
+            *methods_of(services[1]["ModelService"], ModelServicer(self.catalogue)),
+        ]
+        return HttpListener(application(entrance, octavo, methods, server.http_cors_origins), bound, self._tls())
 
     def _inference(self, limits: Limits) -> InferenceServicer:
         return InferenceServicer(self.catalogue, self.service, limits, self.drain, self.secret)

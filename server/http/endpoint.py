@@ -22,7 +22,7 @@ from server.auth.authenticator import Caller
 from server.auth.clients import Client
 from server.errors import InvalidCall
 from server.http.errors import Disconnected, Headers, limit_headers, retry_headers
-from server.http.reading import read
+from server.http.reading import Incoming, read
 from server.inference.call import within
 from server.limits import Context, Gate, Limiter
 from server.status import MAPPING, Row, row_of
@@ -46,14 +46,15 @@ class Request:
     Attributes:
         path: its variable parts.
         body: all of it; empty where it is read as it comes in.
-        receive: reads on.
+        incoming: reads it then.
+        stall_seconds: the longest that a peer may stall.
     """
 
     path: Mapping[str, str]
     body: bytes
-    query: bytes
     context: Context
-    receive: Receive
+    incoming: Incoming
+    stall_seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,15 +138,11 @@ class Endpoint:
         left = _time_left(headers)
         entering = gate.enter(client, left, writer.request_id, streams_requests=self.streams_requests)
         async with entering as call, within(call.deadline):
-            if self.streams_requests:
-                body = b""
-            else:
-                body = await read(receive, call.slot, self.entrance.max_body_bytes)
-            request = Request(scope["path_params"], body, scope["query_string"], call, receive)
-            if self.streams_requests:
-                await writer.write(await self.answer(request))
-                return
-            async with _cancelled_by(receive):
+            body, incoming = b"", Incoming(receive)
+            if not self.streams_requests:
+                body = await read(incoming, call.slot, self.entrance.max_body_bytes)
+            request = Request(scope["path_params"], body, call, incoming, gate.default_deadline)
+            async with _cancelled_by(receive, incoming.ended):
                 reply = await self.answer(request)
                 if not isinstance(reply.body, bytes):
                     await writer.write(reply)
@@ -205,8 +202,8 @@ class _Writer:
 
 
 @asynccontextmanager
-async def _cancelled_by(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what happens inside once the peer has gone.
+async def _cancelled_by(receive: Receive, ended: asyncio.Event) -> AsyncIterator[None]:
+    """Cancel what happens inside once the peer has gone; until its body has ended, who reads that sees it.
 
     Raises:
         Disconnected: it has.
@@ -217,6 +214,7 @@ async def _cancelled_by(receive: Receive) -> AsyncIterator[None]:
 
     async def watch() -> None:
         nonlocal gone
+        await ended.wait()
         while (await receive())["type"] != "http.disconnect":
             pass
         gone = True

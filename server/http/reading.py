@@ -33,7 +33,34 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
-async def read(receive: Receive, slot: Slot, most: int) -> bytes:
+class Incoming:
+    """A body that is read as it comes in.
+
+    Attributes:
+        ended: once all of it was read.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = asyncio.Event()
+
+    async def part(self) -> bytes | None:
+        """Its next part; None at its end.
+
+        Raises:
+            Disconnected: the peer has gone.
+        """
+        if self.ended.is_set():
+            return None
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        if not message.get("more_body", False):
+            self.ended.set()
+        return message.get("body", b"")
+
+
+async def read(incoming: Incoming, slot: Slot, most: int) -> bytes:
     """Read a body; its bytes count as in flight as they come in.
 
     Raises:
@@ -43,19 +70,15 @@ async def read(receive: Receive, slot: Slot, most: int) -> bytes:
         Disconnected: the peer has gone.
     """
     body = bytearray()
-    more = True
-    while more:
+    while True:
         async with within(time.monotonic() + STALL_SECONDS, "the request did not arrive in time"):
-            message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        part = message.get("body", b"")
-        more = message.get("more_body", False)
+            part = await incoming.part()
+        if part is None:
+            return bytes(body)
         if len(body) + len(part) > most:
             raise DocumentTooLarge("", f"the body is over {most:,} bytes")
         slot.hold(len(part))
         body += part
-    return bytes(body)
 
 
 async def parse(body: bytes, kind: type[B]) -> B:

@@ -1,6 +1,8 @@
 """All paths."""
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
@@ -9,9 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http import openai, rerank, states, tei
+from server.http import openai, openapi, rerank, rpc_json, states, tei
 from server.http.endpoint import Dialect, Endpoint, Entrance
 from server.http.octavo import Octavo
+from server.http.rpc_json import Method
 from server.limits import Gate
 
 TEI = {
@@ -25,10 +28,13 @@ TEI = {
     "/tokenize": tei.tokenize,
     "/decode": tei.decode,
 }
+DOCS = Path(__file__).with_name("docs.html")
 CORS_SECONDS = 600  # for which a browser may remember
 
 
-def application(entrance: Entrance, octavo: Octavo, cors_origins: tuple[str, ...]) -> ASGIApp:
+def application(
+    entrance: Entrance, octavo: Octavo, methods: Sequence[Method], cors_origins: tuple[str, ...]
+) -> ASGIApp:
     """The ASGI application of all dialects."""
 
     def route(method: str, path: str, answer: Any, dialect: Dialect) -> Route:
@@ -43,6 +49,9 @@ def application(entrance: Entrance, octavo: Octavo, cors_origins: tuple[str, ...
         route("POST", "/v2/rerank", rerank.cohere, rerank.tell),
         *(route("POST", path, answer, tei.tell) for path, answer in TEI.items()),
         route("GET", "/info", tei.info, tei.tell),
+        *(Route(each.path, _of(each, entrance), methods=["POST"]) for each in methods),
+        Route("/openapi.json", _Page("application/json", partial(openapi.document, methods)), methods=["GET"]),
+        Route("/docs", _Page("text/html; charset=utf-8", DOCS.read_bytes), methods=["GET"]),
         Route("/health", _Health(entrance.gate), methods=["GET"]),
         Route("/ping", _Health(entrance.gate), methods=["GET"]),
     ]
@@ -57,6 +66,23 @@ def application(entrance: Entrance, octavo: Octavo, cors_origins: tuple[str, ...
         expose_headers=["*"],
         max_age=CORS_SECONDS,
     )
+
+
+def _of(method: Method, entrance: Entrance) -> Endpoint:
+    streams = method.descriptor.client_streaming
+    return Endpoint(f"POST {method.path}", entrance, rpc_json.tell, method.answer, streams_requests=streams)
+
+
+class _Page:
+    """What anybody may read; made when it is first asked for."""
+
+    def __init__(self, media_type: str, make: Callable[[], bytes]) -> None:
+        self._media_type = media_type
+        self._make = cache(make)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await Response(self._make(), media_type=self._media_type)(scope, receive, send)
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

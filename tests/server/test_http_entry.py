@@ -196,11 +196,11 @@ def test_a_body_that_stalls_is_given_up(http: Web, monkeypatch: pytest.MonkeyPat
 
 def test_a_reply_that_nobody_reads_is_given_up(http: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "STALL_SECONDS", 0.3)
-    body = json.dumps({"input": [f"text {i}" for i in range(2000)]}).encode()
+    body = json.dumps({"inputs": prose(100_000)}).encode()  # the reply has 9 MB
     with contextlib.closing(raw(http)) as stream:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
-        stream.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        eventually(lambda: http.server.sample("requests_total", method="POST /v1/embeddings") > 0)
+        stream.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert stream.recv(15) == b"HTTP/1.1 200 OK"
+        assert http.server.sample("request_bytes_in_flight") > 5_000_000
         eventually(lambda: http.server.sample("requests_in_flight") == 0)
 
 
