@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from pydantic_core import to_json
 
-from server.http import openai, rerank, tei
+from server.http import cohere, openai, rerank, tei
 from server.http.reading import Body
 from server.http.rpc_json import Method
 
@@ -15,6 +15,7 @@ SCHEMAS = "#/components/schemas/"
 BODIES: dict[str, type[Body]] = {
     "/v1/embeddings": openai.EmbeddingsBody,
     "/v1/rerank": rerank.RerankBody,
+    "/v2/embed": cohere.EmbedBody,
     "/v2/rerank": rerank.RerankBody,
     "/embed": tei.EmbedBody,
     "/embed_all": tei.EmbedPartsBody,
@@ -91,7 +92,7 @@ def _dialect(path: str, body: type[Body], schemas: dict[str, Any]) -> dict[str, 
     name = f"{body.__module__.rpartition('.')[2].capitalize()}{body.__name__}"
     schemas[name] = schema
     kind = "array" if path in ARRAYS else "object"
-    items = {"items": {}} if kind == "array" else {}
+    items: dict[str, Any] = {"items": {}} if kind == "array" else {}
     return {
         "operationId": "post_" + path.strip("/").replace("/", "_"),
         "tags": [body.__module__.rpartition(".")[2]],

@@ -57,7 +57,8 @@ class Incoming:
             raise Disconnected
         if not message.get("more_body", False):
             self.ended.set()
-        return message.get("body", b"")
+        part: bytes = message.get("body", b"")
+        return part
 
 
 async def read(incoming: Incoming, slot: Slot, most: int) -> bytes:

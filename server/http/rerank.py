@@ -16,7 +16,7 @@ from server.http.reading import Body, parse
 from server.http.truncation import truncated
 from server.status import Row, message_of
 
-FIELDS = (("documents[", "documents["), ("texts[", "documents["), ("rank.", ""), ("options.", ""))
+FIELDS = (("texts[", "documents["), ("rank.", ""), ("embed.dimensions", "output_dimension"), ("options.", ""))
 
 
 class Text(Body):

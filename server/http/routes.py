@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http import openai, openapi, rerank, rpc_json, states, tei
+from server.http import cohere, openai, openapi, rerank, rpc_json, states, tei
 from server.http.endpoint import Dialect, Endpoint, Entrance
 from server.http.octavo import Octavo
 from server.http.rpc_json import Method
@@ -46,6 +46,7 @@ def application(
         route("GET", "/v1/models", openai.models, openai.tell),
         route("GET", "/v1/models/{model}", openai.model, openai.tell),
         route("POST", "/v1/rerank", rerank.jina, openai.tell),
+        route("POST", "/v2/embed", cohere.embed, rerank.tell),
         route("POST", "/v2/rerank", rerank.cohere, rerank.tell),
         *(route("POST", path, answer, tei.tell) for path, answer in TEI.items()),
         route("GET", "/info", tei.info, tei.tell),
