@@ -21,11 +21,11 @@ from server.inference.call import Call, Timings, Usage
 from server.inference.service import Service
 from server.limits import Slot
 from server.rpc import replies
-from server.rpc.interceptor import report
 from server.rpc.requests import Limits, check_message, offset_unit
 from server.rpc.results import Results, SegmentBatch
-from server.rpc.status import status_of
 from server.scheduling.forecast import Reservation
+from server.status import status_of
+from server.telemetry.logs import report
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too

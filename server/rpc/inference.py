@@ -16,12 +16,12 @@ from server.inference.call import Call, Timings, Usage
 from server.inference.cursor import Cursors
 from server.inference.models import Catalogue
 from server.inference.service import Job, Service
+from server.limits import Context
 from server.rpc import ranks, replies, requests
 from server.rpc.bulk import Bulk
-from server.rpc.call_gate import Context
 from server.rpc.requests import Limits
 from server.rpc.results import Results
-from server.rpc.status import status_of
+from server.status import status_of
 from server.types import Priority
 
 _OneTask = pb.ClassifyTokensRequest | pb.RedactRequest | pb.ClassifyRequest | pb.EmbedSparseRequest

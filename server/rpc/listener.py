@@ -12,9 +12,6 @@ from grpc_reflection.v1alpha import reflection
 
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from server.errors import StartError, words_of
-from server.health.drain import Drain
-from server.inference.models import Catalogue
-from server.inference.service import Service
 from server.rpc.addresses import check_free
 from server.rpc.call_gate import CallGate, GrpcContext
 from server.rpc.inference import InferenceServicer
@@ -36,12 +33,10 @@ class Listener:
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        service: Service,
+        inference: InferenceServicer,
+        models: ModelServicer,
         limits: Limits,
         metrics: Metrics,
-        drain: Drain,
-        secret: bytes,
         max_connection_age_seconds: float,
         gate: CallGate,
     ) -> None:
@@ -61,10 +56,8 @@ class Listener:
             ],
         )
         self._health = _Health()
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalogue, service, limits, drain, secret), self._server
-        )
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 

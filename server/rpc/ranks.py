@@ -12,7 +12,7 @@ from server.inference.tasks.rank import Ranking, best_first, fused
 from server.rpc import replies
 from server.rpc.requests import offset_unit, passages_of
 from server.rpc.results import ranking
-from server.rpc.status import status_of
+from server.status import status_of
 
 Answers = Sequence[Answer | EmptyDocument]
 FEWER = "ask for fewer passages, or rank fewer documents at a time"

@@ -28,7 +28,7 @@ from server.inference.tasks.embed import DataTypeName
 from server.inference.tasks.rank import MAX_PASSAGES, PASSAGES, RankMethod
 from server.inference.tasks.redact import MASK
 from server.inference.tasks.tokens import Aggregation, entity_labels
-from server.rpc.call_gate import Context
+from server.limits import Context
 from server.types import Pool, PoolingName, Priority, Trained
 
 T = TypeVar("T")

@@ -35,6 +35,9 @@ class Pieces:
     def pair_frame(self, first: str) -> Any:
         raise NotImplementedError
 
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
     def continues_word(self, ids: NDArray[np.int32], starts: NDArray[np.int64], text: str) -> NDArray[np.bool_]:
         odd: NDArray[np.bool_] = ids % 2 == 1
         return odd
