@@ -3,16 +3,17 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from chunking import Cutting, Frame, Segment
 from server.auth.clients import Client
 from server.errors import DeadlineExceeded
-from server.inference.tasks import Task
+from server.inference.known import KnownDigests
+from server.inference.tasks import EmbedTask, Task
 from server.types import Computed, Head, Priority
 
 if TYPE_CHECKING:
@@ -40,11 +41,16 @@ class CacheMode(Enum):
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts; `processed = computed + cached`."""
+    """Token counts; `processed = computed + cached`.
+
+    Attributes:
+        kept: what the model would have read for segments that only the caller's own vectors were wanted of.
+    """
 
     tokens: int = 0
     processed: int = 0
     computed: int = 0
+    kept: int = 0
 
     @property
     def cached(self) -> int:
@@ -52,7 +58,12 @@ class Usage:
         return self.processed - self.computed
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.tokens + other.tokens, self.processed + other.processed, self.computed + other.computed)
+        return Usage(
+            self.tokens + other.tokens,
+            self.processed + other.processed,
+            self.computed + other.computed,
+            self.kept + other.kept,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +77,7 @@ class Call:
         named: the model of the first task, which a reply names; another one if that is a head on the layers of `model`.
         fingerprint: two vectors may share an index only when theirs are equal.
         asked: usage of its tasks' queries, which were answered before its documents.
+        known: segments whose vectors the caller holds. Embed tasks need nothing of them.
     """
 
     request_id: str
@@ -81,15 +93,27 @@ class Call:
     tasks: tuple[Task[Any], ...]
     fingerprint: str
     asked: Usage = field(default_factory=Usage)
+    known: KnownDigests = field(default_factory=KnownDigests)
 
     @property
     def is_slow(self) -> bool:
         """Whether merging a segment takes so long that it must not be done on the event loop."""
         return any(task.is_slow for task in self.tasks)
 
-    def heads(self, segment: Segment) -> tuple[Head, ...]:
+    def heads(self, segment: Segment, *, kept: bool = False) -> tuple[Head, ...]:
         """What the model has to make of a segment for all of the tasks, each once."""
-        return tuple(dict.fromkeys(head for task in self.tasks for head in task.heads(segment)))
+        return tuple(dict.fromkeys(head for task in self.tasks_of(kept=kept) for head in task.heads(segment)))
+
+    def tasks_of(self, *, kept: bool) -> Sequence[Task[Any]]:
+        """The tasks that need a segment: all of them, unless the caller keeps its vector."""
+        return [task for task in self.tasks if not isinstance(task, EmbedTask)] if kept else self.tasks
+
+    def knowing(self, known: KnownDigests) -> "Call":
+        """The same call for a caller that holds the vectors of some segments: no document's vector can be made."""
+        if not known:
+            return self
+        tasks = (replace(task, document=False) if isinstance(task, EmbedTask) else task for task in self.tasks)
+        return replace(self, known=known, tasks=tuple(tasks))
 
 
 @dataclass(slots=True)

@@ -24,7 +24,8 @@ from cache import Key
 from chunking import Segment
 from server.errors import DeadlineExceeded, QueueFull
 from server.inference.cache_view import CacheView, LayerCache, Parts
-from server.inference.call import Call, Timings
+from server.inference.call import Call, Timings, Usage
+from server.inference.known import DIGEST_BYTES
 from server.inference.single_flight import SingleFlight
 from server.inference.verify import Verifier
 from server.limits import Limiter
@@ -38,7 +39,6 @@ from server.types import Computed, Head, StateArray, Work
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DIGEST_BYTES = 16
 TOGETHER = 16  # segments whose states are looked up in one step, while others are answered
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
@@ -52,6 +52,7 @@ class Prepared:
         key: cache key of its state after the last layer.
         heads: the heads that the call's tasks need.
         parts: cached results of heads.
+        kept: where the caller has its digest, if the caller holds its vector.
         layer: the layer to resume from.
         state: the state at that layer; None if nothing is cached.
     """
@@ -60,8 +61,14 @@ class Prepared:
     key: Key
     heads: tuple[Head, ...]
     parts: Parts
+    kept: int | None = None
     layer: int = 0
     state: StateArray | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the model reads it for this call, now or earlier; not if the caller holds all that is wanted."""
+        return self.kept is None or bool(self.heads)
 
     @property
     def complete(self) -> bool:
@@ -71,7 +78,14 @@ class Prepared:
     @property
     def digest(self) -> bytes:
         """The segment's digest in replies, over everything that determines its state."""
-        return self.key.digest[:DIGEST_BYTES]
+        return _digest(self.key)
+
+    def usage(self, *, computed: bool) -> Usage:
+        """What it adds to a call's usage."""
+        segment = self.segment
+        if not self.is_read:
+            return Usage(segment.tokens, kept=segment.processed_tokens)
+        return Usage(segment.tokens, segment.processed_tokens, segment.processed_tokens if computed else 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,11 +228,13 @@ class Pipeline:
             ended = time.monotonic()
             document.timings.tokenize.stay(began, ended)
             self._metrics.tokenize_seconds.observe(ended - began)
-            heads = [call.heads(segment) for segment in segments]
             keys = [view.key(segment) for segment in segments]
+            kept = [call.known.position(_digest(key)) for key in keys]
+            heads = [call.heads(segment, kept=place is not None) for segment, place in zip(segments, kept, strict=True)]
             known = view.results(list(zip(keys, heads, strict=True)))
             document.timings.cache.stay(ended, time.monotonic())
-            yield [Prepared(*each) for each in zip(segments, keys, heads, known, strict=True)], more
+            read = zip(segments, keys, heads, known, kept, strict=True)
+            yield [Prepared(*each) for each in read], more
 
     async def _resume(
         self, document: Document, groups: AsyncIterable[list[Prepared]]
@@ -262,14 +278,15 @@ class Pipeline:
 
     async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
         """Charge cached segments; the others are charged when the scheduler releases them."""
-        if cached := sum(prepared.segment.processed_tokens for prepared in group if prepared.complete):
-            price = self.price(0, cached)
-            await self._scheduler.pay(price, call.client, call.priority, call.deadline)
+        cached = (prepared.segment.processed_tokens for prepared in group if prepared.complete and prepared.is_read)
+        if tokens := sum(cached):
+            await self._scheduler.pay(self.price(0, tokens), call.client, call.priority, call.deadline)
 
     def _begin(self, document: Document, prepared: Prepared) -> Result | asyncio.Task[Result]:
         if not prepared.complete:
             return asyncio.create_task(self._compute(document, prepared))
-        self._verifier.consider(document.call, prepared.segment, prepared.key, prepared.parts)
+        if prepared.is_read:
+            self._verifier.consider(document.call, prepared.segment, prepared.key, prepared.parts)
         return self._result(document, prepared, prepared.parts, document.call.model.runner.layers)
 
     async def _compute(self, document: Document, prepared: Prepared) -> Result:
@@ -333,8 +350,11 @@ class Pipeline:
 
     def _result(self, document: Document, prepared: Prepared, parts: Parts, resumed_from: int) -> Result:
         model = document.call.model
-        tokens = prepared.segment.processed_tokens
-        self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
+        if prepared.is_read:
+            tokens = prepared.segment.processed_tokens
+            self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
+        else:
+            self._metrics.kept_segment(model.name)
         return Result(replace(prepared, state=None), parts, resumed_from)
 
 
@@ -342,6 +362,10 @@ def _parts(group: list[Prepared]) -> Iterator[list[Prepared]]:
     """A group in parts of about the same size, of up to `TOGETHER`: reader threads share them."""
     size = -(-len(group) // -(-len(group) // TOGETHER))
     return (group[i : i + size] for i in range(0, len(group), size))
+
+
+def _digest(key: Key) -> bytes:
+    return key.digest[:DIGEST_BYTES]
 
 
 def _is_here(item: Result | asyncio.Task[Result]) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from server.errors import EmptyDocument, InvalidCall
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage, within
+from server.inference.known import KnownDigests
 from server.inference.pipeline import Document, Pipeline, Prepared, Result
 from server.inference.tasks import RankTask, Size
 from server.scheduling.forecast import Reservation
@@ -98,7 +99,8 @@ class Service:
         """
         call = jobs[0].call
         async with self._reserved(call) as reservation:
-            reservation.foresee(sum(len(job.text) for job in jobs), call.deadline)
+            if not call.known:  # else the text's length says nothing of the work
+                reservation.foresee(sum(len(job.text) for job in jobs), call.deadline)
             cuts: list[Cut | EmptyDocument] = []
             sizes: list[tuple[Call, Size]] = []
             for job in jobs:
@@ -190,14 +192,15 @@ class Service:
     ) -> Cut:
         document = self._pipeline.open(job.call, job.text, timings, reservation)
         groups: list[list[Prepared]] = []
-        count, usage, size = 0, Usage(), Size(0, 0, 0)
+        count, kept, usage, size = 0, 0, Usage(), Size(0, 0, 0)
         text_bytes = len(job.text) if job.text.isascii() else len(job.text.encode())
         async with aclosing(self._pipeline.read(document)) as reading:
             async for group in reading:
                 groups.append(group)
                 count += len(group)
+                kept += sum(prepared.kept is not None for prepared in group)
                 usage += _usage_of(group)
-                size = Size(count, usage.tokens, text_bytes)
+                size = Size(count, usage.tokens, text_bytes, kept)
                 grow((job.call, size))
         if not count:
             raise EmptyDocument(job.field)
@@ -205,7 +208,7 @@ class Service:
 
     async def _cut_queries(self, call: Call, timings: Timings, reservation: Reservation) -> list[Cut]:
         jobs = [
-            Job(replace(call, frame=task.frame, tasks=(task.vectors,)), task.query, task.field)
+            Job(replace(call, frame=task.frame, tasks=(task.vectors,), known=KnownDigests()), task.query, task.field)
             for task in call.tasks
             if isinstance(task, RankTask)
         ]
@@ -253,12 +256,7 @@ class Service:
 
 def _usage_of(group: Sequence[Prepared]) -> Usage:
     """A document is added up as it comes in: at once, the longest would keep the event loop for 0.1 s."""
-    tokens, processed, computed = 0, 0, 0
-    for prepared in group:
-        tokens += prepared.segment.tokens
-        processed += prepared.segment.processed_tokens
-        computed += 0 if prepared.complete else prepared.segment.processed_tokens
-    return Usage(tokens, processed, computed)
+    return sum((prepared.usage(computed=not prepared.complete) for prepared in group), Usage())
 
 
 async def _stream_of(groups: Sequence[list[Prepared]]) -> AsyncIterator[list[Prepared]]:

@@ -18,10 +18,11 @@ from server.errors import CallError, DocumentTooLarge, Draining, EmptyDocument, 
 from server.health.drain import Drain
 from server.inference.answer import Answer
 from server.inference.call import Call, Timings, Usage
+from server.inference.known import KnownDigests
 from server.inference.service import Service
 from server.limits import Slot
 from server.rpc import replies
-from server.rpc.requests import Limits, check_message, offset_unit
+from server.rpc.requests import Limits, check_message, known_digests, offset_unit
 from server.rpc.results import Results, SegmentBatch
 from server.scheduling.forecast import Reservation
 from server.status import status_of
@@ -43,6 +44,7 @@ class _Incoming:
 
     Attributes:
         held: bytes that count as in flight.
+        known: segments whose vectors the caller holds.
         refusal: why it will not be answered.
     """
 
@@ -50,6 +52,7 @@ class _Incoming:
     parts: list[str] = field(default_factory=list)
     size: int = 0
     held: int = 0
+    known: KnownDigests = field(default_factory=KnownDigests)
     refusal: CallError | None = None
 
     @property
@@ -162,9 +165,12 @@ class Bulk:
             raise InvalidCall("document.text", f"a part has at most {MAX_PART_BYTES:,} bytes")
         if incoming is None:
             self._check_id(part.id)
-            incoming = _Incoming(part.id)
-            self._slot.hold_again(size)  # streams that waited here would wait for each other
-            incoming.held = size
+            known = known_digests(part.known_segment_digests, "document.known_segment_digests")
+            held = size + len(part.known_segment_digests)
+            self._slot.hold_again(held)  # streams that waited here would wait for each other
+            incoming = _Incoming(part.id, held=held, known=known)
+        elif part.known_segment_digests:
+            raise InvalidCall("document.known_segment_digests", "only a document's first part has digests")
         elif part.id != incoming.id:
             raise InvalidCall("document.more", "a document's parts follow one another")
         elif incoming.refusal is None:
@@ -235,6 +241,7 @@ class Bulk:
         usage = sum((answer.usage for answer in answers), Usage())
         reply.info.CopyFrom(replies.reply_info(self._calls, usage, timings, self._service.price(usage)))
         reply.results.sort(key=lambda result: self._names.index(result.name))
+        reply.gone.extend(replies.gone(answers))
         check_message(reply.ByteSize() + replies.REPLY_BYTES)
         return reply
 
@@ -242,7 +249,7 @@ class Bulk:
         self, incoming: _Incoming, text: str, timings: Timings, number: int, reply: pb.AnalyzeResponse
     ) -> Answer:
         """Run a document through one trunk; what is left to say when it ends goes into the last reply."""
-        call = self._calls[number]
+        call = self._calls[number].knowing(incoming.known)
         answer, ruler = Answer(call, text, stream=True), Ruler(text, self._unit)
         writer = Results(call.tasks, text, self._unit)
         batch = SegmentBatch(call.tasks, self._unit, return_segments=self._return_segments)
@@ -251,8 +258,9 @@ class Bulk:
                 segment = answer.take(result)
                 if not (self._return_segments or batch.flows):
                     continue
-                info, of_segment = replies.segment_info(segment, ruler), writer.of_segment(answer.of_segment(result))
-                while not batch.add(info, of_segment):
+                described = replies.described([segment], ruler)
+                of_segment = writer.of_segment(answer.of_segment(result))
+                while not batch.add(*described, of_segment):
                     await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
         of_document = writer.of_document(answer)
         is_last = number == len(self._calls) - 1
@@ -262,6 +270,8 @@ class Bulk:
         for of_task, whole in zip(rest.results, of_document, strict=False):
             of_task.MergeFrom(whole)
         reply.segments.extend(rest.segments)
+        if rest.HasField("kept"):
+            reply.kept.CopyFrom(rest.kept)
         reply.trunks.extend(rest.trunks[len(reply.trunks) :])
         reply.results.extend(rest.results)
         return answer
@@ -273,9 +283,12 @@ class Bulk:
 
 def _part(number: int, batch: SegmentBatch) -> pb.AnalyzeResponse:
     """What one trunk says of some segments."""
-    infos, results = batch.take()
+    infos, kept, results = batch.take()
     part = pb.AnalyzeResponse(results=results, trunks=[pb.Trunk() for _ in range(number + 1)])
-    (part.trunks[number] if number else part).segments.extend(infos)
+    described = part.trunks[number] if number else part
+    described.segments.extend(infos)
+    if kept.positions:
+        described.kept.CopyFrom(kept)
     return part
 
 

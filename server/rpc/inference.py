@@ -21,8 +21,11 @@ from server.rpc import ranks, replies, requests
 from server.rpc.bulk import Bulk
 from server.rpc.requests import Limits
 from server.rpc.results import Results
+from server.rpc.streams import SegmentWriter
 from server.status import status_of
 from server.types import Priority
+
+_KNOWN = "use Embed, Analyze or StreamSegments"
 
 _OneTask = pb.ClassifyTokensRequest | pb.RedactRequest | pb.ClassifyRequest | pb.EmbedSparseRequest
 
@@ -41,19 +44,27 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Cut and count a document."""
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
-        calls = requests.calls_of(request.options, (), text, self._catalogue, context)
+        request.embed.return_segment_vectors = False  # none are computed
+        task = pb.Task(name="embed", embed=request.embed)
+        calls = requests.calls_of(request.options, [task], text, self._catalogue, context, path="")
         reply = replies.Reply(self._service, calls, self._limits, context.slot)
         reply.expect([text])
         segments, usage = await self._service.segment(Job(calls[0], text, "document.text"), timings, reply.grow)
         ruler = Ruler(text, requests.offset_unit(request.options))
-        return await reply.make(
-            lambda: pb.SegmentResponse(
+
+        def make() -> pb.SegmentResponse:
+            answers = [SegmentAnswer.of(prepared) for prepared in segments]
+            infos, kept = replies.described(answers, ruler)
+            return pb.SegmentResponse(
                 info=replies.reply_info(calls, usage, timings),
-                segments=[replies.segment_info(SegmentAnswer.of(prepared), ruler) for prepared in segments],
+                segments=infos,
                 uncached_tokens=usage.computed,
                 would_charge_tokens=math.ceil(self._service.price(usage)),
+                kept=kept,
+                gone=calls[0].known.gone({segment.kept for segment in answers if segment.kept is not None}),
             )
-        )
+
+        return await reply.make(make)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse | bytes:
         """Embed documents; one document's fault is its own."""
@@ -69,7 +80,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         reply.expect(texts)
         jobs = [Job(calls[0], text, f"documents[{i}].text") for i, text in enumerate(texts)]
         answers = await self._service.answer(jobs, timings, reply.grow)
-        usage = sum((answer.usage for answer in answers if isinstance(answer, Answer)), Usage())
+        whole = [answer for answer in answers if isinstance(answer, Answer)]
+        usage = sum((answer.usage for answer in whole), Usage())
         unit = requests.offset_unit(request.options)
         return await reply.make(
             lambda: pb.EmbedResponse(
@@ -78,6 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     self._embed_result(document, answer, calls[0], unit)
                     for document, answer in zip(documents, answers, strict=True)
                 ],
+                gone=replies.gone(whole),
             )
         )
 
@@ -107,6 +120,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         timings = Timings()
         documents, options = request.documents, request.options
         self._check_number(documents)
+        requests.refuse_known_digests(options, _KNOWN)
         texts = requests.texts_of(documents, "documents", self._limits)
         options.input_type = options.input_type or pb.INPUT_TYPE_PASSAGE
         tasks = requests.rank_tasks(request.rank, options.model)
@@ -129,6 +143,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _one(self, request: _OneTask, task: pb.Task, context: Context) -> pb.AnalyzeResponse:
         """Run one task over a document, with the model that the call names, if it names one."""
+        requests.refuse_known_digests(request.options, _KNOWN)
         task.model = request.options.model
         reply = await self._analyze(request, [task], "", context)
         return reply if isinstance(reply, pb.AnalyzeResponse) else pb.AnalyzeResponse.FromString(reply)
@@ -154,15 +169,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         usage = sum((answer.total for answer in answers), Usage())
         reply = pb.AnalyzeResponse(info=replies.reply_info(calls, usage, timings, self._service.price(usage)))
         for answer in answers:
-            ruler = Ruler(text, unit)
-            segments = [replies.segment_info(segment, ruler) for segment in answer.segments]
-            if answer is answers[0]:
-                reply.segments.extend(segments)
+            infos, kept = replies.described(answer.segments, Ruler(text, unit))
             reply.trunks.append(self._trunk(answer))
-            if answer is not answers[0]:
-                reply.trunks[-1].segments.extend(segments)
+            described = reply if answer is answers[0] else reply.trunks[-1]
+            described.segments.extend(infos)
+            if kept:
+                described.kept.CopyFrom(kept)
             reply.results.extend(Results(answer.call.tasks, text, unit).of_document(answer))
         reply.results.sort(key=_order(tasks))
+        reply.gone.extend(replies.gone(answers))
         return reply
 
     def _trunk(self, answer: Answer) -> pb.Trunk:
@@ -183,28 +198,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
         cursors = await asyncio.to_thread(self._cursors, calls, request)  # a long text takes a while to hash
         sent = cursors.sent(request.cursor) if request.cursor else [0] * len(calls)
-        done = [0] * len(calls)
         calls = await self._service.resolve(calls, timings)
         answers = [Answer(call, text, stream=True) for call in calls]
-        rulers = [Ruler(text, unit) for _ in calls]
-        writers = [Results(call.tasks, text, unit) for call in calls]
+        writer = SegmentWriter(answers, cursors, sent, text, unit)
         partial = False
         try:
             async with aclosing(self._service.stream(calls, text, timings)) as results:
                 async for i, result in results:
-                    info = replies.segment_info(await self._service.take(answers[i], result), rulers[i])
-                    of_segment = writers[i].of_segment(answers[i].of_segment(result))
-                    done[i] += 1
-                    if done[i] > sent[i]:
-                        segment = pb.SegmentResult(
-                            segment=info, results=of_segment, cursor=cursors.after(done), trunk=i
-                        )
-                        requests.check_message(segment.ByteSize())
-                        yield pb.StreamSegmentsResponse(segment=segment)
+                    segment = await self._service.take(answers[i], result)
+                    for message in writer.of(i, segment, result):
+                        yield message
         except DeadlineExceeded:
             partial = True
-        if not any(done) and not partial:
+        if not any(answer.usage.tokens for answer in answers) and not partial:
             raise EmptyDocument("document.text")
+        for message in writer.rest():
+            yield message
         yield pb.StreamSegmentsResponse(
             summary=await self._service.aside(
                 calls[0], lambda: self._summary(answers, text, unit, tasks, timings, partial)
@@ -221,7 +230,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         partial: bool,
     ) -> pb.StreamSummary:
         reply = self._reply(answers, text, unit, tasks, timings)
-        return pb.StreamSummary(info=reply.info, results=reply.results, trunks=reply.trunks, partial=partial)
+        gone = [] if partial else reply.gone
+        return pb.StreamSummary(info=reply.info, results=reply.results, trunks=reply.trunks, partial=partial, gone=gone)
 
     async def ProcessDocuments(
         self, request_iterator: AsyncIterator[pb.ProcessDocumentsRequest], context: Context
@@ -232,6 +242,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidCall("start", "the start comes first, and once")
         start, limits = first.start, self._limits
         tasks = requests.tasks_of(start.tasks, limits)
+        requests.refuse_known_digests(
+            start.options, "each document has its own, in document.known_segment_digests", "start.options"
+        )
         if any(task.embed.spans for task in tasks):
             raise InvalidCall("start.tasks", "spans belong to one document; a stream of many takes none")
         calls = requests.calls_of(
@@ -254,9 +267,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def _cursors(self, calls: Sequence[Call], request: pb.StreamSegmentsRequest) -> Cursors:
         text = hashlib.blake2b(request.document.text.encode(), digest_size=32).digest()
         options = (b"%d" % request.options.input_type, b"%d" % request.options.offset_unit)
+        known = hashlib.blake2b(request.options.known_segment_digests, digest_size=32).digest()
         tasks = (task.SerializeToString(deterministic=True) for task in request.tasks)
         fingerprints = (call.fingerprint.encode() for call in calls)
-        subject = (calls[0].client.tenant.encode(), text, *fingerprints, *options, *tasks)
+        subject = (calls[0].client.tenant.encode(), text, *fingerprints, *options, known, *tasks)
         return Cursors(self._secret, subject, places=len(calls))
 
     def _embed_result(
@@ -264,11 +278,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> pb.EmbedResult:
         if isinstance(answer, EmptyDocument):
             return pb.EmbedResult(id=document.id, status=status_of(answer, call.request_id))
-        ruler = Ruler(document.text, unit)
+        infos, kept = replies.described(answer.segments, Ruler(document.text, unit))
         (result,) = Results(call.tasks, document.text, unit).of_document(answer)
         return pb.EmbedResult(
             id=document.id,
-            segments=[replies.segment_info(segment, ruler) for segment in answer.segments],
+            segments=infos,
+            kept=kept,
             embedding=result.embed,
             usage=replies.usage_of(answer.usage, self._service.price(answer.usage)),
         )

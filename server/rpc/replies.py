@@ -1,7 +1,7 @@
 """From the server's own words to the wire."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from chunking import Ruler
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
-from server.inference.answer import SegmentAnswer
+from server.inference.answer import Answer, SegmentAnswer
 from server.inference.call import Call, Timings, Usage
 from server.inference.models import ServedModel
 from server.inference.service import Service
@@ -20,6 +20,8 @@ from server.limits import Slot
 from server.rpc.requests import POLICIES, POOLINGS, Limits, check_reply, fingerprint_of
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
+KEPT_SEGMENT_BYTES = 10  # of a kept segment in KeptSegments
+POSITION_BYTES = 3  # of a position in known_segment_digests
 M = TypeVar("M", bound=Message)
 
 LONG_BYTES = 256 << 10
@@ -31,7 +33,8 @@ CHARACTERS_A_TOKEN = 8  # more than most texts have: an estimate that is too hig
 
 def size_of(tasks: Sequence[Task[Any]], size: Size) -> int:
     """About the greatest size of one document's answer, known before anything is computed."""
-    return size.segments * SEGMENT_INFO_BYTES + sum(
+    segments = (size.segments - size.kept) * SEGMENT_INFO_BYTES + size.kept * KEPT_SEGMENT_BYTES
+    return segments + sum(
         2 * len(task.name.encode()) + 64 + task.reply_bytes(size)
         for task in tasks  # the trunk names it too
     )
@@ -63,6 +66,7 @@ class Reply:
         self._limits = limits
         self._slot = slot
         self._fixed = REPLY_BYTES * (len(calls) + len(ids)) + sum(len(each.encode()) for each in ids)
+        self._fixed += POSITION_BYTES * len(calls[0].known.digests)
         self._advice = advice  # to who asks for too much
         self._held = 0
 
@@ -152,7 +156,34 @@ def usage_of(usage: Usage, charged: float) -> pb.Usage:
         computed_tokens=usage.computed,
         cached_tokens=usage.cached,
         charged_tokens=math.ceil(charged),
+        kept_tokens=usage.kept,
     )
+
+
+def described(segments: Iterable[SegmentAnswer], ruler: Ruler) -> tuple[list[pb.SegmentInfo], pb.KeptSegments | None]:
+    """Segments in the document's order: those that the caller does not hold, and those that it keeps."""
+    infos, kept = [], pb.KeptSegments()
+    for segment in segments:
+        if segment.kept is None:
+            infos.append(segment_info(segment, ruler))
+        else:
+            keep(kept, segment, ruler)
+    return infos, kept if kept.positions else None
+
+
+def keep(kept: pb.KeptSegments, segment: SegmentAnswer, ruler: Ruler) -> None:
+    """Describe one more segment that the caller keeps, in the document's order."""
+    assert segment.kept is not None
+    start, end = ruler.span(segment.start, segment.end)
+    kept.positions.append(segment.kept)
+    kept.lengths.append(end - start)
+    kept.tokens.append(segment.tokens)
+
+
+def gone(answers: Iterable[Answer]) -> list[int]:
+    """Positions of the known digests that no answer of a call found."""
+    whole = list(answers)
+    return whole[0].call.known.gone(set().union(*(answer.found for answer in whole))) if whole else []
 
 
 def segment_info(segment: SegmentAnswer, ruler: Ruler) -> pb.SegmentInfo:
@@ -212,7 +243,8 @@ def labels_of(model: ServedModel) -> tuple[str, ...]:
 
 def _least_size(call: Call, text: str) -> Size:
     segments = len(text) // (CHARACTERS_A_TOKEN * call.cutting.max_tokens)
-    return Size(segments, segments * call.cutting.min_tokens, len(text))
+    kept = segments if call.known else 0
+    return Size(segments, segments * call.cutting.min_tokens, len(text), kept)
 
 
 def _duration(seconds: float) -> Duration:

@@ -13,6 +13,7 @@ from encoder.heads.pooled import PooledHead
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, FingerprintMismatch, InvalidCall, ReplyTooLarge
 from server.inference.call import CacheMode, Call
+from server.inference.known import DIGEST_BYTES, KnownDigests
 from server.inference.models import CROSS_ENCODE, Catalogue, ServedModel, fitted, least_tokens, window_of
 from server.inference.tasks import (
     ClassifyTask,
@@ -54,6 +55,7 @@ RANK_METHODS: tuple[RankMethod | None, ...] = (None, "dense", "sparse", "fused",
 AGGREGATIONS: tuple[Aggregation, ...] = ("max", "simple", "first", "average", "max")
 MAX_MASK_BYTES = 256
 MAX_QUERY_BYTES = 16_384
+MAX_KNOWN_DIGESTS = 32_768  # of a call or document: 512 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,28 @@ def calls_of(
         passes.setdefault(((model.trunk or model).name, query), []).append((model, wanted))
     if not passes:
         passes["", b""] = [(default, default.embed_task())]
-    calls = tuple(_call(options, served, around, default_priority) for served in passes.values())
+    known = known_digests(options.known_segment_digests, "options.known_segment_digests")
+    if known:
+        _check_no_spans(tasks, path)
+    calls = tuple(_call(options, served, around, default_priority).knowing(known) for served in passes.values())
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint_of(calls):
         raise FingerprintMismatch(f"this call's fingerprint is {fingerprint_of(calls)}, not the expected one")
     return calls
+
+
+def known_digests(packed: bytes, field: str) -> KnownDigests:
+    """The digests of segments that the caller holds."""
+    if len(packed) % DIGEST_BYTES:
+        raise InvalidCall(field, f"digests have {DIGEST_BYTES} bytes each; {len(packed):,} bytes are no whole number")
+    if len(packed) > MAX_KNOWN_DIGESTS * DIGEST_BYTES:
+        raise InvalidCall(field, f"at most {MAX_KNOWN_DIGESTS:,} digests of {DIGEST_BYTES} bytes")
+    return KnownDigests.unpacked(packed)
+
+
+def refuse_known_digests(options: pb.CallOptions, instead: str, field: str = "options") -> None:
+    """Refuse digests in a call that would not use them; `instead` is what to do."""
+    if options.known_segment_digests:
+        raise InvalidCall(f"{field}.known_segment_digests", f"this call does not take them: {instead}")
 
 
 def fingerprint_of(calls: Sequence[Call]) -> str:
@@ -224,6 +244,12 @@ def _check_spans(tasks: Sequence[pb.Task], path: str) -> None:
         spans += len(task.embed.spans)
         if spans > MAX_SPANS:
             raise InvalidCall(f"{path.format(i)}embed.spans", f"a call has at most {MAX_SPANS:,} spans")
+
+
+def _check_no_spans(tasks: Sequence[pb.Task], path: str) -> None:
+    for i, task in enumerate(tasks):
+        if task.embed.spans:
+            raise InvalidCall(f"{path.format(i)}embed.spans", "spans do not go with known_segment_digests")
 
 
 def _kind(task: pb.Task, path: str) -> str:

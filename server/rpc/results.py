@@ -24,7 +24,7 @@ from server.inference.tasks.classify import LabelScore
 from server.inference.tasks.embed import DataTypeName, Vectors
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
-from server.rpc.replies import REPLY_BYTES, SEGMENT_INFO_BYTES
+from server.rpc.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
 from server.rpc.requests import DATA_TYPES, check_message
 
 
@@ -94,38 +94,50 @@ class SegmentBatch:
         self._unit = unit
         self._return_segments = return_segments
         self._infos: list[pb.SegmentInfo] = []
+        self._kept = pb.KeptSegments()
         self._results: list[list[pb.TaskResult]] = []
         self.size = 0
 
-    def add(self, info: pb.SegmentInfo, results: Sequence[pb.TaskResult]) -> bool:
+    def add(
+        self, infos: Sequence[pb.SegmentInfo], kept: pb.KeptSegments | None, results: Sequence[pb.TaskResult]
+    ) -> bool:
         """Put in the next segment, unless the message is full; what can wait for the last one, only with segments.
+
+        Args:
+            infos: its description, unless the caller keeps it.
+            kept: where it is, if the caller keeps it.
+            results: of the tasks.
 
         Raises:
             ReplyTooLarge: no message takes it.
         """
-        kept = [
+        now = [
             result if self._return_segments or result.WhichOneof("kind") in FLOWING else pb.TaskResult()
             for result in results
         ]
-        check_message(REPLY_BYTES + bytes_of(kept))
-        if not self.has_room(kept):
+        check_message(REPLY_BYTES + bytes_of(now))
+        if not self.has_room(now):
             return False
-        self._results.append(kept)
-        self.size += bytes_of(kept)
+        self._results.append(now)
+        self.size += bytes_of(now)
         if self._return_segments:
-            self._infos.append(info)
-            self.size += SEGMENT_INFO_BYTES
+            self._infos += infos
+            self.size += SEGMENT_INFO_BYTES * len(infos)
+            if kept:
+                self._kept.MergeFrom(kept)
+                self.size += KEPT_SEGMENT_BYTES
         return True
 
     def has_room(self, results: Sequence[pb.TaskResult]) -> bool:
         """Whether one message takes these too. An empty one takes anything."""
         return not self.size or self.size + bytes_of(results) <= PART_BYTES
 
-    def take(self) -> tuple[list[pb.SegmentInfo], list[pb.TaskResult]]:
+    def take(self) -> tuple[list[pb.SegmentInfo], pb.KeptSegments, list[pb.TaskResult]]:
         """Take out all of them; a task's results become one."""
-        infos, segments = self._infos, self._results
-        self._infos, self._results, self.size = [], [], 0
-        return infos, [self._joined(name, [results[i] for results in segments]) for i, name in enumerate(self._names)]
+        infos, kept, segments = self._infos, self._kept, self._results
+        self._infos, self._kept, self._results, self.size = [], pb.KeptSegments(), [], 0
+        joined = [self._joined(name, [results[i] for results in segments]) for i, name in enumerate(self._names)]
+        return infos, kept, joined
 
     def _joined(self, name: str, results: Sequence[pb.TaskResult]) -> pb.TaskResult:
         """One task's results of consecutive segments; labels are the document's alone."""

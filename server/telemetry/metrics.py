@@ -121,7 +121,7 @@ class Metrics:
             "model source",
         )
         self.segments = self._counter(
-            "segments_total", "Segments answered; source: computed or cached.", "model source"
+            "segments_total", "Segments answered; source: computed, cached, or kept by the caller.", "model source"
         )
         # Used hundreds of times per document: looking up a label's counter costs more than counting.
         self._of_segments = cache(
@@ -174,6 +174,10 @@ class Metrics:
         segments, tokens = self._of_segments(model, "computed" if computed else "cached")
         segments.inc()
         tokens.inc(processed_tokens)
+
+    def kept_segment(self, model: str) -> None:
+        """Count a segment whose vector the caller holds."""
+        self.segments.labels(model, "kept").inc()
 
     def limit_storage(self, *, up: bool) -> None:
         """Set whether the storage of limits answers, and count each time that it does not."""

@@ -65,7 +65,7 @@ def test_a_result_shows_what_it_has_without_its_numbers(call: Caller) -> None:
     shown = repr(result)
     assert shown.startswith("EmbedResult(model=ModelRef(name='tiny', version='3'")
     assert f"vector=float32[{DIMENSIONS}], segments=<{len(pieces(TEXT))} segments>, span_vectors=None)" in shown
-    assert f"digest='01', vector=float32[{DIMENSIONS}])" in repr(result.segments[1])
+    assert f"digest='01', vector=float32[{DIMENSIONS}], kept=False)" in repr(result.segments[1])
 
 
 def test_segment_and_span_vectors_come_when_asked_for(call: Caller) -> None:

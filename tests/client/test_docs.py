@@ -1,4 +1,4 @@
-"""docs/client.md is run as it stands, and names every option that there is."""
+"""docs/client.md and docs/upsert.md are run as they stand, and every option is named."""
 
 import inspect
 import re
@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 
 from octavo.client import Client, Embed
-from octavo.client.arguments import CallArguments, EmbedManyArguments, ProcessArguments
+from octavo.client.arguments import (
+    CallArguments,
+    EmbedManyArguments,
+    ProcessArguments,
+    SegmentArguments,
+    SyncArguments,
+)
 from tests.server.conftest import models as models  # noqa: PLC0414 - a fixture
 from tests.server.conftest import state_home as state_home  # noqa: PLC0414
 from tests.server.helpers import serving, settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "client.md").read_text("utf-8")
 
 
 @pytest.mark.usefixtures("models")
@@ -30,9 +37,21 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "InvalidArgument INVALID_OPTION embed.dimensions\n" in said
 
 
+@pytest.mark.usefixtures("models")
+def test_the_example_of_an_index_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "upsert.md").read_text("utf-8"), re.DOTALL)
+    with serving(settings()) as server:
+        exec(example.replace("127.0.0.1:50051", server.address), {})  # noqa: S102 - our own page
+    added, unchanged, deleted, computed, kept = map(int, capsys.readouterr().out.splitlines()[-1].split())
+    assert 0 < added <= 4 < unchanged
+    assert deleted <= added
+    assert computed < kept
+
+
 def test_every_option_is_named() -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     options = {*CallArguments.__annotations__, *EmbedManyArguments.__annotations__, *ProcessArguments.__annotations__}
+    options |= {*SegmentArguments.__annotations__, *SyncArguments.__annotations__, "dry_run"}
     options |= set(inspect.signature(Embed).parameters) | {"resume", "partial", "return_exceptions"}
     made = set(inspect.signature(Client).parameters)
     assert options | made <= named

@@ -58,12 +58,14 @@ from octavo.client.results import (
 from octavo.client.retry import Retry
 from octavo.client.streams import AsyncSegmentStream, SegmentStream
 from octavo.client.sync import Client
+from octavo.client.upsert import Change, Held, PlacedSegment, SegmentIndex, SyncReport
 
 __all__ = [
     "Analysis",
     "AsyncClient",
     "AsyncSegmentStream",
     "Cancelled",
+    "Change",
     "Classification",
     "Classify",
     "ClassifyTokens",
@@ -80,6 +82,7 @@ __all__ = [
     "FailedPrecondition",
     "FieldViolation",
     "FingerprintMismatch",
+    "Held",
     "IncompleteStream",
     "InvalidArgument",
     "LabelScore",
@@ -89,6 +92,7 @@ __all__ = [
     "OctavoError",
     "Passage",
     "PermissionDenied",
+    "PlacedSegment",
     "Rank",
     "RankResult",
     "RankedDocument",
@@ -100,6 +104,7 @@ __all__ = [
     "ResourceExhausted",
     "Retry",
     "Segment",
+    "SegmentIndex",
     "SegmentResult",
     "SegmentStream",
     "Segmentation",
@@ -109,6 +114,7 @@ __all__ = [
     "SparseVector",
     "StreamHeader",
     "StreamSummary",
+    "SyncReport",
     "TaskReply",
     "Timings",
     "Trunk",

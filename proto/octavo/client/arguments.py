@@ -163,6 +163,26 @@ class CallArguments(TypedDict, total=False):
     priority: PriorityName | None
 
 
+class DocumentArguments(CallArguments, total=False):
+    """Keyword arguments of `analyze` and `stream`: those of every call and the following.
+
+    Attributes:
+        known_segments: digests of segments whose vectors the caller holds. Segments with one of them are marked `kept`:
+            Embed tasks neither compute nor return nor charge their vectors, and have no vector of the document. Other
+            tasks return in full.
+    """
+
+    known_segments: Sequence[bytes]
+
+
+class SegmentArguments(DocumentArguments, total=False):
+    """Keyword arguments of `segment`: those of `analyze`, and of an `embed` whose cost and fingerprint are wanted."""
+
+    pooling: PoolingName | None
+    normalize: bool | None
+    dimensions: int | None
+
+
 class EmbedArguments(CallArguments, total=False):
     """Keyword arguments of `embed`: those of every call and the fields of `Embed`."""
 
@@ -226,6 +246,20 @@ class EmbedManyArguments(EmbedArguments, total=False):
 
     timeout: float | None
     in_flight: int
+
+
+class SyncArguments(CallArguments, total=False):
+    """Keyword arguments of `sync`: those of every call but for `expected_fingerprint`, and the following.
+
+    Attributes:
+        pooling: how token states become a vector.
+        normalize: scale vectors to length 1.
+        dimensions: truncate vectors to this many values.
+    """
+
+    pooling: PoolingName | None
+    normalize: bool | None
+    dimensions: int | None
 
 
 class ProcessArguments(CallArguments, total=False):

@@ -7,7 +7,14 @@ from typing import Any
 import grpc
 
 from octavo.client import requests
-from octavo.client.arguments import CallArguments, EmbedArguments, RankArguments, Task
+from octavo.client.arguments import (
+    CallArguments,
+    DocumentArguments,
+    EmbedArguments,
+    RankArguments,
+    SegmentArguments,
+    Task,
+)
 from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
 from octavo.client.ledger import Ledger
 from octavo.client.requests import Request
@@ -68,14 +75,14 @@ class BaseClient(ABC):
     def _rank_request(self, query: str, texts: Sequence[str], arguments: RankArguments) -> pb.RankRequest:
         return requests.rank_request(query, texts, self.max_document_bytes, arguments)
 
-    def _segment_request(self, text: str, arguments: CallArguments) -> pb.SegmentRequest:
-        return requests.segment_request(text, self.max_document_bytes, **arguments)
+    def _segment_request(self, text: str, arguments: SegmentArguments) -> pb.SegmentRequest:
+        return requests.segment_request(text, self.max_document_bytes, arguments)
 
-    def _analyze_request(self, text: str, tasks: Mapping[str, Task], arguments: CallArguments) -> pb.AnalyzeRequest:
+    def _analyze_request(self, text: str, tasks: Mapping[str, Task], arguments: DocumentArguments) -> pb.AnalyzeRequest:
         return requests.analyze_request(text, tasks, self.max_document_bytes, **arguments)
 
     def _stream_request(
-        self, text: str, tasks: Mapping[str, Task] | None, arguments: CallArguments
+        self, text: str, tasks: Mapping[str, Task] | None, arguments: DocumentArguments
     ) -> pb.StreamSegmentsRequest:
         return requests.stream_request(text, tasks, self.max_document_bytes, **arguments)
 

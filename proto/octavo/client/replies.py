@@ -1,7 +1,8 @@
 """Converts replies to results. An inconsistent reply raises ServerError."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from octavo.client import results
 from octavo.client.arguments import PolicyName, Segmentation
 from octavo.client.errors import ServerError, from_status
+from octavo.client.requests import DIGEST_BYTES
 from octavo.client.task_results import by_name, by_name_of_segment, converted, embedding, joined, ranking
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
@@ -57,30 +59,75 @@ def rank_result(reply: pb.RankResponse) -> results.RankResult:
     )
 
 
-def analysis(reply: pb.AnalyzeResponse) -> results.Analysis:
-    """Convert segments and the result of each task by name."""
-    return joined_analysis([reply])
+def analysis(reply: pb.AnalyzeResponse, known: bytes = b"") -> results.Analysis:
+    """Convert segments and the result of each task by name; `known` are the call's digests."""
+    return joined_analysis([reply], known)
 
 
-def joined_analysis(parts: Sequence[pb.AnalyzeResponse]) -> results.Analysis:
+def joined_analysis(parts: Sequence[pb.AnalyzeResponse], known: bytes = b"") -> results.Analysis:
     """Join a document's reply from its messages: each has some segments, the last has the document's results."""
     pieces = [by_name(part.results) for part in parts]
     last = parts[-1]
-    own = tuple(segment for part in parts for segment in segments(part.segments))
+    own = _tiled(parts, known)
     return results.Analysis(
         **_info(last.info),
         segments=own,
         results={name: joined([each[name] for each in pieces if name in each]) for name in pieces[-1]},
         trunks=tuple(
-            replace(trunk(each), segments=_segments_of_trunk(parts, number) if number else own)
+            replace(trunk(each), segments=_tiled(_of_trunk(parts, number), known) if number else own)
             for number, each in enumerate(last.trunks)
         ),
+        gone=digests(last.gone, known),
     )
 
 
-def _segments_of_trunk(parts: Iterable[pb.AnalyzeResponse], number: int) -> tuple[results.Segment, ...]:
-    found = (part.trunks[number].segments for part in parts if number < len(part.trunks))
-    return tuple(segment for each in found for segment in segments(each))
+def _of_trunk(parts: Iterable[pb.AnalyzeResponse], number: int) -> list[pb.Trunk]:
+    return [part.trunks[number] for part in parts if number < len(part.trunks)]
+
+
+def _tiled(parts: Iterable[pb.AnalyzeResponse | pb.Trunk], known: bytes) -> tuple[results.Segment, ...]:
+    tiles = Tiles(known)
+    return tuple(segment for part in parts for segment in tiles.merged(segments(part.segments), part.kept))
+
+
+class Tiles:
+    """Puts a document's kept segments between the others: together they tile it.
+
+    Args:
+        known: the call's digests.
+    """
+
+    def __init__(self, known: bytes) -> None:
+        self._known = known
+        self._index = 0
+        self._at = 0
+
+    def merged(self, new: Iterable[results.Segment], kept: pb.KeptSegments) -> Iterator[results.Segment]:
+        """Yield the next segments in order: those that came in full, and the kept ones."""
+        lists = kept.positions, kept.lengths, kept.tokens
+        if len(set(map(len, lists))) > 1:
+            raise ServerError("the reply's lists of kept segments differ in length")
+        waiting = zip(*lists, strict=True)
+        for segment in new:
+            yield from self._kept(islice(waiting, segment.index - self._index))
+            self._index, self._at = segment.index + 1, segment.char_end
+            yield segment
+        yield from self._kept(waiting)
+
+    def _kept(self, found: Iterable[tuple[int, int, int]]) -> Iterator[results.Segment]:
+        for position, length, tokens in found:
+            start, index = self._at, self._index
+            self._index, self._at = index + 1, start + length
+            (digest,) = digests([position], self._known)
+            yield results.Segment(index, start, self._at, tokens, 0, None, digest, kept=True)
+
+
+def digests(positions: Iterable[int], known: bytes) -> tuple[bytes, ...]:
+    """The known digests at these positions."""
+    found = tuple(known[DIGEST_BYTES * position : DIGEST_BYTES * (position + 1)] for position in positions)
+    if not all(found):
+        raise ServerError("the reply names a known digest that the call does not have")
+    return found
 
 
 def trunk(message: pb.Trunk) -> results.Trunk:
@@ -89,13 +136,14 @@ def trunk(message: pb.Trunk) -> results.Trunk:
     return results.Trunk(model_ref(message.model), message.fingerprint, tuple(message.tasks), usage)
 
 
-def segmentation_result(reply: pb.SegmentResponse) -> results.SegmentationResult:
+def segmentation_result(reply: pb.SegmentResponse, known: bytes = b"") -> results.SegmentationResult:
     """Convert segments and their cost."""
     return results.SegmentationResult(
         **_info(reply.info),
-        segments=segments(reply.segments),
+        segments=tuple(Tiles(known).merged(segments(reply.segments), reply.kept)),
         uncached_tokens=reply.uncached_tokens,
         would_charge_tokens=reply.would_charge_tokens,
+        gone=digests(reply.gone, known),
     )
 
 
@@ -105,13 +153,15 @@ def stream_header(header: pb.StreamHeader) -> results.StreamHeader:
     return results.StreamHeader(model_ref(header.model), header.fingerprint, header.request_id, trunks)
 
 
-def segment_result(result: pb.SegmentResult) -> results.SegmentResult:
-    """Convert one segment of a stream."""
-    return results.SegmentResult(segment(result.segment), by_name_of_segment(result.results), result.trunk)
+def segment_results(result: pb.SegmentResult, tiles: Tiles) -> list[results.SegmentResult]:
+    """Convert one segment of a stream, or kept ones; results are the last one's."""
+    own = [segment(result.segment)] if result.HasField("segment") else []
+    *before, last = (results.SegmentResult(each, {}, result.trunk) for each in tiles.merged(own, result.kept))
+    return [*before, replace(last, results=by_name_of_segment(result.results))]
 
 
 def stream_summary(
-    summary: pb.StreamSummary, before: Mapping[str, Sequence[results.TaskResult]]
+    summary: pb.StreamSummary, before: Mapping[str, Sequence[results.TaskResult]], known: bytes = b""
 ) -> results.StreamSummary:
     """Convert the last message of a stream, with what came of tasks before."""
     found = by_name(summary.results)
@@ -120,6 +170,7 @@ def stream_summary(
         results={name: joined([*before.get(name, ()), last]) for name, last in found.items()},
         partial=summary.partial,
         trunks=tuple(map(trunk, summary.trunks)),
+        gone=digests(summary.gone, known),
     )
 
 
@@ -194,6 +245,7 @@ def _usage(usage: pb.Usage) -> results.Usage:
         computed_tokens=usage.computed_tokens,
         cached_tokens=usage.cached_tokens,
         charged_tokens=usage.charged_tokens,
+        kept_tokens=usage.kept_tokens,
     )
 
 

@@ -11,6 +11,7 @@ from octavo.client.arguments import (
     CallArguments,
     Classify,
     ClassifyTokens,
+    DocumentArguments,
     Embed,
     EmbedArguments,
     EmbedSparse,
@@ -19,11 +20,15 @@ from octavo.client.arguments import (
     Rank,
     RankArguments,
     Redact,
+    SegmentArguments,
     Segmentation,
     Task,
 )
 from octavo.client.errors import DocumentTooLarge, FieldViolation, InvalidArgument
 from octavo.v1 import inference_pb2 as pb
+
+DIGEST_BYTES = 16
+"""Of a segment's digest."""
 
 T = TypeVar("T")
 Request = TypeVar("Request", bound=Message)
@@ -38,9 +43,12 @@ PART_BYTES = 900_000
 """Maximum text in one message of ProcessDocuments, which may have 1 MiB."""
 
 
-def segment_request(text: str, max_bytes: int, **call: Unpack[CallArguments]) -> pb.SegmentRequest:
+def segment_request(text: str, max_bytes: int, arguments: SegmentArguments) -> pb.SegmentRequest:
     """A request for the segments of `text`."""
-    return pb.SegmentRequest(document=document(text, max_bytes), options=call_options(**call))
+    task, call = split(Embed, arguments)
+    return pb.SegmentRequest(
+        document=document(text, max_bytes), options=call_options(**call), embed=embed_options(task)
+    )
 
 
 def embed_request(text: str, max_bytes: int, arguments: EmbedArguments) -> pb.EmbedRequest:
@@ -77,14 +85,14 @@ def rank_request(query: str, texts: Sequence[str], max_bytes: int, arguments: Ra
 
 
 def analyze_request(
-    text: str, tasks: Mapping[str, Task], max_bytes: int, **call: Unpack[CallArguments]
+    text: str, tasks: Mapping[str, Task], max_bytes: int, **call: Unpack[DocumentArguments]
 ) -> pb.AnalyzeRequest:
     """A request for several tasks on `text`."""
     return pb.AnalyzeRequest(document=document(text, max_bytes), options=call_options(**call), tasks=task_list(tasks))
 
 
 def stream_request(
-    text: str, tasks: Mapping[str, Task] | None, max_bytes: int, **call: Unpack[CallArguments]
+    text: str, tasks: Mapping[str, Task] | None, max_bytes: int, **call: Unpack[DocumentArguments]
 ) -> pb.StreamSegmentsRequest:
     """A request for several tasks on `text`, streamed segment by segment."""
     tasks = STREAM_TASKS if tasks is None else tasks
@@ -105,11 +113,11 @@ def process_start(
     return pb.ProcessDocumentsRequest(start=start)
 
 
-def split(kind: type[T], arguments: CallArguments) -> tuple[T, CallArguments]:
+def split(kind: type[T], arguments: CallArguments) -> tuple[T, DocumentArguments]:
     """Separate a task's options from those of the call, which chooses the model."""
     own = {field.name for field in fields(kind)} - {"model"}  # type: ignore[arg-type]
     task = kind(**{name: value for name, value in arguments.items() if name in own})
-    return task, cast("CallArguments", {name: value for name, value in arguments.items() if name not in own})
+    return task, cast("DocumentArguments", {name: value for name, value in arguments.items() if name not in own})
 
 
 def document_parts(number: str, text: str) -> Iterator[pb.ProcessDocumentsRequest]:
@@ -159,6 +167,7 @@ def call_options(
     input_type: InputTypeName | None = None,
     cache_mode: CacheModeName | None = None,
     priority: PriorityName | None = None,
+    known_segments: Sequence[bytes] = (),
 ) -> pb.CallOptions:
     """The options of every call. Offsets are in code points, which index a Python string."""
     return pb.CallOptions(
@@ -169,8 +178,15 @@ def call_options(
         priority=_enum("options.priority", "PRIORITY", pb.Priority.keys(), priority),
         segmentation=None if segmentation is None else _segmentation(segmentation),
         window=_count("options.window", window),
+        known_segment_digests=_digests(known_segments),
         input_type=_enum("options.input_type", "INPUT_TYPE", pb.InputType.keys(), input_type),
     )
+
+
+def _digests(digests: Sequence[bytes]) -> bytes:
+    if any(len(digest) != DIGEST_BYTES for digest in digests):
+        raise _invalid("options.known_segment_digests", f"a digest has {DIGEST_BYTES} bytes")
+    return b"".join(digests)
 
 
 def task_list(tasks: Mapping[str, Task]) -> list[pb.Task]:

@@ -65,6 +65,7 @@ class Usage:
         computed_tokens: processed tokens that were computed.
         cached_tokens: processed tokens that came from the cache.
         charged_tokens: tokens charged to the client's quota.
+        kept_tokens: tokens that the model would have read for kept segments that no task needed.
     """
 
     tokens: int
@@ -72,6 +73,7 @@ class Usage:
     computed_tokens: int
     cached_tokens: int
     charged_tokens: int
+    kept_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,10 @@ class Segment(Brief):
 
     Attributes:
         resumed_from_layer: the number of layers taken from the cache; None if all layers ran.
-        digest: identifies the model's input for this segment.
+        digest: identifies the model's input for this segment. Segments with the same digest have the same vector, bit
+            for bit, under the same fingerprint. A document that repeats a segment has its digest twice.
         vector: the segment's vector, if requested.
+        kept: its digest is one of the call's `known_segments`: it has no vector, and was not processed for Embed tasks.
     """
 
     index: int
@@ -103,6 +107,7 @@ class Segment(Brief):
     resumed_from_layer: int | None
     digest: bytes
     vector: Array | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -110,8 +115,9 @@ class Embedding(Brief):
     """An Embed task's result for a document or for one segment of a stream.
 
     Attributes:
-        vector: (dimensions,); for a segment of a stream only if segment vectors were requested.
-        segment_vectors: (segments, dimensions), if requested.
+        vector: (dimensions,); for a segment of a stream only if segment vectors were requested. None in a call with
+            `known_segments`, for the document and for kept segments.
+        segment_vectors: (segments, dimensions), if requested; kept segments have none.
         span_vectors: (spans, dimensions), if requested.
     """
 
@@ -344,7 +350,8 @@ class Analysis(Reply):
     """A document's results.
 
     Attributes:
-        segments: of the first trunk.
+        segments: of the first trunk, with the kept ones.
+        gone: digests of `known_segments` that the document has in no trunk.
         results: the result of each task by name: Embedding, Entities, Redaction, Classification, SparseEmbedding or
             Ranking.
         trunks: what ran, each with its segments.
@@ -353,6 +360,7 @@ class Analysis(Reply):
     segments: tuple[Segment, ...]
     results: Mapping[str, Any]
     trunks: tuple[Trunk, ...]
+    gone: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -363,11 +371,13 @@ class SegmentationResult(Reply):
         uncached_tokens: processed tokens of the segments that would have to be computed. Nothing was computed for this
             reply: computed and cached tokens in its `usage` are those that an embed would have.
         would_charge_tokens: tokens that an embed would be charged.
+        gone: digests of `known_segments` that the document does not have.
     """
 
     segments: tuple[Segment, ...]
     uncached_tokens: int
     would_charge_tokens: int
+    gone: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -406,11 +416,13 @@ class StreamSummary(Reply):
     Attributes:
         partial: the deadline passed before the document's end.
         trunks: what ran.
+        gone: digests of `known_segments` that the document has in no trunk; empty if partial.
     """
 
     results: Mapping[str, Any]
     partial: bool
     trunks: tuple[Trunk, ...]
+    gone: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,16 +26,19 @@ class _Progress:
     header: StreamHeader | None = None
     summary: StreamSummary | None = None
 
-    def __init__(self, attempts: Attempts, *, resume: bool, partial: bool) -> None:
+    def __init__(self, attempts: Attempts, known: bytes, *, resume: bool, partial: bool) -> None:
         self._attempts = attempts
+        self._known = known
+        self._tiles: defaultdict[int, replies.Tiles] = defaultdict(lambda: replies.Tiles(known))  # by trunk
+        self._ready: deque[SegmentResult] = deque()
         self._resume = resume
         self._partial = partial
         self._segments = 0
         self._cursor: str | None = None  # of the last segment; None before the first
         self._pieces: dict[str, list[TaskResult]] = {}  # by task; the summary does not repeat them
 
-    def _take(self, event: pb.StreamSegmentsResponse) -> SegmentResult | None:
-        """Return a segment, or store a header or summary.
+    def _take(self, event: pb.StreamSegmentsResponse) -> None:
+        """Store what a message has: segments, a header or a summary.
 
         Raises:
             DeadlineExceeded: the summary is partial, and partial results were not requested.
@@ -42,18 +46,17 @@ class _Progress:
         match event.WhichOneof("event"):
             case "segment":
                 self._cursor = event.segment.cursor
-                self._segments += 1
                 self._attempts.progressed()
-                result = replies.segment_result(event.segment)
-                self._keep(result)
-                return result
+                found = replies.segment_results(event.segment, self._tiles[event.segment.trunk])
+                self._segments += len(found)
+                self._ready.extend(found)
+                self._keep(found[-1])
             case "header":
                 self.header = replies.stream_header(event.header)
             case "summary":
-                self.summary = replies.stream_summary(event.summary, self._pieces)
+                self.summary = replies.stream_summary(event.summary, self._pieces, self._known)
                 if self.summary.partial and not self._partial:
                     raise self._out_of_time()
-        return None
 
     def _keep(self, result: SegmentResult) -> None:
         for name, piece in result.results.items():
@@ -93,20 +96,22 @@ class SegmentStream(_Progress, Iterator[SegmentResult]):
         self,
         start: Callable[[str, float | None], "SyncCall"],
         attempts: Attempts,
+        known: bytes,
         *,
         resume: bool = True,
         partial: bool = False,
     ) -> None:
-        super().__init__(attempts, resume=resume, partial=partial)
+        super().__init__(attempts, known, resume=resume, partial=partial)
         self._start = start
         self._call: SyncCall | None = None
 
     def __next__(self) -> SegmentResult:
         """Return the next segment. Raises OctavoError if the stream ends early."""
-        while (event := self._next_event()) is not None:
-            if (result := self._take(event)) is not None:
-                return result
-        raise StopIteration
+        while not self._ready:
+            if (event := self._next_event()) is None:
+                raise StopIteration
+            self._take(event)
+        return self._ready.popleft()
 
     def _next_event(self) -> pb.StreamSegmentsResponse | None:
         """The next message; None after the summary."""
@@ -151,20 +156,22 @@ class AsyncSegmentStream(_Progress, AsyncIterator[SegmentResult]):
         self,
         start: Callable[[str, float | None], "AsyncCall"],
         attempts: Attempts,
+        known: bytes,
         *,
         resume: bool = True,
         partial: bool = False,
     ) -> None:
-        super().__init__(attempts, resume=resume, partial=partial)
+        super().__init__(attempts, known, resume=resume, partial=partial)
         self._start = start
         self._call: AsyncCall | None = None
 
     async def __anext__(self) -> SegmentResult:
         """Return the next segment. Raises OctavoError if the stream ends early."""
-        while (event := await self._next_event()) is not None:
-            if (result := self._take(event)) is not None:
-                return result
-        raise StopAsyncIteration
+        while not self._ready:
+            if (event := await self._next_event()) is None:
+                raise StopAsyncIteration
+            self._take(event)
+        return self._ready.popleft()
 
     async def _next_event(self) -> pb.StreamSegmentsResponse | None:
         """The next message; None after the summary."""

@@ -17,6 +17,7 @@ from octavo.client.arguments import (
     ClassifyArguments,
     ClassifyTokens,
     ClassifyTokensArguments,
+    DocumentArguments,
     EmbedArguments,
     EmbedManyArguments,
     EmbedSparse,
@@ -25,6 +26,8 @@ from octavo.client.arguments import (
     RankArguments,
     Redact,
     RedactArguments,
+    SegmentArguments,
+    SyncArguments,
     Task,
 )
 from octavo.client.base import BaseClient
@@ -45,6 +48,7 @@ from octavo.client.results import (
 )
 from octavo.client.retry import Attempts
 from octavo.client.streams import SegmentStream
+from octavo.client.upsert import SegmentIndex, Sync, SyncReport
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
 from octavo.v1.inference_pb2_grpc import InferenceServiceStub
@@ -139,12 +143,12 @@ class Client(BaseClient):
         return replies.rank_result(self._call(self._inference.Rank, request, self._attempts(timeout)))
 
     def segment(
-        self, text: str, *, timeout: float | None = None, **arguments: Unpack[CallArguments]
+        self, text: str, *, timeout: float | None = None, **arguments: Unpack[SegmentArguments]
     ) -> SegmentationResult:
         """Return the document's segments and its cost, without running the model."""
         request = self._segment_request(text, arguments)
         reply = self._call(self._inference.Segment, request, self._attempts(timeout))
-        return replies.segmentation_result(reply)
+        return replies.segmentation_result(reply, request.options.known_segment_digests)
 
     def analyze(
         self,
@@ -152,11 +156,12 @@ class Client(BaseClient):
         tasks: Mapping[str, Task],
         *,
         timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[DocumentArguments],
     ) -> Analysis:
         """Run several tasks in one pass over the document. The keys of `tasks` name the results."""
         request = self._analyze_request(text, tasks, arguments)
-        return replies.analysis(self._call(self._inference.Analyze, request, self._attempts(timeout)))
+        reply = self._call(self._inference.Analyze, request, self._attempts(timeout))
+        return replies.analysis(reply, request.options.known_segment_digests)
 
     def stream(
         self,
@@ -166,7 +171,7 @@ class Client(BaseClient):
         resume: bool = True,
         partial: bool = False,
         timeout: float | None = None,
-        **arguments: Unpack[CallArguments],
+        **arguments: Unpack[DocumentArguments],
     ) -> SegmentStream:
         """Like `analyze`, but segment by segment. After the last segment, `.summary` has the document's results.
 
@@ -181,7 +186,40 @@ class Client(BaseClient):
             request.cursor = cursor
             return self._inference.StreamSegments(request, timeout=left, metadata=self._metadata)
 
-        return SegmentStream(start, self._attempts(timeout), resume=resume, partial=partial)
+        return SegmentStream(
+            start, self._attempts(timeout), request.options.known_segment_digests, resume=resume, partial=partial
+        )
+
+    def sync(
+        self,
+        document_id: str,
+        text: str,
+        index: SegmentIndex,
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
+        **arguments: Unpack[SyncArguments],
+    ) -> SyncReport:
+        """Bring what an index holds of a document in step with its text, for the price of what changed.
+
+        Only vectors that the index does not hold are computed and sent; the index gets one change. With `dry_run`,
+        nothing is computed or changed, and the report says what would be. By default, `input_type` is "passage".
+
+        Raises:
+            FingerprintMismatch: the vectors that the index holds of the document must not be mixed with the server's.
+        """
+        job = Sync(index.held(document_id), arguments)
+        try:
+            if dry_run:
+                return job.forecast(self.segment(text, timeout=timeout, **job.segment_arguments()))
+            tasks, call = job.stream_arguments()
+            with self.stream(text, tasks, timeout=timeout, **call) as stream:
+                change = job.change(list(stream), stream.summary)
+        except OctavoError as error:
+            change = job.change_of(error)
+        if not dry_run and (change.segments or change.gone):
+            index.apply(document_id, change)
+        return job.report(change)
 
     @overload
     def process(

@@ -128,7 +128,7 @@ class Segmentation(_message.Message):
     def __init__(self, policy: _Optional[_Union[SegmentationPolicy, str]] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ...) -> None: ...
 
 class CallOptions(_message.Message):
-    __slots__ = ("model", "expected_fingerprint", "offset_unit", "cache_mode", "priority", "segmentation", "window", "input_type")
+    __slots__ = ("model", "expected_fingerprint", "offset_unit", "cache_mode", "priority", "segmentation", "window", "known_segment_digests", "input_type")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,7 @@ class CallOptions(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_SEGMENT_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
     model: str
     expected_fingerprint: str
@@ -144,8 +145,9 @@ class CallOptions(_message.Message):
     priority: Priority
     segmentation: Segmentation
     window: int
+    known_segment_digests: bytes
     input_type: InputType
-    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., expected_fingerprint: _Optional[str] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., window: _Optional[int] = ..., known_segment_digests: _Optional[bytes] = ..., input_type: _Optional[_Union[InputType, str]] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("start", "end")
@@ -171,19 +173,31 @@ class SegmentInfo(_message.Message):
     digest: bytes
     def __init__(self, index: _Optional[int] = ..., span: _Optional[_Union[Span, _Mapping]] = ..., tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., resumed_from_layer: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
+class KeptSegments(_message.Message):
+    __slots__ = ("positions", "lengths", "tokens")
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    lengths: _containers.RepeatedScalarFieldContainer[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, positions: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Usage(_message.Message):
-    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens")
+    __slots__ = ("tokens", "processed_tokens", "computed_tokens", "cached_tokens", "charged_tokens", "kept_tokens")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CHARGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     tokens: int
     processed_tokens: int
     computed_tokens: int
     cached_tokens: int
     charged_tokens: int
-    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., charged_tokens: _Optional[int] = ...) -> None: ...
+    kept_tokens: int
+    def __init__(self, tokens: _Optional[int] = ..., processed_tokens: _Optional[int] = ..., computed_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., charged_tokens: _Optional[int] = ..., kept_tokens: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("total", "tokenize", "queue", "cache", "compute")
@@ -442,38 +456,46 @@ class TaskResult(_message.Message):
     def __init__(self, name: _Optional[str] = ..., embed: _Optional[_Union[Embedding, _Mapping]] = ..., classify_tokens: _Optional[_Union[Entities, _Mapping]] = ..., redact: _Optional[_Union[Redaction, _Mapping]] = ..., classify: _Optional[_Union[Classification, _Mapping]] = ..., embed_sparse: _Optional[_Union[SparseEmbedding, _Mapping]] = ..., rank: _Optional[_Union[Ranking, _Mapping]] = ...) -> None: ...
 
 class Trunk(_message.Message):
-    __slots__ = ("model", "fingerprint", "tasks", "usage", "segments")
+    __slots__ = ("model", "fingerprint", "tasks", "usage", "segments", "kept")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     model: ModelRef
     fingerprint: str
     tasks: _containers.RepeatedScalarFieldContainer[str]
     usage: Usage
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
-    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ...) -> None: ...
+    kept: KeptSegments
+    def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., kept: _Optional[_Union[KeptSegments, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("document", "options")
+    __slots__ = ("document", "options", "embed")
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    EMBED_FIELD_NUMBER: _ClassVar[int]
     document: Document
     options: CallOptions
-    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ...) -> None: ...
+    embed: EmbedOptions
+    def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("info", "segments", "uncached_tokens", "would_charge_tokens")
+    __slots__ = ("info", "segments", "uncached_tokens", "would_charge_tokens", "kept", "gone")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     UNCACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WOULD_CHARGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     uncached_tokens: int
     would_charge_tokens: int
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ..., would_charge_tokens: _Optional[int] = ...) -> None: ...
+    kept: KeptSegments
+    gone: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., uncached_tokens: _Optional[int] = ..., would_charge_tokens: _Optional[int] = ..., kept: _Optional[_Union[KeptSegments, _Mapping]] = ..., gone: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("documents", "options", "embed")
@@ -486,26 +508,30 @@ class EmbedRequest(_message.Message):
     def __init__(self, documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., embed: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("info", "results")
+    __slots__ = ("info", "results", "gone")
     INFO_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     results: _containers.RepeatedCompositeFieldContainer[EmbedResult]
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ...) -> None: ...
+    gone: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ..., gone: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EmbedResult(_message.Message):
-    __slots__ = ("id", "status", "segments", "embedding", "usage")
+    __slots__ = ("id", "status", "segments", "embedding", "usage", "kept")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     id: str
     status: _status_pb2.Status
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     embedding: Embedding
     usage: Usage
-    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    kept: KeptSegments
+    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., kept: _Optional[_Union[KeptSegments, _Mapping]] = ...) -> None: ...
 
 class AnalyzeRequest(_message.Message):
     __slots__ = ("document", "options", "tasks")
@@ -518,16 +544,20 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, document: _Optional[_Union[Document, _Mapping]] = ..., options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("info", "segments", "results", "trunks")
+    __slots__ = ("info", "segments", "results", "trunks", "kept", "gone")
     INFO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     TRUNKS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     segments: _containers.RepeatedCompositeFieldContainer[SegmentInfo]
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
+    kept: KeptSegments
+    gone: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[SegmentInfo, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ..., kept: _Optional[_Union[KeptSegments, _Mapping]] = ..., gone: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClassifyTokensRequest(_message.Message):
     __slots__ = ("document", "options", "classify_tokens")
@@ -678,28 +708,32 @@ class StreamHeader(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelRef, _Mapping]] = ..., fingerprint: _Optional[str] = ..., request_id: _Optional[str] = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
 
 class SegmentResult(_message.Message):
-    __slots__ = ("segment", "results", "cursor", "trunk")
+    __slots__ = ("segment", "results", "cursor", "trunk", "kept")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     TRUNK_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     segment: SegmentInfo
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     cursor: str
     trunk: int
-    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., cursor: _Optional[str] = ..., trunk: _Optional[int] = ...) -> None: ...
+    kept: KeptSegments
+    def __init__(self, segment: _Optional[_Union[SegmentInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., cursor: _Optional[str] = ..., trunk: _Optional[int] = ..., kept: _Optional[_Union[KeptSegments, _Mapping]] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
-    __slots__ = ("info", "results", "partial", "trunks")
+    __slots__ = ("info", "results", "partial", "trunks", "gone")
     INFO_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     TRUNKS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     info: ReplyInfo
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     partial: bool
     trunks: _containers.RepeatedCompositeFieldContainer[Trunk]
-    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ...) -> None: ...
+    gone: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, info: _Optional[_Union[ReplyInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., partial: bool = ..., trunks: _Optional[_Iterable[_Union[Trunk, _Mapping]]] = ..., gone: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ProcessDocumentsRequest(_message.Message):
     __slots__ = ("start", "document")
@@ -720,14 +754,16 @@ class ProcessStart(_message.Message):
     def __init__(self, options: _Optional[_Union[CallOptions, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., return_segments: bool = ...) -> None: ...
 
 class DocumentPart(_message.Message):
-    __slots__ = ("id", "text", "more")
+    __slots__ = ("id", "text", "more", "known_segment_digests")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_SEGMENT_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     more: bool
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., more: bool = ...) -> None: ...
+    known_segment_digests: bytes
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., more: bool = ..., known_segment_digests: _Optional[bytes] = ...) -> None: ...
 
 class ProcessDocumentsResponse(_message.Message):
     __slots__ = ("ready", "result", "draining")

@@ -26,6 +26,7 @@ class EmbedTask:
         dimensions: so many leading values of each vector are kept, before normalising (Matryoshka).
         spans: (spans, 2), stretches of the document in code points, for late chunking: each gets the mean of its
             tokens' states.
+        document: whether the document's own vector is wanted, for which no segment may be left out.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EmbedTask:
     data_type: DataTypeName = "float32"
     segment_vectors: bool = False
     spans: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    document: bool = True
 
     @property
     def identity(self) -> str:
@@ -55,7 +57,8 @@ class EmbedTask:
 
     def reply_bytes(self, size: Size) -> int:
         """See `Task`: the vectors' bytes."""
-        vectors = 1 + (size.segments if self.segment_vectors else 0) + len(self.spans)
+        segments = size.segments - size.kept if self.segment_vectors else 0
+        vectors = self.document + segments + len(self.spans)
         return vectors * -(-self.dimensions * BITS[self.data_type] // 8)
 
     def merge(self, text: str, *, stream: bool) -> "EmbedMerge":  # noqa: ARG002
@@ -121,12 +124,15 @@ class EmbedMerge:
 
     def result(self) -> Embedding | None:
         """The answer for the segments taken in so far; None while there are none."""
+        segments = self._task.finish(np.stack(self._segments)) if self._segments else None
+        if not self._task.document:
+            return Embedding(segments=segments)
         if self._sum is None:
             return None
         document = (self._sum / self._weight).astype(np.float32)
         return Embedding(
             document=self._task.finish(document[None]),
-            segments=None if self._segments is None else self._task.finish(np.stack(self._segments)),
+            segments=segments,
             spans=self._task.finish(self._spans.means()) if len(self._task.spans) else None,
         )
 

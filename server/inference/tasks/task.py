@@ -15,11 +15,17 @@ A_co = TypeVar("A_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the size of a document's answer depends on, known before anything is computed."""
+    """What the size of a document's answer depends on, known before anything is computed.
+
+    Attributes:
+        segments: all of them.
+        kept: those whose vectors the caller holds.
+    """
 
     segments: int
     tokens: int
     text_bytes: int
+    kept: int = 0
 
 
 class Merge(Protocol[A_co]):
