@@ -45,6 +45,8 @@ from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
 from server.inference.service import Service
 from server.inference.storage import open_store, secret
+from server.kserve import messages
+from server.kserve.servicer import KServeServicer
 from server.limits import Admission, Limiter
 from server.rpc.call_gate import CallGate
 from server.rpc.listener import Listener, check_listen, credentials_of
@@ -183,10 +185,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         await warm_up(catalogue, layer_cache)
         drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
+        service, limits = Service(pipeline), limits_of(settings)
         listener = Listener(
             catalogue,
-            Service(pipeline),
-            limits_of(settings),
+            service,
+            limits,
             metrics,
             drain,
             deployment_secret,
@@ -198,6 +201,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 settings.server.default_deadline_seconds,
             ),
         )
+        kserve = KServeServicer(catalogue, service, limits, drain, is_live=lambda: not liveness.fault)
+        listener.add(messages.handlers(kserve), messages.POOL)
         addresses = await listener.bind(settings.server.listen, credentials)
         server = Running(addresses, listener, drain, settings.server)
         stack.push_async_callback(server.stop_at_once)
