@@ -141,6 +141,7 @@ def _outputs(request: Any, model: ServedModel, *, asks: bool) -> tuple[Kind, lis
 def _parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
     """The parameters' values, of the types that they must have."""
     values: dict[str, Any] = {}
+    value: Any
     for name, parameter in given.items():
         field = f"parameters.{name}" if name in known else "parameters"
         if name not in known:

@@ -81,7 +81,7 @@ def _rows(tensor: Any, field: str, most: int) -> int:
         shared = any(name.startswith("shared_memory") for name in unknown)
         why = "shared memory is not supported: send the contents" if shared else "inputs take no parameters"
         raise InvalidCall(f"{field}.parameters", why)
-    shape = list(tensor.shape)
+    shape: list[int] = list(tensor.shape)
     if len(shape) not in {1, 2} or min(shape) < 0 or shape[1:] not in ([], [1]):
         raise InvalidCall(f"{field}.shape", "the shape is [B] or [B, 1]")
     count = math.prod(shape)

@@ -73,8 +73,9 @@ class Listener:
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._pools = _Pools(descriptor_pool.Default())
+        pool: Any = self._pools
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, self._pools)
+        reflection.enable_server_reflection(names, self._server, pool)
 
     def add(self, handler: grpc.GenericRpcHandler, pool: DescriptorPool) -> None:
         """Serve one more of `SERVICES`, before `bind`.
