@@ -153,7 +153,7 @@ def _parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> dict[str
             value = float(value)
         if type(value) is not wanted:
             raise InvalidCall(field, f"it is {NAMES[wanted]}")
-        if wanted is int and value < 0:
+        if isinstance(value, int) and value < 0:
             raise InvalidCall(field, "it is not negative")
         values[name] = value
     return values
