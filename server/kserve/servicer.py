@@ -1,5 +1,6 @@
 """The methods of `inference.GRPCInferenceService`."""
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -118,12 +119,30 @@ class KServeServicer:
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Answer requests in order, each within the default deadline; one that is at fault does not end the stream."""
-        number = 0
-        async for request in requests:
-            self._drain.check()
-            with context.slot.for_now():
-                yield await self._stream_response(request, context, is_first=not number)
-            number += 1
+        draining = asyncio.ensure_future(self._drain.wait())
+        is_first = True
+        try:
+            while (request := await self._next(requests, draining)) is not None:
+                with context.slot.for_now():
+                    yield await self._stream_response(request, context, is_first=is_first)
+                is_first = False
+        finally:
+            draining.cancel()
+
+    async def _next(self, requests: AsyncIterator[Any], draining: "asyncio.Future[None]") -> Any:
+        """A stream's next request; None at its end.
+
+        Raises:
+            Draining: the server is stopping.
+        """
+        coming = asyncio.ensure_future(anext(requests, None))
+        try:
+            await asyncio.wait((coming, draining), return_when=asyncio.FIRST_COMPLETED)
+            if draining.done():
+                raise self._drain.fault
+            return coming.result()
+        finally:
+            coming.cancel()
 
     async def _stream_response(self, request: Any, context: Context, *, is_first: bool) -> Any:
         deadline = time.monotonic() + self._limits.default_deadline_seconds

@@ -1,5 +1,6 @@
 """KServe v2: the same answers as octavo.v1, in tensors; the same keys, limits, deadlines and errors."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from google.protobuf import descriptor_pool
 
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import models_pb2
+from server import app
 from server.config.schema import ClientSettings, PlanSettings
 from server.kserve import messages
 from tests.server.helpers import (
@@ -575,6 +577,20 @@ def test_a_stream_that_idles_ends(models: Any) -> None:
         assert not next(answers).error_message
         assert refused(lambda: next(answers)).reason == "DEADLINE"
         going_on.close()
+
+
+async def test_a_stream_ends_when_the_server_stops(models: Any) -> None:
+    async with app.running(settings(model(TINY), stop_grace_seconds=10 * SOON)) as server:
+        async with grpc.aio.insecure_channel(server.addresses[0]) as channel:
+            made: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            going_on = made()
+            await going_on.write(request_of([SHORT], model=TINY, id="a").SerializeToString())
+            answer = messages.ModelStreamInferResponse.FromString(await going_on.read())
+            assert (answer.infer_response.id, answer.error_message) == ("a", "")
+            stopping = asyncio.create_task(server.stop())
+            assert await going_on.code() == grpc.StatusCode.UNAVAILABLE
+            assert b"DRAINING" in dict(await going_on.trailing_metadata())["grpc-status-details-bin"]
+            await asyncio.wait_for(stopping, SOON)
 
 
 # Hostile
