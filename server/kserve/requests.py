@@ -129,8 +129,9 @@ def _outputs(request: Any, model: ServedModel, *, asks: bool) -> tuple[Kind, lis
             raise InvalidCall(f"outputs[{i}].name", f"{model.name} has the outputs {', '.join([*kinds, TOKEN_COUNT])}")
         if output.name in names[:i]:
             raise InvalidCall(f"outputs[{i}].name", "an output is asked for once")
-        if other := sorted(set(output.parameters) - {"binary_data"}):
-            raise InvalidCall(f"outputs[{i}].parameters.{other[0]}", "it is not supported")
+        if set(output.parameters) - {"binary_data"}:
+            message = "outputs take none: classification and shared memory are not supported"
+            raise InvalidCall(f"outputs[{i}].parameters", message)
     wanted = list(dict.fromkeys(kinds[name] for name in names if name != TOKEN_COUNT))
     if len(wanted) > 1:
         raise InvalidCall("outputs", f"a request has one task: these are of {' and '.join(wanted)}")

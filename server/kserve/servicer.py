@@ -200,14 +200,10 @@ class KServeServicer:
     def _response(self, identifier: str, wanted: Inference, answers: Sequence[Answer]) -> Any:
         call = answers[0].call
         response = messages.ModelInferResponse(
-            model_name=call.named.name,
-            model_version=call.named.version,
-            id=identifier,
-            parameters={
-                "fingerprint": {"string_param": call.fingerprint},
-                "request_id": {"string_param": call.request_id},
-            },
+            model_name=call.named.name, model_version=call.named.version, id=identifier
         )
+        response.parameters["fingerprint"].string_param = call.fingerprint
+        response.parameters["request_id"].string_param = call.request_id
         results = [answer.of_document()[0] for answer in answers]
         tensors = tensors_of(results, [answer.usage.tokens for answer in answers], wanted.encoding)
         for name in wanted.outputs:

@@ -303,7 +303,7 @@ BAD_TENSORS: dict[str, tuple[str, Callable[[Any], object]]] = {  # field at faul
     "not UTF-8": ("text[1]", raw(packed("a", b"\xff\xfe"))),
     "a surrogate": ("text[0]", raw(packed(b"\xed\xa0\x80", "b"))),
     "shared memory": ("inputs[0].parameters", lambda made: made.inputs[0].parameters["shared_memory_region"]),
-    "classification": ("outputs[0].parameters.classification", asked("embeddings", classification=3)),
+    "classification": ("outputs[0].parameters", asked("embeddings", classification=3)),
     "an unknown output": ("outputs[0].name", asked("vectors")),
     "an output twice": ("outputs[1].name", asked("embeddings", "embeddings")),
     "outputs of two tasks": ("outputs", asked("embeddings", "scores")),
