@@ -51,6 +51,8 @@ from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
 from server.inference.service import Service
 from server.inference.storage import open_store, secret
+from server.kserve import messages
+from server.kserve.servicer import KServeServicer
 from server.limits import Admission, Gate, Limiter
 from server.rpc.call_gate import CallGate
 from server.rpc.inference import InferenceServicer
@@ -203,7 +205,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
         await warm_up(catalogue, layer_cache)
         service = Service(pipeline)
-        front = FrontEnds(settings, catalogue, service, limiter, metrics, drain, authenticator, deployment_secret)
+        front = FrontEnds(
+            settings, catalogue, service, limiter, metrics, drain, liveness, authenticator, deployment_secret
+        )
         server = await front.listen(credentials, http_socket)
         stack.push_async_callback(server.stop_at_once)
         await server.ready()
@@ -282,6 +286,7 @@ class FrontEnds:
     limiter: Limiter
     metrics: Metrics
     drain: Drain
+    liveness: Liveness
     authenticator: Authenticator
     secret: bytes
 
@@ -309,7 +314,12 @@ class FrontEnds:
         limits = limits_of(self.settings)
         age = self.settings.server.max_connection_age_seconds
         gate = CallGate(self._gate, self._admission)
-        return Listener(self._inference(limits), ModelServicer(self.catalogue), limits, self.metrics, age, gate)
+        listener = Listener(self._inference(limits), ModelServicer(self.catalogue), limits, self.metrics, age, gate)
+        kserve = KServeServicer(
+            self.catalogue, self.service, limits, self.drain, is_live=lambda: not self.liveness.fault
+        )
+        listener.add(messages.handlers(kserve), messages.POOL)
+        return listener
 
     def _http(self, bound: socket.socket) -> "HttpListener":
         """The HTTP server, not yet listening.

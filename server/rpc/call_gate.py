@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-HEALTH = "/grpc.health.v1.Health/"
+HEALTH = (
+    "/grpc.health.v1.Health/",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
 HEALTH_PLACES = 64  # of health checks and watches together, apart from those of calls
 HEALTH_CLIENT = Client("~health", "~health")  # settings allow no such name
 MAX_HEALTH_BYTES = 1024

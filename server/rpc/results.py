@@ -21,7 +21,7 @@ from server.inference.tasks import (
     TaskAnswer,
 )
 from server.inference.tasks.classify import LabelScore
-from server.inference.tasks.embed import DataTypeName, Vectors
+from server.inference.tasks.embed import Vectors, encoded
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
 from server.rpc.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
@@ -193,20 +193,8 @@ def tensor(vectors: Vectors | None, task: EmbedTask, *, squeeze: bool = False) -
     return pb.Tensor(
         data_type=pb.DataType.Name(DATA_TYPES.index(task.data_type, 1)),
         shape=vectors.shape[1:] if squeeze else vectors.shape,
-        data=_encode(vectors, task.data_type),
+        data=encoded(vectors, task.data_type).tobytes(),
     )
-
-
-def _encode(vectors: Vectors, data_type: DataTypeName) -> bytes:
-    match data_type:
-        case "float32":
-            return vectors.astype("<f4").tobytes()
-        case "float16":
-            return vectors.astype("<f2").tobytes()
-        case "int8":
-            return np.rint(vectors * 127).clip(-127, 127).astype(np.int8).tobytes()
-        case "binary":
-            return np.packbits(vectors > 0, axis=1).tobytes()
 
 
 def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
