@@ -27,11 +27,16 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: its addresses, metrics and memory."""
+    """A running server: its addresses, metrics and memory.
+
+    Attributes:
+        http: URL of HTTP; empty unless `server.http_listen` is set.
+    """
 
     address: str
     metrics_address: str
     pid: int
+    http: str = ""
 
     def metric(self, name: str, **labels: str) -> float:
         """Scrape one sample; of several with this name and these labels, their sum.
@@ -120,7 +125,9 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
         with log.open("wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         try:
-            yield Served(_ready(process, log, within), metrics_address, process.pid)
+            addresses = _ready(process, log, within)
+            http = next((each for each in addresses if each.startswith("http")), "")
+            yield Served(addresses[0], metrics_address, process.pid, http)
         finally:
             stop(process)
 
@@ -130,15 +137,15 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
 
 
-def _ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> str:
-    """Wait for the ready line; the first address in it."""
+def _ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> list[str]:
+    """Wait for the ready line; the addresses in it."""
     assert process.stdout is not None
     too_late = Timer(within, process.kill)
     too_late.start()
     try:
         for line in process.stdout:
             if line.startswith(_READY):
-                return line.split()[1].decode()
+                return line.decode().split()[1:]
         state = f"ended with status {process.wait()}" if too_late.is_alive() else f"not ready after {within:g} s"
     finally:
         too_late.cancel()

@@ -67,10 +67,10 @@ class Slab:
     faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms.
     """
 
-    MIN_BYTES, MAX_BYTES = 4 << 20, 64 << 20
+    MIN_BYTES, HUGE_BYTES, MAX_BYTES = 2 << 20, 4 << 20, 64 << 20
 
     def __init__(self, nbytes: int) -> None:
-        self._buffer = np.empty(min(nbytes, self.MAX_BYTES), np.uint8)
+        self._buffer = np.empty(min(max(nbytes, self.HUGE_BYTES), self.MAX_BYTES), np.uint8)
         self._used = 0
         self._lock = threading.Lock()
 

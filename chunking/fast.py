@@ -71,6 +71,12 @@ class FastTokenizer:
         """See `Tokenizer.continues_word`."""
         return follows_no_space(starts, text) if self._continues is None else self._continues[ids]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        ordinary = [i for i in ids if not self._tokenizer.id_to_token(i).startswith(_NONCHARACTER)]
+        text: str = self._tokenizer.decode(ordinary)
+        return text
+
     @cached_property
     def vocabulary(self) -> Sequence[str]:
         """See `Tokenizer.vocabulary`."""

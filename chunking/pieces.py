@@ -84,6 +84,13 @@ class PieceTokenizer:
         known: NDArray[np.bool_] = ids != self._numbering.unknown
         return follows_no_space(starts, text) & known
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        numbering = self._numbering
+        special = {*range(numbering.shift), numbering.start, numbering.end, numbering.unknown}
+        text: str = self._processor.decode([i - numbering.shift for i in ids if i not in special])
+        return text
+
     @cached_property
     def vocabulary(self) -> Sequence[str]:
         """See `Tokenizer.vocabulary`; empty for ids that are no piece's."""

@@ -22,8 +22,10 @@ HASHED: Final = 64
 CONTEXT: Final = 64  # code points before a region, needed to classify the boundary at its start
 
 # Space, tab, CR, LF and Unicode's Zs.
-_WHITESPACE = np.array([0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000])
+_IS_SPACE = np.zeros(0x3002, np.bool_)  # by code point; the last one stands for all beyond
+_IS_SPACE[[0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]] = True
 _LF = 0x0A
+_INSIDE = 0x80  # the upper two bits of a byte within a code point
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +59,19 @@ def regions(text: str) -> Iterator[Region]:
 
 def _length(window: str, start: int) -> int:
     """Length in code points of the region at the start of a window."""
+    utf8 = np.frombuffer(window.encode("utf-8", "surrogatepass"), np.uint8)
     if window.isascii():  # one byte per code point
-        if len(window) <= LARGEST:
-            return len(window)
-        points: NDArray[np.uint8] | NDArray[np.uint32] = np.frombuffer(window.encode(), np.uint8)
+        points: NDArray[np.uint8] | NDArray[np.uint32] = utf8
         ends = np.arange(len(window) + 1)
     else:
-        wide = points = code_points(window, start)
-        ends = np.concatenate([[0], np.cumsum(utf8_widths(wide))])  # bytes before each code point
-        if ends[-1] <= LARGEST:
-            return len(points)
-    utf8 = np.frombuffer(window.encode(), np.uint8)
+        points = code_points(window, start)
+        ends = np.append(np.flatnonzero(utf8 & 0xC0 != _INSIDE), len(utf8))  # bytes before each code point
+    if len(utf8) <= LARGEST:
+        return len(points)
     first, last = np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right")
     candidates = first + np.flatnonzero(points[first - 1 : last - 1] == _LF)
     if not len(candidates):
-        candidates = first + np.flatnonzero(np.isin(points[first:last], _WHITESPACE))  # slow, but most texts have lines
+        candidates = first + np.flatnonzero(_IS_SPACE[np.minimum(points[first:last], np.uint32(0x3001))])
     if not len(candidates):
         candidates = np.arange(first, last)
     return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates]))])

@@ -88,6 +88,9 @@ class Tokenizer(Protocol):
     def continues_word(self, ids: Ids, starts: Offsets, text: str) -> NDArray[np.bool_]:
         """Whether each token of a text, which starts at that code point, belongs to the word of the one before it."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """About the text that ids of the vocabulary stand for; special tokens have none."""
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """The tokens' own texts by id, with the tokenizer's marks such as "##"."""

@@ -122,8 +122,9 @@ def describe(folder: Path) -> ModelFolder:
         return _describe_head(folder, manifest)
     config = read_config(folder)
     modules = _modules(folder)
-    prompts = _json(folder / "config_sentence_transformers.json")
-    named = {str(key): str(value) for key, value in (prompts.get("prompts") or {}).items()}
+    file = folder / "config_sentence_transformers.json"
+    prompts = _json(file)
+    named = {key: str(value) for key, value in _object(file, prompts, "prompts").items()}
     advice = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     return ModelFolder(
         path=folder,
@@ -133,7 +134,7 @@ def describe(folder: Path) -> ModelFolder:
         normalize="Normalize" in modules,
         query_prefix=named.get("query", ""),
         passage_prefix=next((named[key] for key in ("passage", "document") if key in named), ""),
-        default_prompt=named.get(prompts.get("default_prompt_name") or "", ""),
+        default_prompt=named.get(str(prompts.get("default_prompt_name")), ""),
         max_seq_length=advice if isinstance(advice, int) else None,
         licence=_text(manifest, "licence") or _licence(folder),
         digest=_digest(folder),
@@ -189,12 +190,14 @@ def _describe_head(folder: Path, manifest: dict[str, Any]) -> ModelFolder:
 def _head_of(folder: Path, config: dict[str, Any]) -> HeadFacts | None:
     """The head that a configuration names. Folders with 8-bit weights alone have none: only layers are quantised."""
     names = config.get("architectures") or [""]
+    if not isinstance(names, list):
+        raise DamagedFileError(f"{folder.name}: config.json: architectures is not a list")
     kind = next((kind for suffix, kind in _ARCHITECTURES if str(names[0]).endswith(suffix)), None)
     if kind is None or [file.name for file in weight_files(folder)] == [QUANTISED]:
         return None
     if kind == "vocabulary":
         return HeadFacts(kind)
-    named = config.get("id2label") or {}
+    named = _object(folder / "config.json", config, "id2label")
     try:
         labels = tuple(str(named[str(i)]) for i in range(len(named)))
     except KeyError as error:
@@ -235,7 +238,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / QUANTISED).is_file() and not index.is_file() and not (folder / "model.safetensors").is_file():
         return (folder / QUANTISED,)
     if index.is_file():
-        shards = sorted(set(_json(index).get("weight_map", {}).values()))
+        shards = sorted(set(map(str, _object(index, _json(index), "weight_map").values())))
         # A shard must lie in the folder: an index must not reference files outside it.
         if not shards or any(Path(shard).name != shard for shard in shards):
             raise DamagedFileError(f"{folder.name}: {index.name} has no valid list of shards")
@@ -326,6 +329,14 @@ def _json(file: Path) -> dict[str, Any]:
     value = _json_value(file)
     if not isinstance(value, dict):
         raise DamagedFileError(f"{file.parent.name}: {file.name} is not a JSON object")
+    return value
+
+
+def _object(file: Path, parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """A member of a file's object that is an object itself; empty if it is not set."""
+    value = parent.get(key) or {}
+    if not isinstance(value, dict):
+        raise DamagedFileError(f"{file.parent.name}: {file.name}: {key} is not an object")
     return value
 
 

@@ -28,6 +28,7 @@ class Encoder:
     (on a CPU) whatever the number of threads.
 
     Attributes:
+        operations: what the 8-bit layers run on; None in other schemes.
         arithmetic: names how numbers are computed: the same name, the same bits, if it is the native core's.
         kernels: which kernels serve, on which hardware.
         kernels_reason: why no faster kernels serve; empty if these are the fastest.
@@ -45,6 +46,7 @@ class Encoder:
         self.state_type = torch.float32 if choice.scheme == "fp32" else torch.bfloat16
         self.device = str(choice.device)
         self.kernels = choice.kernels
+        self.operations = choice.operations
         self._arithmetic = _arithmetic(choice, portable=stack.portable)
         self.arithmetic = choice.operations.name if choice.operations else "PyTorch"
         self.kernels_reason = choice.reason

@@ -1,7 +1,7 @@
 """Tools for the API definition: `python proto/contract.py generate | check | lint | breaking`.
 
-generate  writes the Python stubs beside the .proto files
-check     fails if stubs do not match the .proto files, and names them
+generate  writes the Python stubs beside the .proto files, and the descriptors of KServe's
+check     fails if these do not match the .proto files, and names them
 lint      applies buf's STANDARD rules
 breaking  fails if anything that the last released tag published was changed or removed
 
@@ -25,6 +25,8 @@ PINS = PROTO / "requirements.txt"
 BUF = "@bufbuild/buf@1.75.0"
 NEWEST_PYTHON = (3, 13)  # grpcio-tools 1.71 has wheels up to here
 SOURCES = ("octavo/v1/inference.proto", "octavo/v1/models.proto")
+KSERVE = "kserve/inference.proto"
+DESCRIPTORS = Path("server/kserve/inference.binpb")
 
 
 class ContractError(Exception):
@@ -81,6 +83,13 @@ def prepare_buf() -> Path:
     return buf
 
 
+def describe() -> bytes:
+    """The descriptors of KServe's messages, a FileDescriptorSet."""
+    with tempfile.NamedTemporaryFile() as file:
+        run(prepare(), "-m", "grpc_tools.protoc", f"--proto_path={PROTO}", f"--descriptor_set_out={file.name}", KSERVE)
+        return Path(file.name).read_bytes()
+
+
 def generate(into: Path) -> list[Path]:
     """Write the stubs of all sources to `into`, and return their relative paths."""
     python = prepare()
@@ -89,6 +98,12 @@ def generate(into: Path) -> list[Path]:
     includes = [f"--proto_path={PROTO}", f"--proto_path={TOOLS / 'googleapis'}"]
     run(python, "-m", "grpc_tools.protoc", f"--plugin=protoc-gen-mypy_grpc={plugin}", *includes, *outputs, *SOURCES)
     return sorted(path.relative_to(into) for path in into.rglob("*_pb2*.py*") if path.suffix in {".py", ".pyi"})
+
+
+def write() -> None:
+    """Write all that is generated to its place."""
+    generate(PROTO)
+    (ROOT / DESCRIPTORS).write_bytes(describe())
 
 
 def check() -> None:
@@ -101,6 +116,8 @@ def check() -> None:
         if path.suffix in {".py", ".pyi"}
     }
     stale = sorted(str(path) for path in fresh.keys() | held.keys() if fresh.get(path) != held.get(path))
+    if (ROOT / DESCRIPTORS).read_bytes() != describe():
+        stale.append(str(DESCRIPTORS))
     if stale:
         raise ContractError(f"stale, run make proto: {', '.join(stale)}")
 
@@ -127,7 +144,7 @@ def breaking() -> None:
 
 def main() -> int:
     """Run one verb; print errors and return 1 if it fails."""
-    verbs = {"generate": lambda: generate(PROTO), "check": check, "lint": lint, "breaking": breaking}
+    verbs = {"generate": write, "check": check, "lint": lint, "breaking": breaking}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=verbs)
     verb = verbs[parser.parse_args().verb]

@@ -5,10 +5,14 @@ import gc
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -21,6 +25,7 @@ from encoder.errors import EncoderError
 from encoder.folder import ModelFolder, describe, is_head, read_config
 from encoder.heads.pooled import PooledHead
 from encoder.threads import usable_cores
+from octavo.v1 import inference_pb2, models_pb2
 from server.auth.authenticator import Authenticator
 from server.auth.clients import Client
 from server.config.folders import cache_home
@@ -35,9 +40,10 @@ from server.config.schema import (
 )
 from server.errors import StartError
 from server.health.drain import Drain
-from server.health.http import HttpListener
+from server.health.http import HttpListener as OperatorsListener
 from server.health.liveness import Liveness
 from server.health.loop_watch import LoopWatch
+from server.http.address import bind
 from server.inference.cache_view import LayerCache, shared_cuts
 from server.inference.call import CacheMode, Call, Timings
 from server.inference.hardware import advice
@@ -45,17 +51,28 @@ from server.inference.models import Catalogue, ServedModel, least_tokens
 from server.inference.pipeline import Pipeline
 from server.inference.service import Service
 from server.inference.storage import open_store, secret
-from server.limits import Admission, Limiter
+from server.kserve import messages
+from server.kserve.servicer import KServeServicer
+from server.limits import Admission, Gate, Limiter
 from server.rpc.call_gate import CallGate
+from server.rpc.inference import InferenceServicer
 from server.rpc.listener import Listener, check_listen, credentials_of
+from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
 from server.telemetry import logs, loops
 from server.telemetry.metrics import Metrics
 from server.types import Priority
 
+if TYPE_CHECKING:
+    import grpc
+
+    from server.http.listener import HttpListener
+
 WARM_UP_TEXT = f"A sentence that nobody sent.{' ' * 1000}\n" * 20  # over two regions, but few tokens
 WARM_UP_CLIENT = Client("~warm-up", "~warm-up")  # settings allow no such name
+TEXT_BYTES = 1536  # of a reply over HTTP, for each text beside its vector
+BODY_BYTES = 1 << 20  # of a request over HTTP beside its texts
 RESTART_SECONDS = 1.0  # after which a refused caller may find another server in this one's place
 
 log = structlog.get_logger(__name__)
@@ -107,20 +124,29 @@ class Running:
 
     addresses: list[str]
     _listener: Listener
+    _http: "HttpListener | None"
     _drain: Drain
     _settings: ServerSettings
+
+    async def ready(self) -> None:
+        """Tell health that calls are welcome."""
+        await self._listener.ready()
 
     async def stop(self) -> None:
         """Refuse new calls for `drain_delay_seconds`, then give those that run `stop_grace_seconds`."""
         self._drain.begin()
         await self._listener.refuse()
         await asyncio.sleep(self._settings.drain_delay_seconds)
-        await self._listener.stop(self._settings.stop_grace_seconds)
+        await self._stop(self._settings.stop_grace_seconds)
 
     async def stop_at_once(self) -> None:
         """Cancel what runs."""
         self._drain.begin()
-        await self._listener.stop(0)
+        await self._stop(0)
+
+    async def _stop(self, grace: float) -> None:
+        stopping = [self._listener.stop(grace), *([self._http.stop(grace)] if self._http else ())]
+        await asyncio.gather(*stopping)
 
 
 @asynccontextmanager
@@ -132,6 +158,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics(CollectorRegistry())
+        drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
         not_ready = ["starting"]  # why; an empty string when ready
         liveness = Liveness()
         watch = LoopWatch(asyncio.get_running_loop(), metrics.lagged)
@@ -139,17 +166,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.callback(watch.stop)
         stack.enter_context(liveness.watching("event loop blocked", watch.is_alive))
         if settings.metrics.listen:
-            http = HttpListener(
-                settings.metrics.listen,
-                metrics.registry,
-                not_live=lambda: liveness.fault,
-                not_ready=lambda: not_ready[0] or ("stopping" if drain.begun else ""),
-                report=lambda error: loops.report("http", error, metrics),
-            )
-            stack.enter_context(http)
-            log.info("metrics", address=http.address)
+            reason = lambda: not_ready[0] or ("stopping" if drain.begun else "")  # noqa: E731
+            operators = stack.enter_context(operators_listener(settings.metrics.listen, metrics, liveness, reason))
+            log.info("metrics", address=operators.address)
         credentials = credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         check_listen(settings.server.listen)
+        http_socket = stack.enter_context(bind(settings.server.http_listen)) if settings.server.http_listen else None
         authenticator = Authenticator(settings)
 
         deployment_secret = secret(settings.cache)
@@ -182,26 +204,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(pipeline.close)
 
         await warm_up(catalogue, layer_cache)
-        drain = Drain(settings.server.drain_delay_seconds + RESTART_SECONDS)
-        listener = Listener(
-            catalogue,
-            Service(pipeline),
-            limits_of(settings),
-            metrics,
-            drain,
-            deployment_secret,
-            settings.server.max_connection_age_seconds,
-            CallGate(
-                authenticator,
-                Admission(limiter, settings.limits, metrics),
-                drain,
-                settings.server.default_deadline_seconds,
-            ),
+        service = Service(pipeline)
+        front = FrontEnds(
+            settings, catalogue, service, limiter, metrics, drain, liveness, authenticator, deployment_secret
         )
-        addresses = await listener.bind(settings.server.listen, credentials)
-        server = Running(addresses, listener, drain, settings.server)
+        server = await front.listen(credentials, http_socket)
         stack.push_async_callback(server.stop_at_once)
-        await listener.ready()
+        await server.ready()
         not_ready[0] = ""
         log.info("ready", addresses=server.addresses, threads=threads)
         stack.callback(not_ready.__setitem__, 0, "stopping")
@@ -252,6 +261,106 @@ def limits_of(settings: Settings) -> Limits:
         server.max_tasks,
         server.default_deadline_seconds,
     )
+
+
+def operators_listener(
+    listen: str, metrics: Metrics, liveness: Liveness, not_ready: Callable[[], str]
+) -> OperatorsListener:
+    """The listener of `/metrics`, `/livez` and `/readyz`."""
+    return OperatorsListener(
+        listen,
+        metrics.registry,
+        not_live=lambda: liveness.fault,
+        not_ready=not_ready,
+        report=lambda error: loops.report("http", error, metrics),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FrontEnds:
+    """Makes the listeners that answer calls: one gate and one service for all of them."""
+
+    settings: Settings
+    catalogue: Catalogue
+    service: Service
+    limiter: Limiter
+    metrics: Metrics
+    drain: Drain
+    liveness: Liveness
+    authenticator: Authenticator
+    secret: bytes
+
+    async def listen(self, credentials: "grpc.ServerCredentials | None", http_socket: socket.socket | None) -> Running:
+        """Take calls, which are not welcome yet by the server's health."""
+        listener = self._grpc()
+        addresses = await listener.bind(self.settings.server.listen, credentials)
+        http = self._http(http_socket) if http_socket else None
+        if http:
+            await http.start()
+            addresses.append(http.address)
+        return Running(addresses, listener, http, self.drain, self.settings.server)
+
+    @cached_property
+    def _admission(self) -> Admission:
+        return Admission(self.limiter, self.settings.limits, self.metrics)
+
+    @cached_property
+    def _gate(self) -> Gate:
+        default = self.settings.server.default_deadline_seconds
+        return Gate(self.authenticator, self._admission, self.drain, default)
+
+    def _grpc(self) -> Listener:
+        """The gRPC server, not yet bound."""
+        limits = limits_of(self.settings)
+        age = self.settings.server.max_connection_age_seconds
+        gate = CallGate(self._gate, self._admission)
+        listener = Listener(self._inference(limits), ModelServicer(self.catalogue), limits, self.metrics, age, gate)
+        kserve = KServeServicer(
+            self.catalogue, self.service, limits, self.drain, is_live=lambda: not self.liveness.fault
+        )
+        listener.add(messages.handlers(kserve), messages.POOL)
+        return listener
+
+    def _http(self, bound: socket.socket) -> "HttpListener":
+        """The HTTP server, not yet listening.
+
+        Its dialects take more texts at once than octavo.v1; a reply may be as large as their vectors.
+        """
+        from server.http.endpoint import Entrance  # noqa: PLC0415 - for those who serve HTTP
+        from server.http.listener import HttpListener  # noqa: PLC0415
+        from server.http.octavo import Bounds, Octavo  # noqa: PLC0415
+        from server.http.routes import application  # noqa: PLC0415
+        from server.http.rpc_json import methods_of  # noqa: PLC0415
+
+        server, limits = self.settings.server, limits_of(self.settings)
+        widest = max(model.runner.encoder.hidden for model in self.catalogue)
+        reply = max(limits.max_reply_bytes, server.http_max_inputs * (4 * widest + TEXT_BYTES))
+        wide = self._inference(replace(limits, max_documents=server.http_max_inputs, max_reply_bytes=reply))
+        bounds = Bounds(
+            server.http_max_inputs,
+            self.settings.limits.max_concurrent,
+            server.max_document_bytes,
+            server.max_reply_bytes,
+        )
+        octavo = Octavo(wide, self.service, self.catalogue, bounds)
+        entrance = Entrance(self._gate, self.limiter, self.metrics, server.max_document_bytes + BODY_BYTES)
+        services = inference_pb2.DESCRIPTOR.services_by_name, models_pb2.DESCRIPTOR.services_by_name
+        methods = [
+            *methods_of(services[0]["InferenceService"], self._inference(limits)),
+            *methods_of(services[1]["ModelService"], ModelServicer(self.catalogue)),
+        ]
+        return HttpListener(application(entrance, octavo, methods, server.http_cors_origins), bound, self._tls())
+
+    def _inference(self, limits: Limits) -> InferenceServicer:
+        return InferenceServicer(self.catalogue, self.service, limits, self.drain, self.secret)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        server = self.settings.server
+        if not (server.tls_certificate and server.tls_key):
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server.tls_certificate, server.tls_key)
+        return context
 
 
 def open_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
@@ -338,7 +447,7 @@ def open_model(settings: ModelSettings, folder: ModelFolder, compute: ComputeSet
         }
         budget = chunking.budget(tokenizer, trunk.max_tokens, list(prefixes.values()))
         cutting = cutting_of(settings.segmentation, budget, folder.segment_tokens)
-        head = load_head(folder, trunk.hidden)
+        head = load_head(folder, trunk.hidden, trunk.operations)
     except (EncoderError, ChunkingError, OSError) as error:
         raise StartError(f"model {name}: {error}{hint(settings)}") from error
     runner = Runner(trunk, compute.batch_tokens, name, metrics)
@@ -395,15 +504,15 @@ def open_head(
         why = f"other weights of {wanted.name} are" if others else f"{wanted.name} is not"
         raise StartError(f"model {name}: it is a head on {wanted.name}; {why} served: add `--model {wanted.name}`")
     try:
-        head = load_head(folder, trunk.runner.encoder.hidden)
+        layers = trunk.runner.encoder
+        head = load_head(folder, layers.hidden, layers.operations)
     except (EncoderError, OSError) as error:
         raise StartError(f"model {name}: {error}") from error
     if head and not isinstance(head, PooledHead):
         trunk.runner.add_head(head)
     model = replace(trunk, name=name, digest=folder.digest, folder=folder, head=head, trunk=trunk)
-    encoder = trunk.runner.encoder
     metrics.model.labels(
-        name, model.version, model.default_fingerprint, encoder.scheme, encoder.kernels, encoder.device
+        name, model.version, model.default_fingerprint, layers.scheme, layers.kernels, layers.device
     ).set(1)
     log.info("model", model=name, version=model.version, trunk=trunk.name)
     return model

@@ -19,7 +19,7 @@
 
     StartError                   the server cannot start; one line for its owner
 
-Messages name fields, limits and sizes, never a text. `server.rpc.status` alone turns them into statuses of the wire.
+Messages name fields, limits and sizes, never a text. `server.status` alone maps them to what callers are told.
 """
 
 

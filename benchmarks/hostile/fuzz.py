@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from benchmarks.figures import Figure, Figures
 from benchmarks.hostile.wire import MOST_WINDOW, Connection, drive, frame
 from benchmarks.served import serve
 from octavo.v1 import inference_pb2, models_pb2
+from server.kserve import messages
 
 FAULTS = frozenset({"INTERNAL", "UNKNOWN"})
 LOST = "LOST"
@@ -44,8 +46,19 @@ _COMPRESSED = b"\x01"  # a frame's first byte
 _CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _INTEGERS = (0, 1, 2, 3, 31, 32, 64, 510, 511, 4_096, (1 << 31) - 1)
 _TEXTS = ("", " \n\t", "A sentence. ", "\x00\x07\u2028", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ", "[SEP] [CLS]", "e\u0301\u200d", "word ", "漢字")
-_MODELS = ("all-MiniLM-L6-v2", "splade-tiny", "reuters-r8", "sensitive-info-rampart")
-_NAMES = ("", *_MODELS, "all-MiniLM-L6-v2@1", "none", "octavo.v1.InferenceService", "embed", "x" * 300)
+MODELS = ("all-MiniLM-L6-v2", "splade-tiny", "reuters-r8", "sensitive-info-rampart")
+_OUTPUTS = ("embeddings", "token_count", "labels", "entity_spans", "redacted", "sparse_rows", "scores", "none")
+_PARAMETERS: dict[str, tuple[str, Sequence[Any]]] = {
+    "input_type": ("string_param", ("query", "passage", "")),
+    "truncate": ("string_param", ("NONE", "START", "END", "LEFT")),
+    "embedding_type": ("string_param", ("float", "int8", "binary")),
+    "dimensions": ("int64_param", (0, 1, 64, 384, 1 << 40, -1)),
+    "top_k": ("int64_param", (0, 1, 1 << 62)),
+    "min_score": ("double_param", (0.0, 0.5, 2.0, float("nan"))),
+    "timeout": ("int64_param", (0, 1, 1_000, 10_000_000, -1)),
+    "priority": ("uint64_param", (0, 1, 2, (1 << 64) - 1)),
+}
+_NAMES = ("", *MODELS, "all-MiniLM-L6-v2@1", "none", "octavo.v1.InferenceService", "embed", "x" * 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ class Fuzzed:
 
 def measure(calls: int, seed: int) -> Figures:
     """Send so many calls to a server in its default settings, with a model for each task, and count how they ended."""
-    with serve(*(flag for name in _MODELS for flag in ("--model", name))) as server:
+    with serve(*(flag for name in MODELS for flag in ("--model", name))) as server:
         began = time.monotonic()
         ends = asyncio.run(send(server.address, (draw(seed, i) for i in range(calls)), calls))
         seconds = time.monotonic() - began
@@ -153,10 +166,10 @@ def _break_off(address: str, call: Fuzzed) -> str:
         connection.close()
 
 
-def draw(seed: int, number: int) -> Fuzzed:
-    """Draw the call of this number: always the same one."""
+def draw(seed: int, number: int, methods: Sequence[MethodDescriptor] = ()) -> Fuzzed:
+    """Draw the call of this number, to one of these methods or any: always the same one."""
     chance = random.Random(f"{seed}/{number}")
-    method = chance.choice(_methods())
+    method = chance.choice(methods or _methods())
     made = tuple(_bytes_of(method, chance, first=not i) for i in range(_count(method, chance)))
     leaves = chance.uniform(0, 0.05) if _happens(chance, _LEAVING) or _endless(method) else None
     tail = _tail(chance, made[-1]) if _happens(chance, _BROKEN) else None
@@ -172,7 +185,7 @@ def _plain() -> Fuzzed:
 @cache
 def _methods() -> Sequence[MethodDescriptor]:
     services = [service for file in _FILES for service in file.DESCRIPTOR.services_by_name.values()]
-    return [method for service in services for method in service.methods]
+    return [method for service in (*services, messages.SERVICE) for method in service.methods]
 
 
 def _path(method: MethodDescriptor) -> str:
@@ -192,6 +205,8 @@ def _bytes_of(method: MethodDescriptor, chance: random.Random, *, first: bool) -
     _fill(message, chance, _DEEPEST)
     if isinstance(message, inference_pb2.ProcessDocumentsRequest) and _happens(chance, 0.8):
         message = _in_order(chance, first=first)
+    if isinstance(message, messages.ModelInferRequest) and _happens(chance, 0.8):
+        _infer(message, chance)
     data = message.SerializeToString()
     return _mutated(data, chance) if _happens(chance, _MUTATED) else data
 
@@ -205,12 +220,28 @@ def _in_order(chance: random.Random, *, first: bool) -> inference_pb2.ProcessDoc
     return inference_pb2.ProcessDocumentsRequest(document=part)
 
 
+def _infer(message: Any, chance: random.Random) -> None:
+    """Make a request of KServe's whole, so that more than its first field is read."""
+    texts = [_text(chance).encode() for _ in range(chance.randint(1, 4))]
+    message.Clear()
+    message.model_name = chance.choice(MODELS)
+    message.inputs.add(name="text", datatype="BYTES", shape=[len(texts), 1])
+    message.raw_input_contents.append(b"".join(struct.pack("<I", len(text)) + text for text in texts))
+    for name in chance.sample(_OUTPUTS, chance.randrange(3)):
+        message.outputs.add(name=name)
+    for name, (field, values) in _PARAMETERS.items():
+        if _happens(chance, 0.2):
+            setattr(message.parameters[name], field, chance.choice(values))
+
+
 def _fill(message: Message, chance: random.Random, depth: int) -> None:
     """Set some of a message's fields to anything of their type."""
     for field in message.DESCRIPTOR.fields:
         if _happens(chance, 0.35):
             continue
-        if field.is_repeated:
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            _fill(getattr(message, field.name)[chance.choice(_NAMES)], chance, 1)
+        elif field.is_repeated:
             _extend(message, field, chance, depth)
         elif field.message_type:
             if depth:
@@ -229,10 +260,10 @@ def _extend(message: Message, field: Any, chance: random.Random, depth: int) -> 
 
 
 def _value(field: Any, chance: random.Random) -> Any:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return _text(chance) if field.name == "text" else chance.choice(_NAMES)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return chance.randbytes(chance.randrange(40))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _text(chance) if field.name == "text" else chance.choice(_NAMES)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return _happens(chance, 0.5)
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:

@@ -1,11 +1,12 @@
 """Trained heads: from one segment's states to scores of labels, or weights of the vocabulary's words.
 
-They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments.
+They compute in float32 on one thread, each segment alone, so a segment's scores do not depend on other segments. Labels
+of tokens are scored by the native core where it runs the layers, else by PyTorch.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from encoder.families import FAMILIES, Architecture
 from encoder.folder import HeadFacts, ModelFolder
 from encoder.heads.pooled import PooledHead
 from encoder.layers import Linear, Norm
+from encoder.ops import Operations
 from encoder.ops.reference import activate
 from encoder.tensors import as_bytes, named
 from encoder.threads import one_thread
@@ -47,17 +49,23 @@ class TrainedHead:
             (2, words), ids with a positive weight, ascending, and their weights (SPLADE; Formal et al., 2021).
         """
         with torch.inference_mode(), one_thread():
-            own = states.to("cpu", torch.float32, copy=True)  # bits depend on the alignment of memory
-            scores: Scores = self._apply(own).numpy()
+            scores: Scores = self._apply(states.cpu()).numpy()
         return scores
+
+
+def _widened(states: Tensor) -> Tensor:
+    return states.to(torch.float32, copy=True)  # bits depend on the alignment of memory
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
+    """A linear map; `native` computes it of bfloat16."""
+
     out: Linear
+    native: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self.out(states)
+        return self.native(states) if self.native else self.out(_widened(states))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class _First:
     out: Linear
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.dense(states[:1])))[0]
+        return self.out(torch.tanh(self.dense(_widened(states[:1]))))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +89,16 @@ class _Vocabulary:
     words: Linear
 
     def __call__(self, states: Tensor) -> Tensor:
-        hidden = self.norm(activate(self.dense(states), self.activation))
+        hidden = self.norm(activate(self.dense(_widened(states)), self.activation))
         weights = torch.log1p(torch.relu(self.words(hidden).amax(0)))
         ids = torch.nonzero(weights)[:, 0]
         return torch.stack([ids.float(), weights[ids]])  # float32 has all integers up to 2 ** 24
 
 
-def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | PooledHead | None:
-    """Read a folder's head, for a trunk of so many hidden values; None if it has none.
+def load_head(
+    folder: ModelFolder, hidden: int, operations: Operations | None = None
+) -> TrainedHead | PooledHead | None:
+    """Read a folder's head, for a trunk of so many hidden values that runs on these operations; None if it has none.
 
     Raises:
         FolderError: its weights are missing or do not fit.
@@ -111,6 +121,9 @@ def load_head(folder: ModelFolder, hidden: int) -> TrainedHead | PooledHead | No
     if facts.pooling and facts.kind == "sequence":
         weight, bias = (tensor.double().numpy() for tensor in (head.out.weight, head.out.bias))
         return PooledHead(facts, digest.hexdigest(), facts.pooling, weight, bias)
+    if operations and isinstance(head, _Tokens) and (native := operations.scores(head.out)):
+        digest.update(operations.name.encode())  # the scores' last bits are not PyTorch's
+        head = replace(head, native=native)
     return TrainedHead(facts, digest.hexdigest(), head)
 
 

@@ -22,6 +22,8 @@ HEAD_UNIT = 16
 """Head sizes are multiples of this."""
 ROW_UNIT = 32
 """Sizes of rows are multiples of this."""
+LANES = 16
+"""Of a vector: the outputs of a head are scored so many at a time."""
 MOST_TOKENS = MOST_INPUTS = 1 << 16
 """A segment's tokens and a row's numbers, so that sums fit 32 bits."""
 
@@ -107,6 +109,18 @@ class _EmbedCall(Structure):
     )
 
 
+class _ScoresCall(Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("rows", c_int64),
+        ("inputs", c_int64),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("outputs", c_int64),
+        ("out", c_void_p),
+    )
+
+
 _P, _N, _THREADS = c_void_p, c_int64, c_int32
 
 
@@ -141,6 +155,7 @@ class _Kernels(Structure):
         ),
         ("layers", CFUNCTYPE(None, POINTER(_LayersCall), _THREADS)),
         ("embed", CFUNCTYPE(None, POINTER(_EmbedCall), _THREADS)),
+        ("scores", CFUNCTYPE(None, POINTER(_ScoresCall), _THREADS)),
     )
 
 
@@ -329,6 +344,32 @@ class Core:
         )
         self._kernels.embed(byref(call), torch.get_num_threads())
         return state
+
+    def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int) -> Tensor:
+        """Rows times weights, plus biases: (rows, inputs) bfloat16 to (rows, outputs) float32.
+
+        Args:
+            x: the rows.
+            panels: for each sixteen outputs, (inputs, 16) float32.
+            bias: in whole sixteens.
+            outputs: how many of them are wanted.
+        """
+        rows, inputs = x.shape
+        count = -(-outputs // LANES)
+        if inputs % LANES or outputs <= 0:
+            raise ValueError(f"rows must have a multiple of {LANES} columns, and outputs be more than 0")
+        out = _made((rows, outputs), torch.float32)
+        call = _ScoresCall(
+            _address(x, "x", torch.bfloat16, rows, inputs),
+            rows,
+            inputs,
+            _address(panels, "panels", torch.float32, count, inputs, LANES),
+            _address(bias, "bias", torch.float32, count * LANES),
+            outputs,
+            out.data_ptr(),
+        )
+        self._kernels.scores(byref(call), torch.get_num_threads())
+        return out
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
         outputs, inputs, outliers = linear.scale.shape[0], linear.input.factor.shape[0], linear.input.columns.shape[0]

@@ -90,6 +90,17 @@ struct EmbedCall {
   int64_t segments;
 };
 
+// Scores of a trained head: rows times weights, plus biases, in float32; see scores.cpp.
+struct ScoresCall {
+  const Bf16* x;        // (rows, inputs)
+  int64_t rows;
+  int64_t inputs;       // a multiple of 16
+  const float* weight;  // for each sixteen outputs, (inputs, 16); zeros behind the last output
+  const float* bias;    // likewise in whole sixteens
+  int64_t outputs;
+  float* out;           // (rows, outputs)
+};
+
 // `threads` is how many threads may work on a call, the caller's among them.
 struct Kernels {
   // Returns the number of scores computed (query-key pairs, including padding), a measure of work independent of time.
@@ -115,6 +126,7 @@ struct Kernels {
 
   void (*layers)(const LayersCall&, int32_t threads);
   void (*embed)(const EmbedCall&, int32_t threads);
+  void (*scores)(const ScoresCall&, int32_t threads);
 };
 
 }  // namespace octavo

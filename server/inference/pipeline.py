@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -39,6 +39,7 @@ from server.types import Computed, Head, StateArray, Work
 P = ParamSpec("P")
 T = TypeVar("T")
 
+TOGETHER = 16  # segments whose states are looked up in one step, while others are answered
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
@@ -160,17 +161,17 @@ class Pipeline:
         computing = False
         turn = time.monotonic()
         try:
-            async for group in groups:
-                resumed = await self._resume(document, group)
-                await self._pay(document.call, resumed)
-                for prepared in resumed:
-                    computing = computing or not prepared.complete
-                    window.append(self._begin(document, prepared))
-                    while window and (len(window) >= self._in_flight or _is_here(window[0])):
-                        yield await _arrival(window.popleft())
-                    if time.monotonic() - turn > LOOP_STEP_SECONDS:  # cached segments never await: yield to other calls
-                        await asyncio.sleep(0)
-                        turn = time.monotonic()
+            async with aclosing(self._resume(document, groups)) as parts:
+                async for part in parts:
+                    await self._pay(document.call, part)
+                    for prepared in part:
+                        computing = computing or not prepared.complete
+                        window.append(self._begin(document, prepared))
+                        while window and (len(window) >= self._in_flight or _is_here(window[0])):
+                            yield await _arrival(window.popleft())
+                        if time.monotonic() - turn > LOOP_STEP_SECONDS:  # cached segments never await: yield to others
+                            await asyncio.sleep(0)
+                            turn = time.monotonic()
             while window:
                 yield await _arrival(window.popleft())
             if computing:
@@ -235,19 +236,34 @@ class Pipeline:
             read = zip(segments, keys, heads, known, kept, strict=True)
             yield [Prepared(*each) for each in read], more
 
-    async def _resume(self, document: Document, group: list[Prepared]) -> list[Prepared]:
-        """Look up states of the segments whose results are not all cached."""
-        if all(prepared.complete for prepared in group):
-            return group
-        return await self.aside(document.call, self._with_states, document, group)
+    async def _resume(
+        self, document: Document, groups: AsyncIterable[list[Prepared]]
+    ) -> AsyncGenerator[list[Prepared], None]:
+        """Look up states of the segments whose results are not all cached: of some, while those before are answered."""
+        async for group in groups:
+            if all(prepared.complete for prepared in group):
+                yield group
+                continue
+            coming = [asyncio.create_task(self._look_up_states(document, part)) for part in _parts(group)]
+            try:
+                for part in coming:
+                    yield await part
+            finally:
+                for part in coming:
+                    part.cancel()
+                await asyncio.gather(*coming, return_exceptions=True)
 
-    def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+    async def _look_up_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        resumed, began, ended = await self.aside(document.call, self._with_states, document, group)
+        document.timings.cache.stay(began, ended)
+        return resumed
+
+    def _with_states(self, document: Document, group: list[Prepared]) -> tuple[list[Prepared], float, float]:
         began = time.monotonic()
         missing = [prepared for prepared in group if not prepared.complete]
         states = document.view.states([(prepared.segment, prepared.key) for prepared in missing])
         resumed = iter([self._resumed(document, *each) for each in zip(missing, states, strict=True)])
-        document.timings.cache.stay(began, time.monotonic())
-        return [prepared if prepared.complete else next(resumed) for prepared in group]
+        return [prepared if prepared.complete else next(resumed) for prepared in group], began, time.monotonic()
 
     def _resumed(self, document: Document, prepared: Prepared, found: tuple[int, StateArray] | None) -> Prepared:
         if found is None:
@@ -340,6 +356,12 @@ class Pipeline:
         else:
             self._metrics.kept_segment(model.name)
         return Result(replace(prepared, state=None), parts, resumed_from)
+
+
+def _parts(group: list[Prepared]) -> Iterator[list[Prepared]]:
+    """A group in parts of about the same size, of up to `TOGETHER`: reader threads share them."""
+    size = -(-len(group) // -(-len(group) // TOGETHER))
+    return (group[i : i + size] for i in range(0, len(group), size))
 
 
 def _digest(key: Key) -> bytes:

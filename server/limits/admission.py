@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from server.auth.clients import Client
@@ -62,7 +62,7 @@ class Admission:
         self._calls[client.name] += 1
         self._streams[client.name] += streams_requests
         try:
-            await self._spend(client)
+            await self.spend(client)
             began = time.monotonic()
             yield slot
             self._usual_seconds += SMOOTHING * (time.monotonic() - began - self._usual_seconds)
@@ -106,6 +106,22 @@ class Admission:
         if size < 0:
             self._freed.set()
 
+    async def spend(self, client: Client) -> None:
+        """Count a call, or a stream's request that counts as one.
+
+        Raises:
+            RateLimited: the client's plan allows no more of them now.
+        """
+        meter = self._limiter.requests(client)
+        if meter and (seconds := await meter.spend_soon(1)):
+            limit = client.plan.requests_per_second
+            raise RateLimited(
+                f"the plan {client.plan.name} allows {limit:g} calls a second",
+                seconds,
+                subject=f"client:{client.name}",
+                quota="requests_per_second",
+            )
+
     async def wait_for_room(self) -> None:
         """Wait until some bytes have left."""
         self._freed.clear()
@@ -120,17 +136,6 @@ class Admission:
         if streams_requests and not _fits(self._streams, client, 1, self._max_streams):
             message = f"of {self._max_streams} streams of documents at a time no more are left for this client"
             raise QueueFull(message, self._usual_wait)
-
-    async def _spend(self, client: Client) -> None:
-        meter = self._limiter.requests(client)
-        if meter and (seconds := await meter.spend_soon(1)):
-            limit = client.plan.requests_per_second
-            raise RateLimited(
-                f"the plan {client.plan.name} allows {limit:g} calls a second",
-                seconds,
-                subject=f"client:{client.name}",
-                quota="requests_per_second",
-            )
 
     def _limited(self, client: Client, quota: str, message: str, *, ever: bool = True) -> RateLimited:
         wait = self._usual_wait if ever else None
@@ -172,6 +177,21 @@ class Slot:
             QueueFull: it took long to arrive, and others needed its place.
         """
         return await self._arrivals.receive(self._client.name, read)
+
+    async def spend(self) -> None:
+        """Count a stream's request as a call.
+
+        Raises:
+            RateLimited: the client's plan allows no more of them now.
+        """
+        await self._admission.spend(self._client)
+
+    @contextmanager
+    def for_now(self) -> Iterator[None]:
+        """Stop counting at the end what is counted inside: a stream's answer has gone. After a fault it counts on."""
+        before = self._size
+        yield
+        self._change(before - self._size)
 
     def hold_again(self, size: int) -> None:
         """Count bytes of a message that is held already, in another form, for which it must not wait."""

@@ -11,11 +11,15 @@ LEAST_WAIT_SECONDS = 0.05  # whoever is refused may have missed by less than the
 
 
 class Budget:
-    """What one client may still have computed; amounts are processed tokens, cached ones at their price."""
+    """What one client may still have computed; amounts are processed tokens, cached ones at their price.
+
+    Attributes:
+        meter: of the client's tokens; None if they are unlimited.
+    """
 
     def __init__(self, client: Client, meter: Meter | None, count: Callable[[float], None]) -> None:
         self._client = client
-        self._meter = meter
+        self.meter = meter
         self._count = count
 
     def charge(self, tokens: float, wake: Wake | None = None) -> float:
@@ -28,7 +32,7 @@ class Budget:
         Raises:
             RateLimited: limits cannot be checked, and that refuses calls.
         """
-        seconds = self._meter.spend(tokens, wake) if self._meter else 0.0
+        seconds = self.meter.spend(tokens, wake) if self.meter else 0.0
         if not seconds:
             self._count(tokens)
         return seconds
@@ -43,15 +47,15 @@ class Budget:
         Raises:
             RateLimited: says when to come back, or that no time is right for so many tokens within such a deadline.
         """
-        if self._meter is None:
+        if self.meter is None:
             return
         left = deadline - time.monotonic()
-        needed = await self._meter.time_needed(tokens)
+        needed = await self.meter.time_needed(tokens)
         if needed <= left:
             return
         limit = f"{self._client.plan.tokens_per_minute:,} tokens a minute"
         message = f"{tokens:,.0f} tokens need {needed:.1f} s at {limit}; the call has {max(0.0, left):.1f} s left"
-        ever = self._meter.least_time(tokens) < left
+        ever = self.meter.least_time(tokens) < left
         raise RateLimited(
             message if ever else f"{message}: allow it more time, or send less at once",
             max(LEAST_WAIT_SECONDS, needed - left) if ever else None,

@@ -3,7 +3,7 @@
 from server.auth.clients import Client
 from server.config.schema import LimitSettings
 from server.limits.budget import Budget
-from server.limits.meter import Meter, Windows
+from server.limits.meter import Meter, Standing, Windows
 from server.limits.windows import LocalWindows, Quota, Rate, SharedWindows
 from server.telemetry.metrics import Metrics
 
@@ -44,6 +44,11 @@ class Limiter:
             quota = Quota(f"requests/{client.name}", Rate.a_second(limit)) if limit else None
             self._requests[client.name] = self._meter(quota, client, "requests_per_second") if quota else None
         return self._requests[client.name]
+
+    def standing(self, client: Client) -> dict[str, Standing]:
+        """What is left of the client's limited quotas: `requests` and `tokens`."""
+        meters = {"requests": self.requests(client), "tokens": self.budget(client).meter}
+        return {name: meter.standing for name, meter in meters.items() if meter}
 
     def price(self, computed: int, cached: int) -> float:
         """What tokens are charged at; cached ones are never free, since they cost look-ups and sending."""

@@ -37,6 +37,15 @@ class Windows:
     fail_open: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How much of a quota is left, and the seconds until all of it is."""
+
+    limit: int
+    left: int
+    reset_seconds: float
+
+
 class Meter:
     """Spends a client's quota. Belongs to one event loop.
 
@@ -87,6 +96,14 @@ class Meter:
         while (seconds := self.spend(amount)) and self._purchase:
             await asyncio.shield(self._purchase)
         return seconds
+
+    @property
+    def standing(self) -> "Standing":
+        """What is left of the quota, as far as this process counts it."""
+        used, full_again = self._windows.local.used(self._quota)
+        rate = self._quota.rate
+        left = rate.amount - used * rate.unit + self._credit
+        return Standing(rate.amount, max(0, int(left)), full_again)
 
     async def time_needed(self, amount: float) -> float:
         """Seconds until all of it could be spent, part by part, if nobody else spends.

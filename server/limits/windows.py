@@ -136,6 +136,12 @@ class LocalWindows:
                 return at + quota.rate.seconds - time.monotonic()
         return float(quota.rate.seconds)
 
+    def used(self, quota: Quota) -> tuple[int, float]:
+        """Units taken, and the seconds until all of them can be taken again."""
+        window = self._current(quota)
+        last = window.entries[-1][0] if window.entries else 0.0
+        return window.used, max(0.0, last + quota.rate.seconds - time.monotonic())
+
     def _current(self, quota: Quota) -> _Window:
         """A quota's window, without what has left it."""
         window = self._windows.setdefault(quota, _Window())

@@ -22,16 +22,15 @@ from server.inference.known import KnownDigests
 from server.inference.service import Service
 from server.limits import Slot
 from server.rpc import replies
-from server.rpc.interceptor import report
-from server.rpc.requests import Limits, known_digests, offset_unit
+from server.rpc.requests import Limits, check_message, known_digests, offset_unit
 from server.rpc.results import Results, SegmentBatch
-from server.rpc.status import status_of
 from server.scheduling.forecast import Reservation
+from server.status import status_of
+from server.telemetry.logs import report
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too
 WAITING_RESPONSES = 2  # not yet written
-PART_BYTES = 900_000  # of a result; messages stay below 1 MiB
 MOST_ID_BYTES = 1024
 MAX_PART_BYTES = 1 << 20  # of a document's text
 MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
@@ -243,6 +242,7 @@ class Bulk:
         reply.info.CopyFrom(replies.reply_info(self._calls, usage, timings, self._service.price(usage)))
         reply.results.sort(key=lambda result: self._names.index(result.name))
         reply.gone.extend(replies.gone(answers))
+        check_message(reply.ByteSize() + replies.REPLY_BYTES)
         return reply
 
     async def _pass(
@@ -258,13 +258,16 @@ class Bulk:
                 segment = answer.take(result)
                 if not (self._return_segments or batch.flows):
                     continue
-                batch.add(segment, ruler, writer.of_segment(answer.of_segment(result)))
-                if batch.size > PART_BYTES:
+                described = replies.described([segment], ruler)
+                of_segment = writer.of_segment(answer.of_segment(result))
+                while not batch.add(*described, of_segment):
                     await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
-        if number < len(self._calls) - 1 and batch.size:
+        of_document = writer.of_document(answer)
+        is_last = number == len(self._calls) - 1
+        if batch.size and not (is_last and batch.has_room([*reply.results, *of_document])):
             await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
         rest = _part(number, batch)
-        for of_task, whole in zip(rest.results, writer.of_document(answer), strict=False):
+        for of_task, whole in zip(rest.results, of_document, strict=False):
             of_task.MergeFrom(whole)
         reply.segments.extend(rest.segments)
         if rest.HasField("kept"):

@@ -1,64 +1,44 @@
-"""Who calls, and whether there is room for the call: settled before a byte of its request is read."""
+"""What a gRPC call shows of its caller, and the places of health checks, which need no client."""
 
 import math
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-import structlog
-
-from server.auth.authenticator import Authenticator, Caller
+from server.auth.authenticator import Caller
 from server.auth.clients import Client
-from server.errors import DeadlineExceeded, QueueFull
-from server.health.drain import Drain
-from server.limits import Admission, Arrivals, Slot
+from server.errors import QueueFull
+from server.limits import Admission, Arrivals, Context, Gate, Slot
 
 if TYPE_CHECKING:
     import grpc
 
 GrpcContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-HEALTH = "/grpc.health.v1.Health/"
+HEALTH = (
+    "/grpc.health.v1.Health/",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
 HEALTH_PLACES = 64  # of health checks and watches together, apart from those of calls
 HEALTH_CLIENT = Client("~health", "~health")  # settings allow no such name
 MAX_HEALTH_BYTES = 1024
 BUSY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Context:
-    """What a call has beside its messages.
-
-    Attributes:
-        request_id: 32 hexadecimal digits, also in the server's log.
-        deadline: of the monotonic clock, in seconds: the caller's, else the server's default. A stream of requests
-            whose caller set none has no end, but may not stall.
-    """
-
-    request_id: str
-    client: Client
-    deadline: float
-    slot: Slot
-
-
 class CallGate:
-    """What every call passes before its request is read. Health checks bypass authentication and limits.
+    """What every gRPC call passes before its request is read. Health checks bypass authentication and limits.
 
     Attributes:
-        default_deadline: seconds that a call has whose caller set no deadline, and the longest that a peer may stall.
+        default_deadline: see `Gate`.
     """
 
-    def __init__(
-        self, authenticator: Authenticator, admission: Admission, drain: Drain, default_deadline_seconds: float
-    ) -> None:
-        self._authenticator = authenticator
+    def __init__(self, gate: Gate, admission: Admission) -> None:
+        self._gate = gate
         self._admission = admission
-        self._drain = drain
-        self.default_deadline = default_deadline_seconds
+        self.default_deadline = gate.default_deadline
         self._health_calls = 0
         self._health_arrivals = Arrivals()
 
@@ -75,16 +55,10 @@ class CallGate:
             with self._health_place() as slot:
                 yield Context(request_id, HEALTH_CLIENT, math.inf, slot)
             return
-        self._drain.check()
-        client = self._authenticator.identify(caller_of(context))
-        structlog.contextvars.bind_contextvars(client=client.name)  # until the task ends: for its last log line too
+        client = self._gate.identify(caller_of(context))
         left = context.time_remaining()
-        if left is not None and left <= 0:
-            raise DeadlineExceeded("the deadline had passed when the call arrived")
-        default = math.inf if streams_requests else self.default_deadline
-        deadline = time.monotonic() + (default if left is None else left)
-        async with self._admission.enter(client, streams_requests=streams_requests) as slot:
-            yield Context(request_id, client, deadline, slot)
+        async with self._gate.enter(client, left, request_id, streams_requests=streams_requests) as call:
+            yield call
 
     @contextmanager
     def _health_place(self) -> Iterator[Slot]:

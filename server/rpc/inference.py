@@ -16,13 +16,13 @@ from server.inference.call import Call, Timings, Usage
 from server.inference.cursor import Cursors
 from server.inference.models import Catalogue
 from server.inference.service import Job, Service
+from server.limits import Context
 from server.rpc import ranks, replies, requests
 from server.rpc.bulk import Bulk
-from server.rpc.call_gate import Context
 from server.rpc.requests import Limits
 from server.rpc.results import Results
-from server.rpc.status import status_of
 from server.rpc.streams import SegmentWriter
+from server.status import status_of
 from server.types import Priority
 
 _KNOWN = "use Embed, Analyze or StreamSegments"
@@ -125,7 +125,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         options.input_type = options.input_type or pb.INPUT_TYPE_PASSAGE
         tasks = requests.rank_tasks(request.rank, options.model)
         calls = requests.calls_of(options, tasks, "", self._catalogue, context, path="")
-        reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
+        ids = [document.id for document in documents]
+        reply = replies.Reply(self._service, calls, self._limits, context.slot, ids, ranks.FEWER)
         reply.expect(texts)
         jobs = [Job(call, text, f"documents[{i}].text") for call in calls for i, text in enumerate(texts)]
         answers = await self._service.answer(jobs, timings, reply.grow)

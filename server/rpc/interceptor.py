@@ -9,7 +9,6 @@ and parsed here, and whatever a handler raises becomes a status. A place ends wh
 import asyncio
 import contextlib
 import time
-import traceback
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ import structlog
 
 from server.errors import DeadlineExceeded, InvalidCall, Malformed, QueueFull
 from server.inference.call import within
-from server.limits import Slot
-from server.rpc.call_gate import BUSY_SECONDS, HEALTH, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, Context, GrpcContext
+from server.limits import Context, Slot
+from server.rpc.call_gate import BUSY_SECONDS, HEALTH, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, GrpcContext
 from server.rpc.hang_up import hang_up
 from server.rpc.messages import parse
-from server.rpc.status import CODES, Reason, reason_of, status_of, trailers_of
+from server.rpc.status import CODES, trailers_of
+from server.status import Reason, reason_of, status_of
+from server.telemetry.logs import report
 from server.telemetry.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
@@ -248,12 +249,3 @@ async def _abort(context: GrpcContext, error: BaseException, request_id: str) ->
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def report(error: BaseException) -> None:
-    """Log a bug of ours: what it was and where it came from, without its message and the values of anything."""
-    log.error("internal error", error=type(error).__qualname__, frames=_frames(error))
-
-
-def _frames(error: BaseException) -> list[str]:
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

@@ -2,19 +2,19 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from server.errors import StartError, words_of
-from server.health.drain import Drain
-from server.inference.models import Catalogue
-from server.inference.service import Service
 from server.rpc.addresses import check_free
 from server.rpc.call_gate import CallGate, GrpcContext
 from server.rpc.inference import InferenceServicer
@@ -25,9 +25,12 @@ from server.telemetry.metrics import Metrics
 
 MIB = 1 << 20
 KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives
-SERVICES = tuple(
-    file.services_by_name[name].full_name
-    for file, name in ((inference_pb2.DESCRIPTOR, "InferenceService"), (models_pb2.DESCRIPTOR, "ModelService"))
+SERVICES = (
+    *(
+        file.services_by_name[name].full_name
+        for file, name in ((inference_pb2.DESCRIPTOR, "InferenceService"), (models_pb2.DESCRIPTOR, "ModelService"))
+    ),
+    "inference.GRPCInferenceService",
 )
 
 
@@ -36,12 +39,10 @@ class Listener:
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        service: Service,
+        inference: InferenceServicer,
+        models: ModelServicer,
         limits: Limits,
         metrics: Metrics,
-        drain: Drain,
-        secret: bytes,
         max_connection_age_seconds: float,
         gate: CallGate,
     ) -> None:
@@ -61,12 +62,23 @@ class Listener:
             ],
         )
         self._health = _Health()
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalogue, service, limits, drain, secret), self._server
-        )
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalogue), self._server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._pools = _Pools(descriptor_pool.Default())
+        pool: Any = self._pools
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pool)
+
+    def add(self, handler: grpc.GenericRpcHandler, pool: DescriptorPool) -> None:
+        """Serve one more of `SERVICES`, before `bind`.
+
+        Args:
+            handler: its methods.
+            pool: the descriptors of its messages.
+        """
+        self._server.add_generic_rpc_handlers((handler,))
+        self._pools.add(pool)
 
     async def bind(self, addresses: Sequence[str], credentials: grpc.ServerCredentials | None = None) -> list[str]:
         """Listen; the addresses as bound, with the ports that were taken for 0.
@@ -109,6 +121,28 @@ class Listener:
         answer = health_pb2.HealthCheckResponse
         for service in ("", *SERVICES):
             await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)
+
+
+class _Pools:
+    """Descriptor pools as one: reflection looks in each."""
+
+    def __init__(self, *pools: DescriptorPool) -> None:
+        self._pools = list(pools)
+
+    def add(self, pool: DescriptorPool) -> None:
+        """Look in one more."""
+        self._pools.append(pool)
+
+    def __getattr__(self, find: str) -> Callable[..., Any]:
+        """A method of pools that finds something by its name."""
+
+        def first(*arguments: Any) -> Any:
+            for pool in self._pools[:-1]:
+                with suppress(KeyError):
+                    return getattr(pool, find)(*arguments)
+            return getattr(self._pools[-1], find)(*arguments)
+
+        return first
 
 
 class _Health(health.aio.HealthServicer):

@@ -3,7 +3,7 @@
 from octavo.v1 import models_pb2, models_pb2_grpc
 from server.errors import InvalidCall
 from server.inference.models import Catalogue
-from server.rpc.call_gate import Context
+from server.limits import Context
 from server.rpc.replies import model_of
 
 PAGE_SIZE = 100

@@ -12,9 +12,11 @@ from server.inference.tasks.rank import Ranking, best_first, fused
 from server.rpc import replies
 from server.rpc.requests import offset_unit, passages_of
 from server.rpc.results import ranking
-from server.rpc.status import status_of
+from server.status import status_of
 
 Answers = Sequence[Answer | EmptyDocument]
+FEWER = "ask for fewer passages, or rank fewer documents at a time"
+"""To who asks for too much; a ranking has no stream."""
 
 
 def response(

@@ -53,7 +53,13 @@ class Reply:
     """A unary reply that grows while its documents are read, before anything is computed."""
 
     def __init__(
-        self, service: Service, calls: Sequence[Call], limits: Limits, slot: Slot, ids: Sequence[str] = ()
+        self,
+        service: Service,
+        calls: Sequence[Call],
+        limits: Limits,
+        slot: Slot,
+        ids: Sequence[str] = (),
+        advice: str = "use StreamSegments",
     ) -> None:
         self._service = service
         self._calls = calls
@@ -61,6 +67,7 @@ class Reply:
         self._slot = slot
         self._fixed = REPLY_BYTES * (len(calls) + len(ids)) + sum(len(each.encode()) for each in ids)
         self._fixed += POSITION_BYTES * len(calls[0].known.digests)
+        self._advice = advice  # to who asks for too much
         self._held = 0
 
     def expect(self, texts: Sequence[str]) -> None:
@@ -80,7 +87,7 @@ class Reply:
             RateLimited, QueueFull: there is no room for it.
         """
         size = self._size(sizes)
-        check_reply(size, self._limits)
+        check_reply(size, self._limits, self._advice)
         self._hold(size)
 
     def _size(self, sizes: Sequence[tuple[Call, Size]]) -> int:
@@ -99,7 +106,7 @@ class Reply:
 
     def _checked(self, reply: M) -> M:
         """A reply of some tasks is known exactly only once it is made."""
-        check_reply(reply.ByteSize(), self._limits)
+        check_reply(reply.ByteSize(), self._limits, self._advice)
         return reply
 
 

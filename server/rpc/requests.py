@@ -29,7 +29,7 @@ from server.inference.tasks.embed import DataTypeName
 from server.inference.tasks.rank import MAX_PASSAGES, PASSAGES, RankMethod
 from server.inference.tasks.redact import MASK
 from server.inference.tasks.tokens import Aggregation, entity_labels
-from server.rpc.call_gate import Context
+from server.limits import Context
 from server.types import Pool, PoolingName, Priority, Trained
 
 T = TypeVar("T")
@@ -208,16 +208,14 @@ def offset_unit(options: pb.CallOptions) -> Unit:
     return _choice(OFFSET_UNITS, options.offset_unit, "options.offset_unit")
 
 
-def check_reply(size: int, limits: Limits) -> None:
+def check_reply(size: int, limits: Limits, advice: str) -> None:
     """Refuse, before anything is computed, a reply that its reader might not be allowed to read."""
     if size > limits.max_reply_bytes:
-        raise ReplyTooLarge(
-            "", f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}: use StreamSegments"
-        )
+        raise ReplyTooLarge("", f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}: {advice}")
 
 
 def check_message(size: int) -> None:
-    """Refuse, before anything is computed, a stream with a message over what contract and clients allow."""
+    """Refuse a stream with a message over what contract and clients allow: if it is foreseen, before computing."""
     if size > MAX_MESSAGE_BYTES:
         raise ReplyTooLarge("tasks", f"a message would have {size:,} bytes, over {MAX_MESSAGE_BYTES:,}: ask for less")
 

@@ -8,6 +8,7 @@ from server.inference.answer import Answer, SegmentAnswer
 from server.inference.cursor import Cursors
 from server.inference.pipeline import Result
 from server.rpc import replies
+from server.rpc.requests import check_message
 from server.rpc.results import Results
 
 MOST_KEPT = 50_000  # of one message, which stays below 1 MiB
@@ -63,4 +64,5 @@ class SegmentWriter:
         self._sent[trunk] += len(segment.kept.positions) or 1
         segment.trunk = trunk
         segment.cursor = self._cursors.after(self._sent)
+        check_message(segment.ByteSize())
         return pb.StreamSegmentsResponse(segment=segment)

@@ -66,6 +66,12 @@ def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]
     structlog.get_logger("server").error("event loop", reason=context["message"].partition("\n")[0], exc_info=error)
 
 
+def report(error: BaseException) -> None:
+    """Log a bug of ours: what it was and where it came from, without its message and the values of anything."""
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    structlog.get_logger(__name__).error("internal error", error=type(error).__qualname__, frames=frames)
+
+
 def _renderer(renderer: Renderer, stream: TextIO) -> Processor:
     if renderer == "console" or (renderer == "auto" and stream.isatty()):
         return structlog.dev.ConsoleRenderer(colors=stream.isatty() and not os.environ.get("NO_COLOR"))

@@ -55,10 +55,12 @@ def test_redact_writes_the_text_and_nothing_else(written: Callable[..., str], bo
 
 
 def test_analyze_runs_tasks_of_several_models_in_one_call(written: Callable[..., str], book: Path) -> None:
-    tasks = ("classify-tokens", "embed-sparse", "classify:sorter", "classify:tagger", "embed")
+    tasks = ("classify-tokens", "embed-sparse", "classify:sorter", "classify:tagger", "embed", "rank")
     options = [each for task in tasks for each in ("--task", task)]
-    answer = json.loads(written("analyze", "--segments", "--tokens", *options, book))
-    assert list(answer["results"]) == ["classify_tokens", "embed_sparse", "classify:sorter", "classify:tagger", "embed"]
+    answer = json.loads(written("analyze", "--segments", "--tokens", "--query", "a good deed", *options, book))
+    assert list(answer["results"]) == [task.replace("-", "_") for task in tasks]
+    ranked = json.loads(written("rank", "--input-type", "query", "a good deed", book))  # analyze adds no prefix either
+    assert answer["results"]["rank"]["passages"] == ranked["passages"]
     for found in answer["results"]["classify_tokens"]["entities"]:
         assert TEXT[found["char_start"] : found["char_end"]] == found["text"]
     assert all(trunk["segments"][-1]["char_end"] == len(TEXT) for trunk in answer["trunks"])
@@ -70,6 +72,9 @@ def test_analyze_runs_tasks_of_several_models_in_one_call(written: Callable[...,
 def test_wrong_tasks_and_labels_are_told_in_a_line(invoke: Invoke, book: Path) -> None:
     assert invoke("analyze", "--task", "guess", book).exit_code == 2
     assert invoke("redact", "--segments", book).exit_code == 2
+    unasked = invoke("analyze", "--task", "rank", book)
+    assert unasked.exit_code == 2
+    assert "--query" in unasked.stderr
     done = invoke("redact", "--label", "NOBODY", book)
     assert done.exit_code == 1
     assert "--label" in done.stderr
@@ -77,10 +82,11 @@ def test_wrong_tasks_and_labels_are_told_in_a_line(invoke: Invoke, book: Path) -
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_a_job_has_columns_for_its_tasks(invoke: Invoke, book: Path, tmp_path: Path, form: str) -> None:
-    tasks = ("redact", "classify-tokens", "classify:tagger", "embed-sparse", "embed")
+    tasks = ("redact", "classify-tokens", "classify:tagger", "embed-sparse", "embed", "rank")
     options = [each for task in tasks for each in ("--task", task)]
     out = tmp_path / "out"
-    command = ("batch", "-i", book, "-o", out, "--format", form, "--segments", "--tokens", *options)
+    own = ("--segments", "--tokens", "--query", "a good deed", "--passages", "2")
+    command = ("batch", "-i", book, "-o", out, "--format", form, *own, *options)
     done = invoke(*command)
     assert done.exit_code == 0, done.output
     part = out / f"part-00000.{form}"
@@ -92,7 +98,11 @@ def test_a_job_has_columns_for_its_tasks(invoke: Invoke, book: Path, tmp_path: P
     first, *segments = rows
     assert list(first)[4:-2] == [
         "redacted", "redacted_entities", "entities", "labels", "scores", "indices", "weights", "tokens", "vector",
+        "score", "passages",
     ]  # fmt: skip
+    best, second = first["passages"]
+    assert first["score"] == best["score"] >= second["score"]
+    assert 0 <= best["char_start"] < best["char_end"] <= len(TEXT)
     mask = first["redacted_entities"][0]
     assert first["redacted"][mask["redacted_start"] : mask["redacted_end"]] == f"[{mask['label']}]"
     assert len(first["indices"]) == len(first["weights"]) == len(first["tokens"])
@@ -101,6 +111,7 @@ def test_a_job_has_columns_for_its_tasks(invoke: Invoke, book: Path, tmp_path: P
     assert json.loads((out / "_manifest.json").read_text())["options"]["task"] == " ".join(tasks)
     assert invoke(*command).exit_code == 0
     assert invoke(*command, "--mask", "x").exit_code == 2
+    assert invoke(*command, "--query", "another").exit_code == 2
 
 
 def test_a_job_of_two_tasks_of_a_kind_is_refused(invoke: Invoke, book: Path, tmp_path: Path) -> None:

@@ -158,6 +158,20 @@ def test_a_bad_folder_is_refused_before_and_while_loading(
 
 
 @pytest.mark.parametrize(
+    "edit",
+    [
+        changed("config_sentence_transformers.json", prompts=["query: "]),
+        changed("config.json", architectures="BertForTokenClassification"),
+        changed("config.json", architectures=["BertForTokenClassification"], id2label=["O", "B"]),
+    ],
+)
+def test_what_is_not_of_its_type_is_told(folder: Path, edit: Edit) -> None:
+    edit(folder)
+    with pytest.raises(DamagedFileError, match="is not a"):
+        describe(folder)
+
+
+@pytest.mark.parametrize(
     ("listed", "error"),
     [
         (["custom_st.Transformer"], RemoteCodeError),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder.families import Activation
-from encoder.layers import Norm
+from encoder.layers import Linear, Norm
 from encoder.ops import Layer8, Linear8, Quantiser, Rows
 from encoder.ops.native import Native
 from encoder.ops.probe import exact
@@ -270,3 +270,26 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         native.quantise(x, Quantiser(torch.tensor([3, 2], dtype=torch.int32), torch.ones(32), SIGNED))
     with pytest.raises(ValueError, match="out of range"):
         native.quantise(x, Quantiser(torch.tensor([32], dtype=torch.int32), torch.ones(32), SIGNED))
+
+
+@pytest.mark.parametrize("form", native_forms.forms())
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 1), (48, 16), (384, 35), (1024, 48)])
+def test_scores_are_those_of_64_bit_floats_and_depend_on_their_row_alone(form: str, inputs: int, outputs: int) -> None:
+    draw = Draw(outputs)
+    head = Linear(draw.normal(outputs, inputs), draw.normal(outputs))
+    x = draw.normal(301, inputs).bfloat16()
+    x[2] = 1e-40
+    scores = native_forms.native(form).scores(head)
+    assert scores
+    found = scores(x)
+    exactly = x.double() @ head.weight.double().t() + head.bias.double()
+    assert ((found.double() - exactly).abs() <= 1e-6 * inputs).all()
+    assert torch.equal(found, native_forms.native("generic").scores(head)(x)), "the same bits in all forms"
+    assert all(torch.equal(scores(x[row : row + 1])[0], found[row]) for row in (0, 5, 11, 12, 300))
+    for count in (2, 3):
+        with threads(count):
+            assert torch.equal(scores(x), found)
+
+
+def test_a_head_of_another_size_is_left_to_pytorch(native: Native) -> None:
+    assert native.scores(Linear(torch.zeros(3, 24), torch.zeros(3))) is None

@@ -79,4 +79,5 @@ def test_what_cannot_be_served_is_refused(
 def test_a_name_that_is_nothing_is_told_what_there_is() -> None:
     result = CliRunner().invoke(add, ["unheard-of"])
     assert result.exit_code == 2
-    assert "hf:ORG/NAME@REVISION, ./FOLDER, or the name of a packaged model" in " ".join(result.stderr.split())
+    words = " ".join(result.stderr.split())
+    assert "hf:ORG/NAME@REVISION, ./FOLDER, an archive, or the name of a packaged model" in words

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DESCRIPTORS = Path("server/kserve/inference.binpb")
 NEEDS_NPM = pytest.mark.skipif(shutil.which("npm") is None, reason="buf comes from npm, which is not installed")
 
 
@@ -33,6 +34,8 @@ def copy(tmp_path: Path, tools: Path) -> Path:
     """A checkout of its own, whose contract a test may spoil."""
     shutil.copytree(ROOT / "proto", tmp_path / "proto", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "buf.yaml", tmp_path)
+    (tmp_path / DESCRIPTORS).parent.mkdir(parents=True)
+    shutil.copy(ROOT / DESCRIPTORS, tmp_path / DESCRIPTORS)
     (tmp_path / ".venv-proto").symlink_to(tools)
     return tmp_path
 
@@ -46,6 +49,16 @@ def edit(file: Path, old: str, new: str) -> None:
 def test_the_committed_stubs_are_what_the_contract_generates(tools: Path) -> None:
     done = contract("check")
     assert done.returncode == 0, done.stderr
+
+
+def test_changed_messages_of_kserve_make_their_descriptors_stale_and_generating_mends_them(copy: Path) -> None:
+    edit(copy / "proto/kserve/inference.proto", "bool live = 1;", "bool alive = 1;")
+    done = contract("check", copy)
+    assert done.returncode == 1
+    assert "server/kserve/inference.binpb" in done.stderr
+    for verb in ("generate", "check"):
+        done = contract(verb, copy)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_changed_contract_makes_stubs_stale_and_generating_mends_them(copy: Path) -> None:

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from server.auth.authenticator import Authenticator
 from server.config.schema import Settings
 from server.health.drain import Drain
-from server.limits import Admission, Limiter
-from server.rpc.call_gate import CallGate, Context
+from server.limits import Admission, Context, Gate, Limiter
+from server.rpc.call_gate import CallGate
 from server.rpc.interceptor import Outermost
 from server.telemetry.metrics import Metrics
 
@@ -57,7 +57,8 @@ def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
 def gate_of(settings: Settings, metrics: Metrics, limiter: Limiter) -> CallGate:
     """The gate of a server with such settings."""
     admission = Admission(limiter, settings.limits, metrics)
-    return CallGate(Authenticator(settings), admission, Drain(1.0), settings.server.default_deadline_seconds)
+    gate = Gate(Authenticator(settings), admission, Drain(1.0), settings.server.default_deadline_seconds)
+    return CallGate(gate, admission)
 
 
 @asynccontextmanager

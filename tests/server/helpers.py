@@ -72,6 +72,7 @@ class Server:
     metrics: Metrics
     loop: asyncio.AbstractEventLoop
     channels: list[grpc.Channel] = field(default_factory=list)
+    addresses: tuple[str, ...] = ()
 
     def channel(self) -> grpc.Channel:
         """A connection of its own, with a stock client's limits."""
@@ -111,7 +112,8 @@ def serving(configured: Settings) -> Iterator[Server]:
     async def run() -> None:
         try:
             async with app.running(configured) as running:
-                started.set_result(Server(running.addresses[0], kept[0], asyncio.get_running_loop()))
+                addresses = tuple(running.addresses)
+                started.set_result(Server(addresses[0], kept[0], asyncio.get_running_loop(), addresses=addresses))
                 await asyncio.to_thread(stop.wait)
         except BaseException as error:
             with suppress(Exception):

@@ -16,8 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from server.config.schema import ServerSettings, Settings
 from server.errors import EmptyDocument, UnknownModel
-from server.limits import Limiter
-from server.rpc.call_gate import Context
+from server.limits import Context, Limiter
 from server.rpc.interceptor import Outermost
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics

@@ -69,7 +69,7 @@ async def charge(limiter: Limiter, client: Client, tokens: float, *, patience: f
 
 
 async def need(limiter: Limiter, client: Client, tokens: float) -> float:
-    meter = limiter.budget(client)._meter
+    meter = limiter.budget(client).meter
     assert meter
     return await meter.time_needed(tokens)
 

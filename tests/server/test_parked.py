@@ -185,7 +185,7 @@ async def test_a_purchase_wakes_its_client_alone(redis: Redis) -> None:
         unpark = scheduler._unpark
         await submitted(scheduler, machine, b"first", 6_000)
         waiting = submitted(scheduler, machine, b"waiting", 10)
-        while ACME.name not in scheduler._parked or scheduler._limiter.budget(ACME)._meter._purchase:  # type: ignore[union-attr]
+        while ACME.name not in scheduler._parked or scheduler._limiter.budget(ACME).meter._purchase:  # type: ignore[union-attr]
             await asyncio.sleep(0.001)
 
         def noted(name: str) -> None:

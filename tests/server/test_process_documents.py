@@ -11,7 +11,8 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import PlanSettings
-from tests.server.helpers import SOON, Server, eventually, prose, serving, settings
+from tests.models import tokens_model
+from tests.server.helpers import SOON, Server, eventually, model, prose, serving, settings
 
 EMBED = pb.Task(name="e", embed=pb.EmbedOptions(return_segment_vectors=True))
 
@@ -64,6 +65,31 @@ def test_one_documents_fault_is_its_own(server: Server) -> None:
     found = results(process(server, [start(), part("good", "a text"), part("empty", " "), part("also good", "b")]))
     assert found["empty"][0].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert {name for name, (result,) in found.items() if result.WhichOneof("outcome") == "ok"} == {"good", "also good"}
+
+
+def test_no_message_is_too_large_however_long_the_masks_are(models: Path, tmp_path: Path) -> None:
+    """Every token is an entity. Three segments are more than a message takes, or one alone is."""
+    label = "X" * 60
+    folder = tokens_model(models / "splade-tiny", tmp_path / "all", (f"B-{label}",) * 2)
+    whole = pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED, max_tokens=500)
+    entities = pb.ClassifyTokensOptions(aggregation=pb.AGGREGATION_SIMPLE)
+
+    def start(labels: int) -> pb.ProcessDocumentsRequest:
+        task = pb.Task(name="r", redact=pb.RedactOptions(entities=entities, mask="{label}" * labels))
+        options = pb.CallOptions(segmentation=whole)
+        return pb.ProcessDocumentsRequest(start=pb.ProcessStart(tasks=[task], options=options))
+
+    with serving(settings(model(str(folder)))) as server:
+        text = prose(3000)
+        responses = process(server, [start(11), part("a", text)])
+        assert max(response.ByteSize() for response in responses) <= 1 << 20
+        found = results(responses)["a"]
+        assert len(found) > 2
+        redacted = "".join(result.ok.results[0].redact.text for result in found)
+        assert not set(redacted) - {"X", " ", "\n"}
+        assert len(redacted) > 11 * 60 * 2900
+        (refused,) = results(process(server, [start(36), part("a", text)]))["a"]
+        assert "a message would have" in refused.error.message
 
 
 def test_a_result_too_large_for_a_message_comes_in_several(server: Server) -> None:

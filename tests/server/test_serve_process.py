@@ -30,7 +30,6 @@ from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
 from server.config.schema import Settings
-from server.health.drain import Drain
 from server.limits import Limiter
 from server.rpc.listener import SERVICES, Listener
 from server.rpc.requests import Limits
@@ -531,7 +530,7 @@ async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
     nothing: Any = None
     limits, metrics, settings = Limits(1000, 1000, 1, 1, 1.0), Metrics(CollectorRegistry()), Settings()
     gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
-    listener = Listener(nothing, nothing, limits, metrics, Drain(1.0), b"", 60.0, gate)
+    listener = Listener(nothing, nothing, limits, metrics, 60.0, gate)
     (address,) = await listener.bind(["127.0.0.1:0"])
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)

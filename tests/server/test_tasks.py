@@ -1,9 +1,14 @@
 """Tasks beside embedding agree with transformers and sentence-transformers, and hold on long documents.
 
-task              peer
-classify_tokens   transformers' token-classification pipeline, each aggregation strategy
-classify          transformers' text-classification pipeline, one label or any number of them
-embed_sparse      sentence-transformers' SparseEncoder
+task              peer                                                                         in test_….py
+embed             sentence-transformers' SentenceTransformer                                   sentence_transformers
+classify_tokens   transformers' token-classification pipeline, each aggregation strategy       tasks
+redact            as classify_tokens, with which it must agree                                 tasks
+classify          transformers' text-classification pipeline, one label or any number of them  tasks
+embed_sparse      sentence-transformers' SparseEncoder                                         tasks
+rank, dense       cosines of SentenceTransformer's vectors                                     rank
+rank, sparse      products of SparseEncoder's vectors                                          rank
+cross-encoders    transformers' logits of pairs                                                cross_encoders
 """
 
 from collections.abc import Iterator, Sequence

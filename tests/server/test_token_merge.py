@@ -35,6 +35,9 @@ class Pieces:
     def pair_frame(self, first: str) -> Any:
         raise NotImplementedError
 
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
     def continues_word(self, ids: NDArray[np.int32], starts: NDArray[np.int64], text: str) -> NDArray[np.bool_]:
         odd: NDArray[np.bool_] = ids % 2 == 1
         return odd
@@ -103,7 +106,7 @@ def pieces_of(labels: Sequence[str]) -> st.SearchStrategy[list[tuple[str, bool]]
     return pieces.map(lambda pieces: [(pieces[0][0], False), *pieces[1:]])
 
 
-CUTS = st.lists(st.integers(1, 39), max_size=12)
+CUTS = st.lists(st.integers(1, 39), max_size=39)  # more segments than are taken in at a time
 
 
 @given(

@@ -204,6 +204,9 @@ OCTAVO_INLINE void transpose(Words (&rows)[16]) {
   }
 }
 
+// Rows, and vectors of scores, computed at once: so many sums, weights and inputs fit the registers.
+constexpr int kScoreRows = 6, kScorePanels = 1;
+
 // --- Products -------------------------------------------------------------------------------------------------------
 
 #ifdef OCTAVO_AVX_VNNI

@@ -145,6 +145,9 @@ OCTAVO_INLINE void transpose(Words (&rows)[16]) {
   }
 }
 
+// Rows, and vectors of scores, computed at once: so many sums, weights and inputs fit the registers.
+constexpr int kScoreRows = 8, kScorePanels = 3;
+
 // --- Products -------------------------------------------------------------------------------------------------------
 
 // Rows of C computed at once. Twelve rows by two vectors keep 24 sums in registers, with two loads and twelve

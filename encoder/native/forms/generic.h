@@ -208,6 +208,9 @@ OCTAVO_INLINE void transpose(Words (&rows)[16]) {
   for (int r = 0; r < 16; ++r) rows[r] = load(square[r]);
 }
 
+// Rows, and vectors of scores, computed at once: so many sums, weights and inputs fit the registers.
+constexpr int kScoreRows = 4, kScorePanels = 1;
+
 // --- Products -------------------------------------------------------------------------------------------------------
 
 // Rows and columns are widened to 16 bits, once for each product, and lie along the inner dimension: so compilers turn

@@ -198,6 +198,9 @@ OCTAVO_INLINE void transpose(Words (&rows)[16]) {
       for (int r = 0; r < 4; ++r) rows[4 * c + i].v[r] = t[r][c][i];
 }
 
+// Rows, and vectors of scores, computed at once: so many sums, weights and inputs fit the registers.
+constexpr int kScoreRows = 6, kScorePanels = 1;
+
 // --- Products -------------------------------------------------------------------------------------------------------
 
 // Four rows by half a panel: sixteen sums, four corrections, four columns.

@@ -13,6 +13,8 @@ from octavo.client import (
     EmbedSparse,
     Entities,
     Entity,
+    Passage,
+    Ranking,
     RedactedEntity,
     Redaction,
     SparseEmbedding,
@@ -23,6 +25,7 @@ from octavo.client.results import SparseVector, TaskResult
 VECTOR = "vector"  # its type depends on the model
 _PLACE = {"char_start": "int64", "char_end": "int64"}
 _ENTITY = {**_PLACE, "label": "string", "score": "float"}
+_PASSAGE = {**_PLACE, "score": "float", "segment": "int64"}
 _MASKED = {**_ENTITY, "redacted_start": "int64", "redacted_end": "int64"}
 _COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "embed": {VECTOR: None},
@@ -30,6 +33,7 @@ _COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "redact": {"redacted": "string", "redacted_entities": [_MASKED]},
     "classify": {"labels": ["string"], "scores": ["float"]},
     "embed_sparse": {"indices": ["uint32"], "weights": ["float"], "tokens": ["string"]},
+    "rank": {"score": "float", "passages": [_PASSAGE]},
 }
 """By kind of task; a list has one element, a mapping has the fields of a struct. Types are pyarrow's names."""
 
@@ -68,8 +72,8 @@ def values_of(result: TaskResult) -> dict[str, Any]:
             return {"labels": [each.label for each in result.labels], "scores": scores}
         case SparseEmbedding():
             return {} if result.vector is None else _sparse(result.vector)
-        case _:
-            raise TypeError("a job has no query to rank by")
+        case Ranking():
+            return {"score": number(result.score), "passages": [_passage(each) for each in result.passages]}
 
 
 def of_segments(result: TaskResult) -> Sequence[TaskResult]:
@@ -90,6 +94,11 @@ def json_values(row: Mapping[str, Any]) -> dict[str, Any]:
 def _entity(entity: Entity) -> dict[str, Any]:
     values = asdict(entity)
     return {**{name: values[name] for name in _ENTITY}, "score": number(entity.score)}
+
+
+def _passage(passage: Passage) -> dict[str, Any]:
+    place = {"char_start": passage.char_start, "char_end": passage.char_end}
+    return {**place, "score": number(passage.score), "segment": passage.segment_index}
 
 
 def _masked(masked: RedactedEntity) -> dict[str, Any]:

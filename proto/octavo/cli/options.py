@@ -17,6 +17,7 @@ from octavo.client.arguments import (
     ClassifyTokens,
     Embed,
     EmbedSparse,
+    Rank,
     Redact,
     Segmentation,
     Task,
@@ -153,6 +154,11 @@ _OF_TASKS: dict[str, Callable[[Any], Any]] = {
     "top_k": click.option(
         "--top-k", type=click.IntRange(min=1), metavar="N", help="Only the N highest scores or weights."
     ),
+    "query": click.option(
+        "--query",
+        metavar="TEXT",
+        help="What the task rank ranks by. If the model has prefixes, add --input-type passage.",
+    ),
     "method": click.option(
         "--method",
         type=click.Choice(["dense", "sparse", "cross_encoder"]),
@@ -174,6 +180,7 @@ TASKS: dict[str, type[Task]] = {
     "redact": Redact,
     "classify": Classify,
     "embed-sparse": EmbedSparse,
+    "rank": Rank,
 }
 
 
@@ -188,18 +195,17 @@ def call_options(command: Command) -> Command:
     return _given(command, server_option, *_ENCRYPTION, *own)
 
 
-def task_options(*kinds: type[Task]) -> Callable[[Command], Command]:
-    """Add the options of these kinds of tasks to a command."""
-    names = {field.name for kind in kinds for field in fields(kind)}
+def task_options(*kinds: type[Task], without: Sequence[str] = ()) -> Callable[[Command], Command]:
+    """Add the options of these kinds of tasks to a command, without those of some fields."""
+    names = {field.name for kind in kinds for field in fields(kind)}.difference(without)
     own = (option for name, option in _OF_TASKS.items() if name in names)
     return lambda command: _given(command, *own, *_RUN)
 
 
-def document_options(*kinds: type[Task]) -> Callable[[Command], Command]:
+def document_options(*kinds: type[Task], without: Sequence[str] = ()) -> Callable[[Command], Command]:
     """Add the arguments and options of a command that runs these kinds of tasks on files."""
-    return lambda command: _given(
-        command, files_argument, _output_option, _segments_option, task_options(*kinds), in_flight_option, call_options
-    )
+    own = files_argument, _output_option, _segments_option, task_options(*kinds, without=without)
+    return lambda command: _given(command, *own, in_flight_option, call_options)
 
 
 def job_options(command: Command) -> Command:
@@ -230,6 +236,8 @@ def call_arguments(options: dict[str, Any]) -> CallArguments:
 def task_of(name: str, options: dict[str, Any], model: str | None = None) -> Task:
     """Convert options to the task of this name, run by this model; None: the call's model."""
     kind = TASKS[name]
+    if kind is Rank and options["query"] is None:
+        raise click.UsageError("--task rank needs --query")
     given = {**options, "segment_vectors": options["segments"], "model": model}
     return kind(**{field.name: value for field in fields(kind) if (value := given.get(field.name)) is not None})
 

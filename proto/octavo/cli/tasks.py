@@ -104,7 +104,7 @@ def embed_sparse(ctx: click.Context, /, files: tuple[str, ...], **options: Any) 
 @click.command()
 @click.argument("query")
 @click.option("--top-k", type=click.IntRange(min=1), metavar="N", help="Only the N best documents.")
-@document_options(Rank)
+@document_options(Rank, without=["query"])
 @click.pass_context
 def rank(ctx: click.Context, /, query: str, files: tuple[str, ...], top_k: int | None, **options: Any) -> None:
     r"""Rank documents of any length by how well they answer QUERY.
@@ -146,6 +146,7 @@ def analyze(
     \b
     octavo analyze --task embed --task redact --task classify report.txt | jq .results.redact.text
     octavo analyze --task classify:topics --task classify:languages report.txt | jq '.results | keys'
+    octavo analyze --task classify --task rank --query "who keeps the light?" logs/*.txt
     """
     segments = options["segments"]
     line = each_written(

@@ -1,7 +1,7 @@
 """Embed: vectors of a document, of its segments and of spans of its text."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,19 @@ class EmbedTask:
         if self.normalize:
             kept = (kept / np.maximum(_norms(kept), LEAST_NORM)).astype(np.float32)
         return kept
+
+
+def encoded(vectors: Vectors, data_type: DataTypeName) -> NDArray[Any]:
+    """Vectors (n, dimensions) in a data type, little-endian; binary ones have a bit a value, the first one highest."""
+    match data_type:
+        case "float32":
+            return vectors.astype("<f4")
+        case "float16":
+            return vectors.astype("<f2")
+        case "int8":
+            return np.rint(vectors * 127).clip(-127, 127).astype(np.int8)
+        case "binary":
+            return np.packbits(vectors > 0, axis=1)
 
 
 def _norms(vectors: Vectors) -> NDArray[np.float64]:

@@ -53,7 +53,8 @@ class RedactTask:
 
     def reply_bytes(self, size: Size) -> int:
         """See `Task`."""
-        masks = self.entities.most_entities(size) * (ENTITY_BYTES + len(self.mask.encode()))
+        longest = max(len(self.mask.replace(LABEL, label).encode()) for label in self.entities.labels)
+        masks = self.entities.most_entities(size) * (ENTITY_BYTES + longest)
         return size.text_bytes + masks + self.entities.reply_bytes(size)
 
     def merge(self, text: str, *, stream: bool) -> "RedactMerge":
@@ -70,12 +71,12 @@ class RedactMerge:
         self._keep = keep
         self._entities = task.entities.merge(text, stream=not keep)
         self._done = 0  # of the text, in code points
-        self._upto = 0
+        self._seen = 0
 
     def add(self, segment: Segment, parts: Parts) -> None:
         """Take in a segment's logits."""
         self._entities.add(segment, parts)
-        self._upto = min(segment.end, self._entities.settled)
+        self._seen = segment.end
 
     def of_segment(self, parts: Parts) -> Redaction:
         """The next piece of the redacted text, up to where no entity can still be found."""
@@ -89,6 +90,11 @@ class RedactMerge:
         if found is None:
             return None
         return self._masked(found.entities) if self._keep else Redaction()
+
+    @property
+    def _upto(self) -> int:
+        """How much of the text can be masked."""
+        return min(self._seen, self._entities.settled)
 
     def _masked(self, entities: tuple[Entity, ...]) -> Redaction:
         pieces: list[str] = []
