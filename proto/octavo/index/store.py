@@ -78,9 +78,13 @@ class Store:
             _make_private(path)
         try:
             self._connection = _connect(path)
-            self._prepare()
         except sqlite3.Error as fault:
             raise NoIndex(f"{self.name}: {_explained(fault)}") from fault
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -103,8 +107,8 @@ class Store:
             for name, value in self.settings.items():
                 if settings.get(name) != value:
                     raise OtherIndex(
-                        f"{self.name} was made with {name} {value!r}, not {settings.get(name)!r}: use the same, or "
-                        "make a new index"
+                        f"{self.name} was made with {name} {_shown(value)}, not {_shown(settings.get(name))}: use the "
+                        "same, or make a new index"
                     )
             self._set_meta("settings", json.dumps(dict(settings)))
 
@@ -170,6 +174,12 @@ class Store:
         """What is kept about each document, by id."""
         with self._lock:
             return dict(self._connection.execute("SELECT id, about FROM documents ORDER BY id"))
+
+    def about(self, document_id: str) -> str | None:
+        """What is kept about a document; None if the index does not have it."""
+        with self._lock:
+            row = self._connection.execute("SELECT about FROM documents WHERE id = ?", (document_id,)).fetchone()
+        return row[0] if row else None
 
     def nearest(self, query: Vector, count: int) -> list[Hit]:
         """The segments with the highest dot products with the query, best first."""
@@ -325,14 +335,22 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     connection = sqlite3.connect(
         target, uri=path is not None, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut the last changes
-    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut the last ones
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
 def _blob(vector: NDArray[Any]) -> bytes:
     return vector.astype("<f4").tobytes()
+
+
+def _shown(value: object) -> str:
+    return "unset" if value is None else str(value)
 
 
 def _explained(fault: sqlite3.Error) -> str:
