@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from octavo.client import Change, Held, PlacedSegment, Usage
 from octavo.index.errors import IndexBusy, NoIndex, OtherIndex, VectorMissing
-from octavo.index.seam import Change, Held, PlacedSegment
 from octavo.index.store import Store, exclusive
 
 DIMENSIONS = 16
@@ -31,7 +31,7 @@ def change(*digests: bytes, known: str | bytes = b"", fingerprint: str = "f") ->
         PlacedSegment(digest, 10 * i, 10 * i + 10, None if digest in known else vector(digest))
         for i, digest in enumerate(digests)
     )
-    return Change(fingerprint, tuple(placed), ())
+    return Change(fingerprint, tuple(placed), (), Usage(0, 0, 0, 0, 0))
 
 
 def rows(store: Store) -> list[tuple[str, bytes, int, int]]:
@@ -91,7 +91,7 @@ def test_a_change_that_fails_leaves_everything_as_it_was(store: Store) -> None:
 def test_documents_of_a_source_are_held_together(store: Store) -> None:
     store.apply("v1", change(b"1", b"2"), source="s")
     store.apply("w", change(b"3"), source="t")
-    assert store.held("v2") is None
+    assert store.held("v2") == Held("f", ())
     assert store.held_of_source("s") == Held("f", (b"1", b"2"))
     store.apply("v2", change(b"1", b"4", known=b"1"), source="s")
     store.delete(["v1"])

@@ -231,9 +231,8 @@ def _summary(tally: Tally, form: str) -> str:
         return _json_text(dataclasses.asdict(tally))
     files = ", ".join(f"{count:,} {state}" for state, count in tally.files.items())
     return (
-        f"{files}\n{tally.new_segments:,} new segments, {tally.reused_segments:,} reused; tokens: "
-        f"{tally.computed_tokens:,} computed, {tally.cached_tokens:,} from the server's cache, "
-        f"{tally.reused_tokens:,} reused"
+        f"{files}\n{tally.new_segments:,} new segments, {tally.reused_segments:,} reused; of {tally.tokens:,} tokens "
+        f"{tally.computed_tokens:,} computed, {tally.cached_tokens:,} from the server's cache"
     )
 
 

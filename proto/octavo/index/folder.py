@@ -8,11 +8,10 @@ from typing import Literal
 
 from octavo.cli.connection import explained, is_unreachable
 from octavo.cli.documents import in_order
-from octavo.client import Client, FingerprintMismatch, OctavoError
+from octavo.client import Change, Client, FingerprintMismatch, Held, OctavoError, SyncReport
 from octavo.client.arguments import CallArguments
 from octavo.index.errors import OtherIndex
 from octavo.index.files import File, Scan, content_digest, read
-from octavo.index.seam import Change, Held, Synced, sync
 from octavo.index.store import Store
 
 State = Literal["added", "changed", "unchanged", "deleted", "failed"]
@@ -20,23 +19,25 @@ State = Literal["added", "changed", "unchanged", "deleted", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a file; `error` if it failed, `synced` if it was sent to the server."""
+    """What became of a file; `error` if it failed, `report` if it was sent to the server."""
 
     name: str
     state: State
     size: int = 0
-    synced: Synced | None = None
+    report: SyncReport | None = None
     error: str = ""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of files, segments and tokens.
+    """Counts of files, and of what was sent to the server: segments and tokens.
 
     Attributes:
+        new_segments: segments whose vectors the index did not have.
+        reused_segments: segments whose vectors it had.
+        tokens: tokens of all these segments.
         computed_tokens: tokens that the server computed.
         cached_tokens: tokens that the server had in its cache.
-        reused_tokens: tokens of segments that the index had already.
     """
 
     files: dict[State, int] = field(
@@ -44,19 +45,19 @@ class Tally:
     )
     new_segments: int = 0
     reused_segments: int = 0
+    tokens: int = 0
     computed_tokens: int = 0
     cached_tokens: int = 0
-    reused_tokens: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count a file."""
         self.files[outcome.state] += 1
-        if synced := outcome.synced:
-            self.new_segments += synced.new
-            self.reused_segments += synced.kept
-            self.computed_tokens += synced.usage.computed_tokens
-            self.cached_tokens += synced.usage.cached_tokens
-            self.reused_tokens += synced.kept_tokens
+        if report := outcome.report:
+            self.new_segments += report.added
+            self.reused_segments += report.unchanged
+            self.tokens += report.usage.tokens
+            self.computed_tokens += report.usage.computed_tokens
+            self.cached_tokens += report.usage.cached_tokens
 
     @property
     def moved(self) -> bool:
@@ -114,19 +115,15 @@ class FolderSync:
             if about != known and not self.dry_run:
                 self.store.note(file.name, json.dumps(about))
             return Outcome(file.name, "unchanged", file.size)
-        synced = self._send(file.name, data.decode(self.encoding), json.dumps(about))
-        return Outcome(file.name, "changed" if known else "added", file.size, synced)
+        report = self._send(file.name, data.decode(self.encoding), json.dumps(about))
+        return Outcome(file.name, "changed" if known else "added", file.size, report)
 
-    def _send(self, name: str, text: str, about: str) -> Synced | None:
-        if not text.strip():  # the server refuses empty documents
-            if not self.dry_run:
-                self.store.clear(name, about)
-            return None
-        arguments = {**self.arguments}
-        if fingerprint := self.store.fingerprint:
-            arguments["expected_fingerprint"] = fingerprint
+    def _send(self, name: str, text: str, about: str) -> SyncReport:
         index = _Noting(self.store, about)
-        return sync(self.client, name, text, index, dry_run=self.dry_run, timeout=self.timeout, **arguments)
+        report = self.client.sync(name, text, index, dry_run=self.dry_run, timeout=self.timeout, **self.arguments)
+        if not (report.added or report.unchanged or self.dry_run):  # no token, so perhaps no change to apply
+            self.store.clear(name, about)
+        return report
 
     def _deleted(self, name: str) -> Outcome:
         if not self.dry_run:

@@ -14,9 +14,7 @@ from langchain_core.documents import Document
 from langchain_core.indexing import DeleteResponse, DocumentIndex, UpsertResponse
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from octavo.client import Client
-from octavo.client.arguments import CallArguments
-from octavo.index.seam import Change, Held, sync
+from octavo.client import Change, Client, Held
 from octavo.index.store import Hit, Store
 
 
@@ -32,7 +30,7 @@ class OctavoIndex(DocumentIndex):
         path: the index's file, which is made if it does not exist.
         source_key: the metadata that names a document's source, as `source_id_key` of `index`.
         k: number of passages to retrieve.
-        arguments: of every call, such as `model` and `segmentation`; must not change while the index exists.
+        arguments: `CallArguments` of every call, such as `model` and `segmentation`, always the same for an index.
         in_flight: documents in progress at a time.
     """
 
@@ -42,7 +40,7 @@ class OctavoIndex(DocumentIndex):
     path: Path
     source_key: str = "source"
     k: int = Field(default=4, ge=1)
-    arguments: CallArguments = Field(default_factory=CallArguments)
+    arguments: dict[str, Any] = Field(default_factory=dict)
     in_flight: int = Field(default=4, ge=1)
     _store: Store = PrivateAttr()
 
@@ -90,9 +88,10 @@ class OctavoIndex(DocumentIndex):
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
     ) -> list[Document]:
         """The passages that resemble the query most. Metadata has their span and score beside the document's."""
-        if not self._store.fingerprint:
+        fingerprint = self._store.fingerprint
+        if not fingerprint:
             return []
-        asked = {**self._call(), "input_type": "query"}
+        asked = {**self.arguments, "input_type": "query", "expected_fingerprint": fingerprint}
         answer = self.client.embed(query, **asked)
         return list(map(_passage, self._store.nearest(np.asarray(answer.vector, np.float32), self.k)))
 
@@ -101,15 +100,10 @@ class OctavoIndex(DocumentIndex):
         name = str(document.id)
         source = document.metadata.get(self.source_key)
         index = _Sourced(self._store, about, None if source is None else str(source))
-        if document.page_content.strip():
-            sync(self.client, name, document.page_content, index, **{"input_type": "passage", **self._call()})
-        else:  # the server refuses empty documents
+        report = self.client.sync(name, document.page_content, index, **self.arguments)
+        if not (report.added or report.unchanged):  # no token, so perhaps no change to apply
             self._store.clear(name, about, index.source)
         return name
-
-    def _call(self) -> CallArguments:
-        expected = self._store.fingerprint
-        return {**self.arguments, "expected_fingerprint": expected} if expected else self.arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +116,7 @@ class _Sourced:
 
     def held(self, document_id: str) -> Held | None:
         own = self.store.held(document_id)
-        return own if own or self.source is None else self.store.held_of_source(self.source)
+        return own if self.source is None or (own and own.digests) else self.store.held_of_source(self.source)
 
     def apply(self, document_id: str, change: Change) -> None:
         self.store.apply(document_id, change, self.about, self.source)

@@ -18,9 +18,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.client import Change, Held
 from octavo.files import PRIVATE
 from octavo.index.errors import IndexBusy, NoIndex, OtherIndex, VectorMissing
-from octavo.index.seam import Change, Held
 
 _FORMAT = 1
 _APPLICATION = 0x0C7A_0001  # marks the file as ours
@@ -123,7 +123,7 @@ class Store:
         return self._meta("fingerprint")
 
     def held(self, document_id: str) -> Held | None:
-        """What the index has of a document."""
+        """What the index has of a document. Of a new one it has no digests, but a fingerprint to comply with."""
         return self._held(_HELD.format("id"), document_id)
 
     def held_of_source(self, source: str) -> Held | None:
@@ -238,7 +238,8 @@ class Store:
     def _held(self, select: str, value: str) -> Held | None:
         with self._lock:
             digests = tuple(digest for (digest,) in self._connection.execute(select, (value,)))
-            return Held(self.fingerprint or "", digests) if digests else None
+            fingerprint = self.fingerprint
+            return Held(fingerprint, digests) if fingerprint else None
 
     def _document(self, document_id: str, about: str, source: str | None) -> int:
         """Insert or update the row of a document and return its number."""
