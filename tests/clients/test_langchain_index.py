@@ -1,5 +1,7 @@
 """`OctavoIndex` with LangChain's own indexing API."""
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,31 @@ def test_an_index_of_a_folder_is_refused(server: Server, tmp_path: Path) -> None
         other.configure({"folder": "/texts"})
     with Client(server.address) as client, pytest.raises(IndexingError, match="was made with folder"):
         OctavoIndex(client=client, path=tmp_path / "folder.index")
+
+
+def test_the_example_follows_a_repository_s_history(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "index.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *who, *arguments], check=True, capture_output=True)
+
+    def commit(**texts: str) -> None:
+        for name, text in texts.items():
+            (tmp_path / f"{name}.md").write_text(text)
+        git("add", ".")
+        git("commit", "-m", "docs")
+
+    git("init")
+    commit(a=prose(1500, seed=1), b=prose(1500, seed=2), c="Short.")
+    commit(a=prose(1500, seed=1).replace(". ", ". Once more to the lighthouse. ", 1))
+    git("rm", "c.md")
+    commit()
+    exec(example.replace("127.0.0.1:50051", server.address), {})  # noqa: S102 - our own page
+    said = [line for line in capsys.readouterr().out.splitlines() if "num_added" in line]
+    counts = [tuple(map(int, re.findall(r"'num_\w+': (\d+)", line))) for line in said]
+    assert counts == [(3, 0, 0, 0), (1, 0, 2, 1), (0, 0, 2, 1)]  # added, updated, skipped, deleted

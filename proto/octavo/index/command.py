@@ -103,7 +103,7 @@ def sync_folder(ctx: click.Context, /, folder: str, store: str, **options: Any) 
             run = FolderSync(
                 client,
                 opened,
-                call_arguments(options),
+                {**call_arguments(options), "priority": "bulk"},
                 options["encoding"],
                 options["timeout"],
                 options["in_flight"],

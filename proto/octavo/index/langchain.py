@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from octavo.client import Change, Client, Held
 from octavo.index.store import Hit, Store
+
+_MAX_KNOWN = 16_384  # digests of other documents with the same source that a call brings
 
 
 class OctavoIndex(DocumentIndex):
@@ -116,7 +118,10 @@ class _Sourced:
 
     def held(self, document_id: str) -> Held | None:
         own = self.store.held(document_id)
-        return own if self.source is None or (own and own.digests) else self.store.held_of_source(self.source)
+        if self.source is None or (own and own.digests):
+            return own
+        others = self.store.held_of_source(self.source)
+        return replace(others, digests=others.digests[:_MAX_KNOWN]) if others else None
 
     def apply(self, document_id: str, change: Change) -> None:
         self.store.apply(document_id, change, self.about, self.source)
