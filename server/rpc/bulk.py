@@ -6,6 +6,7 @@ more is read from it: the caller's pace is the stream's.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document i
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too
 WAITING_RESPONSES = 2  # not yet written
 PART_BYTES = 900_000  # of a result; messages stay below 1 MiB
+PART_SECONDS = 1.0  # after which a result is sent in part, so that callers see progress within a long document
 MOST_ID_BYTES = 1024
 MAX_PART_BYTES = 1 << 20  # of a document's text
 MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
@@ -246,13 +248,15 @@ class Bulk:
         answer, ruler = Answer(call, text, stream=True), Ruler(text, self._unit)
         writer = Results(call.tasks, text, self._unit)
         batch = SegmentBatch(call.tasks, self._unit, return_segments=self._return_segments)
+        said = time.monotonic()
         async with aclosing(self._service.results(call, text, timings, self._reservation)) as results:
             async for result in results:
                 segment = answer.take(result)
                 if not (self._return_segments or batch.flows):
                     continue
                 batch.add(replies.segment_info(segment, ruler), writer.of_segment(answer.of_segment(result)))
-                if batch.size > PART_BYTES:
+                if batch.size > PART_BYTES or time.monotonic() - said > PART_SECONDS:
+                    said = time.monotonic()
                     await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
         if number < len(self._calls) - 1 and batch.size:
             await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
