@@ -70,7 +70,7 @@ _ENCRYPTION = (
     ),
 )
 timeout_option = click.option(
-    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Time limit for each document."
+    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Time limit for each answer."
 )
 encoding_option = click.option(
     "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Encoding of the files."
