@@ -39,7 +39,7 @@ async def embed(octavo: Octavo, request: Request) -> Reply:
         truncation_direction="Left" if body.truncate == "START" else "Right",
     )
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    given = await inputs.read(octavo, body.texts, cut, model, options)
+    given = await inputs.read(octavo, request.context, body.texts, cut, model, options)
     wanted = pb.EmbedOptions(dimensions=body.output_dimension)
     response = await octavo.embed(given.texts, options, wanted, request.context)
     vectors = [result.embedding.document_vector.data for result in response.results]

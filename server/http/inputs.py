@@ -1,16 +1,16 @@
 """Texts as callers write them: strings, pairs and token ids; and cut where the caller asks for it."""
 
-import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
 from server.http.endpoint import Request
 from server.http.octavo import INPUT_TYPES, Octavo
 from server.http.reading import Body
-from server.http.truncation import Direction, truncated
 from server.inference.models import ServedModel
+from server.inference.truncation import Keep, truncated
+from server.limits import Context
 
 PROMPTS = {None: None, "": None, "query": "query", "passage": "passage", "document": "passage"}
 
@@ -19,7 +19,7 @@ class Truncating(Body):
     """What most requests have; `model` is an addition, for servers of several."""
 
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Literal["Left", "Right"] = "Right"
     model: str = ""
 
 
@@ -37,6 +37,7 @@ class Read:
 
 async def read(
     octavo: Octavo,
+    context: Context,
     texts: list[str],
     body: Truncating,
     model: ServedModel,
@@ -54,9 +55,9 @@ async def read(
         prefix = trunk.prefixes[("", "query", "passage")[options.input_type]]
         frame = trunk.tokenizer.frame(prefix)
     most = max(1, trunk.runner.encoder.max_tokens - len(frame))
-    direction = body.truncation_direction
-    cut = await asyncio.to_thread(lambda: [truncated(text, most, trunk.tokenizer, direction) for text in texts])
-    return Read([text for text, _ in cut], sum(left for _, left in cut))
+    keep: Keep = "first" if body.truncation_direction == "Right" else "last"
+    kept = await octavo.aside(context, lambda: [truncated(text, trunk.tokenizer, most, keep) for text in texts])
+    return Read(kept, sum(map(len, texts)) - sum(map(len, kept)))
 
 
 def texts_of(value: Any, field: str, model: ServedModel) -> list[str]:

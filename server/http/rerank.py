@@ -1,6 +1,5 @@
 """Reranking as Jina and vLLM (`/v1/rerank`) and Cohere (`/v2/rerank`) have it."""
 
-import asyncio
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from server.http.endpoint import Reply, Request
 from server.http.octavo import Octavo, reading_headers
 from server.http.openai import renamed
 from server.http.reading import Body, parse
-from server.http.truncation import truncated
+from server.inference.truncation import truncated
 from server.status import Row, message_of
 
 FIELDS = (("texts[", "documents["), ("rank.", ""), ("embed.dimensions", "output_dimension"), ("options.", ""))
@@ -90,7 +89,9 @@ async def _rank(octavo: Octavo, request: Request) -> tuple[RerankBody, list[str]
     if most := body.max_tokens_per_doc:
         model = ranking.ranker(octavo, request, body.model)
         tokenizer = (model.trunk or model).tokenizer
-        texts = await asyncio.to_thread(lambda: [truncated(text, most, tokenizer)[0] for text in texts])
+        whole = texts
+        cut = lambda: [truncated(text, tokenizer, most, "first") for text in whole]  # noqa: E731
+        texts = await octavo.aside(request.context, cut)
     options = pb.CallOptions(model=body.model)
     rank = pb.RankOptions(query=body.query, passages=0)
     return body, texts, await octavo.rank(texts, options, rank, request.context, body.top_n or 0)

@@ -26,7 +26,9 @@ async def embed_all(octavo: Octavo, request: Request) -> Reply:
     body = await parse(request.body, tei_bodies.EmbedPartsBody)
     options = inputs.options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    given = await inputs.read(octavo, inputs.texts_of(body.inputs, "inputs", model), body, model, options)
+    given = await inputs.read(
+        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+    )
     size = sum(len(text.encode()) for text in given.texts)
     if size > octavo.limits.max_document_bytes:
         raise DocumentTooLarge(

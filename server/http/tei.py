@@ -44,6 +44,7 @@ FIELDS = (
     ("options.", ""),
 )
 MANY_VALUES = 50_000
+MAX_TOKENIZED = 500_000  # characters; what is told of a token takes a hundred times its own
 
 
 async def embed(octavo: Octavo, request: Request) -> Reply:
@@ -51,7 +52,9 @@ async def embed(octavo: Octavo, request: Request) -> Reply:
     body = await parse(request.body, bodies.EmbedBody)
     options = inputs.options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    given = await inputs.read(octavo, inputs.texts_of(body.inputs, "inputs", model), body, model, options)
+    given = await inputs.read(
+        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+    )
     wanted = pb.EmbedOptions(normalize=body.normalize, dimensions=body.dimensions)
     response = await octavo.embed(given.texts, options, wanted, request.context)
     vectors = [result.embedding.document_vector for result in response.results]
@@ -70,7 +73,9 @@ async def embed_sparse(octavo: Octavo, request: Request) -> Reply:
     body = await parse(request.body, bodies.EmbedPartsBody)
     options = inputs.options_of(body.model, body.prompt_name)
     model = inputs.supporting(octavo, request, "embed_sparse", body.model)
-    given = await inputs.read(octavo, inputs.texts_of(body.inputs, "inputs", model), body, model, options)
+    given = await inputs.read(
+        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+    )
     task = pb.Task(embed_sparse=pb.EmbedSparseOptions(), model=model.name)
     replies = await octavo.analyze(given.texts, options, task, request.context)
     vectors = [reply.results[0].embed_sparse.document_vector for reply in replies]
@@ -93,7 +98,7 @@ async def predict(octavo: Octavo, request: Request) -> Reply:
     if body.raw_scores:
         raise InvalidCall("raw_scores", "labels of a document have scores from 0 to 1: its segments' logits are merged")
     options = inputs.options_of(body.model, None)
-    given = await inputs.read(octavo, [pair[0] for pair in pairs], body, model, options)
+    given = await inputs.read(octavo, request.context, [pair[0] for pair in pairs], body, model, options)
     task = pb.Task(classify=pb.ClassifyOptions(), model=model.name)
     replies = await octavo.analyze(given.texts, options, task, request.context)
     labels = [
@@ -111,7 +116,7 @@ async def _predict_pairs(
     model = inputs.supporting(octavo, request, CROSS_ENCODE, body.model)
     label = model.head.facts.labels[0] if model.head and model.head.facts.labels else "LABEL_0"
     options = pb.CallOptions(model=model.name)
-    given = await inputs.read(octavo, [pair[1] for pair in pairs], body, model, options)
+    given = await inputs.read(octavo, request.context, [pair[1] for pair in pairs], body, model, options)
     scores, replies = [], []
     for (query, _), text in zip(pairs, given.texts, strict=True):
         task = pb.Task(rank=pb.RankOptions(query=query, method=pb.RANK_METHOD_CROSS_ENCODER), model=model.name)
@@ -128,7 +133,7 @@ async def rerank(octavo: Octavo, request: Request) -> Reply:
         raise InvalidCall("texts", "the array is empty")
     options = pb.CallOptions(model=body.model)
     model = ranking.ranker(octavo, request, body.model)
-    given = await inputs.read(octavo, body.texts, body, model, options, query=body.query)
+    given = await inputs.read(octavo, request.context, body.texts, body, model, options, query=body.query)
     response = await octavo.rank(given.texts, options, pb.RankOptions(query=body.query, passages=0), request.context)
     ranks = [
         {
@@ -149,7 +154,7 @@ async def similarity(octavo: Octavo, request: Request) -> Reply:
     options = pb.CallOptions(model=body.model)
     model = octavo.catalogue.resolve(body.model, request.context.client)
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    given = await inputs.read(octavo, texts, body.parameters or inputs.Truncating(), model, options)
+    given = await inputs.read(octavo, request.context, texts, body.parameters or inputs.Truncating(), model, options)
     response = await octavo.embed(given.texts, options, pb.EmbedOptions(normalize=True), request.context)
     vectors = np.stack(
         [np.frombuffer(result.embedding.document_vector.data, "<f4") for result in response.results]
@@ -164,8 +169,11 @@ async def tokenize(octavo: Octavo, request: Request) -> Reply:
     model = octavo.catalogue.resolve(body.model, request.context.client)
     texts = inputs.texts_of(body.inputs, "inputs", model)
     prefix = model.prefixes[inputs.input_type(body.prompt_name) or ""]
-    made = await asyncio.to_thread(
-        lambda: to_json([_tokens(model, prefix + text, special=body.add_special_tokens) for text in texts])
+    if (size := sum(map(len, texts))) > MAX_TOKENIZED:
+        raise InvalidCall("inputs", f"{size:,} characters; /tokenize takes {MAX_TOKENIZED:,} a call")
+    made = await octavo.aside(
+        request.context,
+        lambda: to_json([_tokens(model, prefix + text, special=body.add_special_tokens) for text in texts]),
     )
     return Reply(made)
 
@@ -177,7 +185,8 @@ async def decode(octavo: Octavo, request: Request) -> Reply:
     batch: list[Any] = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
     if not body.skip_special_tokens:
         raise InvalidCall("skip_special_tokens", "special tokens have no text")
-    return Reply(to_json([inputs.decoded(model, ids, f"ids[{i}]") for i, ids in enumerate(batch)]))
+    texts = [inputs.decoded(model, ids, f"ids[{i}]" if len(batch) > 1 else "ids") for i, ids in enumerate(batch)]
+    return Reply(to_json(texts))
 
 
 async def info(octavo: Octavo, request: Request) -> Reply:
