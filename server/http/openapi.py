@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from pydantic_core import to_json
 
-from server.http import cohere, openai, rerank, tei
+from server.http import cohere, openai, rerank, tei_bodies
 from server.http.reading import Body
 from server.http.rpc_json import Method
 
@@ -17,14 +17,14 @@ BODIES: dict[str, type[Body]] = {
     "/v1/rerank": rerank.RerankBody,
     "/v2/embed": cohere.EmbedBody,
     "/v2/rerank": rerank.RerankBody,
-    "/embed": tei.EmbedBody,
-    "/embed_all": tei.EmbedPartsBody,
-    "/embed_sparse": tei.EmbedPartsBody,
-    "/predict": tei.PredictBody,
-    "/rerank": tei.RerankBody,
-    "/similarity": tei.SimilarityBody,
-    "/tokenize": tei.TokenizeBody,
-    "/decode": tei.DecodeBody,
+    "/embed": tei_bodies.EmbedBody,
+    "/embed_all": tei_bodies.EmbedPartsBody,
+    "/embed_sparse": tei_bodies.EmbedPartsBody,
+    "/predict": tei_bodies.PredictBody,
+    "/rerank": tei_bodies.RerankBody,
+    "/similarity": tei_bodies.SimilarityBody,
+    "/tokenize": tei_bodies.TokenizeBody,
+    "/decode": tei_bodies.DecodeBody,
 }
 READ = ("/v1/models", "/v1/models/{model}", "/info", "/health", "/ping")
 ARRAYS = {"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", "/tokenize", "/decode"}

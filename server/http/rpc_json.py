@@ -129,7 +129,7 @@ async def _events(responses: AsyncIterator[Message]) -> AsyncGenerator[bytes, No
         async for response in responses:
             (oneof,) = response.DESCRIPTOR.oneofs
             name = response.WhichOneof(oneof.name)
-            yield b"event: %b\ndata: %b\n\n" % (str(name).encode(), _json(response))
+            yield b"event: %b\ndata: %b\n\n" % (str(name).encode(), await _written(response, response.DESCRIPTOR))
     finally:
         close = getattr(responses, "aclose", None)
         if close:
