@@ -194,8 +194,9 @@ def offset_unit(options: pb.CallOptions) -> Unit:
 def check_reply(size: int, limits: Limits) -> None:
     """Refuse, before anything is computed, a reply that its reader might not be allowed to read."""
     if size > limits.max_reply_bytes:
-        message = f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}"
-        raise ReplyTooLarge("", f"{message}: send less at once, or use octavo.v1's StreamSegments")
+        raise ReplyTooLarge(
+            "", f"the reply would have {size:,} bytes, over {limits.max_reply_bytes:,}: use StreamSegments"
+        )
 
 
 def check_message(size: int) -> None:
