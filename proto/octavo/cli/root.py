@@ -75,7 +75,7 @@ def octavo() -> None:
 
     \b
     Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 no server can be reached, or it is stopping,
-    130 interrupted, 141 the reader of the output closed it.
+    130 interrupted, 141 the reader of the output closed it, 143 terminated.
     """
 
 
