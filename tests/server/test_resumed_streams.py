@@ -37,9 +37,7 @@ def cached(models: Path, head_models: Path, tmp_path_factory: pytest.TempPathFac
         yield server
 
 
-def stream(
-    server: Server, text: str, task: pb.Task, cursor: bytes = b"", mode: int = pb.CACHE_MODE_READ_WRITE
-) -> Events:
+def stream(server: Server, text: str, task: pb.Task, cursor: str = "", mode: int = pb.CACHE_MODE_READ_WRITE) -> Events:
     cutting = pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED, max_tokens=64)
     options = pb.CallOptions(segmentation=cutting, cache_mode=mode)  # type: ignore[arg-type]
     request = pb.StreamSegmentsRequest(document=document(text), tasks=[task], options=options, cursor=cursor)
