@@ -1,5 +1,6 @@
 """`octavo index sync` as a user runs it: again after edits, and killed at random moments. Figures of `upsert`."""
 
+import json
 import random
 import sqlite3
 import subprocess
@@ -32,10 +33,10 @@ def resync(folder: Path, seed: int, count: int = 200, edited: int = 10) -> Figur
     longest = sorted(sotu(), key=len, reverse=True)[:count]
     names = _write(texts, longest)
     with serve("--model", MODEL) as served:
-        first = _timed(served.address, texts, folder / "i.index")
+        first = _timed(served.address, texts, folder / "i.index", added=count)
         for number, name in enumerate(draw.sample(names, edited)):
             _edit(texts / name, number, draw)
-        again = _timed(served.address, texts, folder / "i.index")
+        again = _timed(served.address, texts, folder / "i.index", changed=edited)
     return {
         "index_resync_x": ratio([again], [first]),
         "index_sync_s": Figure(first, "s", n=count),
@@ -48,21 +49,22 @@ def kills(folder: Path, seed: int, trials: int = 50) -> Figures:
     draw = random.Random(seed)
     texts, store = folder / "texts", folder / "i.index"
     names = _write(texts, [text[:_KILLED_CHARACTERS] for text in draw.sample(sotu(), _KILLED_TEXTS)])
-    wrong = killed = 0
+    wrong = killed = rounds = 0
     with serve("--model", FAST_MODEL) as served:
         longest = _timed(served.address, texts, store)
         while killed < trials:
+            rounds += 1
             for number, name in enumerate(draw.sample(names, _KILLED_TEXTS // 2)):
                 _edit(texts / name, number, draw)
             (texts / draw.choice(names)).unlink(missing_ok=True)
-            _write(texts, [draw.choice(sotu())[:_KILLED_CHARACTERS]], f"new{killed}-")
+            _write(texts, [draw.choice(sotu())[:_KILLED_CHARACTERS]], f"new{rounds}-")
             names = sorted(path.name for path in texts.iterdir())
             if not _kill(served.address, texts, store, draw.uniform(0.2 * longest, longest)):
                 continue
             killed += 1
             _timed(served.address, texts, store)
-            fresh = folder / f"fresh{killed}.index"
-            _timed(served.address, texts, fresh)
+            fresh = folder / f"fresh{rounds}.index"
+            _timed(served.address, texts, fresh, added=len(names))
             wrong += _wrong(_rows(store), _rows(fresh)) + _unused(store)
     return {"index_kills_wrong": Figure(wrong, "rows", n=killed)}
 
@@ -85,11 +87,16 @@ def _command(address: str, texts: Path, store: Path) -> list[str]:
     return [sys.executable, "-c", PROGRAM, "index", "sync", str(texts), "--store", str(store), "--server", address]
 
 
-def _timed(address: str, texts: Path, store: Path) -> float:
-    """Seconds of a whole command."""
+def _timed(address: str, texts: Path, store: Path, **expected: int) -> float:
+    """Seconds of a whole command, which must do what is expected."""
+    command = [*_command(address, texts, store), "--format", "json"]
     start = time.perf_counter()
-    subprocess.run(_command(address, texts, store), check=True, capture_output=True, env=environment())
-    return time.perf_counter() - start
+    done = subprocess.run(command, check=True, capture_output=True, env=environment())
+    seconds = time.perf_counter() - start
+    counts = json.loads(done.stdout)["files"]
+    if any(counts[state] != count for state, count in expected.items()):
+        raise RuntimeError(f"octavo index sync told {counts}, not {expected}")
+    return seconds
 
 
 def _kill(address: str, texts: Path, store: Path, after: float) -> bool:

@@ -46,7 +46,7 @@ def documents(count: int = 6) -> list[Document]:
 
 def indexed(given: list[Document], records: InMemoryRecordManager, store: OctavoIndex, cleanup: str) -> dict[str, int]:
     found: Any = index(
-        given, records, store, cleanup=cleanup, source_id_key="source", key_encoder="sha256"  # type: ignore[arg-type]
+        given, records, store, cleanup=cleanup, source_id_key="source", key_encoder="sha256"
     )  # fmt: skip
     return {name.removeprefix("num_"): count for name, count in found.items()}
 

@@ -171,7 +171,7 @@ def test_a_search_answers_with_passages_of_the_files(server: Server, folder: Pat
     sync(server, folder)
 
     def search(*arguments: str) -> list[dict[str, Any]]:
-        flags = ("--store", store_of(folder), "--format", "json", *arguments)
+        flags = ("--store", str(store_of(folder)), "--format", "json", *arguments)
         done = index(server, "search", "bread and water by night", *flags)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

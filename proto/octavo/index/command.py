@@ -141,7 +141,7 @@ def search_folder(ctx: click.Context, /, query: str, store: str, count: int, for
         check_call_options(ctx)
         with connected(options) as client:
             try:
-                found = search(client, opened, query, count, {**call_arguments(options), "timeout": options["timeout"]})
+                found = search(client, opened, query, count, call_arguments(options), options["timeout"])
             except FingerprintMismatch as fault:
                 raise OtherIndex(
                     f"{store} has vectors of fingerprint {opened.fingerprint}, and the server would compute others: "

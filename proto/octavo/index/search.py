@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from octavo.client import Client
-from octavo.client.arguments import EmbedArguments
+from octavo.client.arguments import CallArguments
 from octavo.index.files import content_digest
 from octavo.index.store import Hit, Store
 
@@ -33,9 +33,12 @@ class Passage:
     problem: str = ""
 
 
-def search(client: Client, store: Store, query: str, count: int, arguments: EmbedArguments) -> list[Passage]:
+def search(
+    client: Client, store: Store, query: str, count: int, arguments: CallArguments, timeout: float | None = None
+) -> list[Passage]:
     """The passages that resemble the query most, best first."""
-    answer = client.embed(query, **{**arguments, "input_type": "query", "expected_fingerprint": store.fingerprint})
+    asked: CallArguments = {"input_type": "query", "expected_fingerprint": store.fingerprint}
+    answer = client.embed(query, timeout=timeout, **(arguments | asked))
     settings = store.settings
     folder, encoding = Path(settings["folder"]), settings["encoding"]
     return [_passage(folder, encoding, hit) for hit in store.nearest(np.asarray(answer.vector, np.float32), count)]

@@ -5,7 +5,6 @@ machine (100,000 segments take a few tenths of a second). It needs no extension,
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -265,8 +264,8 @@ class Store:
 
     def _drop_unused(self, digests: Iterable[bytes]) -> None:
         """Delete the vectors of digests that no segment has any more."""
-        delete = "DELETE FROM vectors WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM segments WHERE digest = ?1)"
-        self._connection.executemany(delete, ((digest,) for digest in digests))
+        delete = "DELETE FROM vectors WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM segments WHERE digest = ?)"
+        self._connection.executemany(delete, ((digest, digest) for digest in digests))
 
     def _hits(self, digest: bytes, score: float) -> Iterator[Hit]:
         """The places of a digest."""
@@ -305,6 +304,8 @@ def exclusive(path: Path) -> Iterator[None]:
         IndexBusy: another process has it.
         NoIndex: the folder does not exist or cannot be written to.
     """
+    import fcntl  # noqa: PLC0415 - not on Windows, where help must work
+
     try:
         descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as fault:
