@@ -87,15 +87,16 @@ def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dialect(path: str, body: type[Body], schemas: dict[str, Any]) -> dict[str, Any]:
-    schema = body.model_json_schema(ref_template=SCHEMAS + "{model}")
+    tag = body.__module__.rpartition(".")[2].removesuffix("_bodies")
+    name = tag.capitalize() + body.__name__
+    schema = body.model_json_schema(ref_template=SCHEMAS + "{model}") | {"title": name}
     schemas |= schema.pop("$defs", {})
-    name = f"{body.__module__.rpartition('.')[2].capitalize()}{body.__name__}"
     schemas[name] = schema
     kind = "array" if path in ARRAYS else "object"
     items: dict[str, Any] = {"items": {}} if kind == "array" else {}
     return {
         "operationId": "post_" + path.strip("/").replace("/", "_"),
-        "tags": [body.__module__.rpartition(".")[2]],
+        "tags": [tag],
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMAS + name}}}},
         "responses": _responses({"application/json": {"schema": {"type": kind, **items}}}),
     }
