@@ -109,7 +109,7 @@ class Tiles:
             raise ServerError("the reply's lists of kept segments differ in length")
         waiting = zip(*lists, strict=True)
         for segment in new:
-            yield from self._kept(islice(waiting, segment.index - self._index))
+            yield from self._kept(islice(waiting, max(0, segment.index - self._index)))
             self._index, self._at = segment.index + 1, segment.char_end
             yield segment
         yield from self._kept(waiting)
