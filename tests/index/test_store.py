@@ -139,6 +139,14 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "no" / "folder", create=True)
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_a_device_is_no_index(create: bool) -> None:
+    before = set(Path("/dev").iterdir())
+    with pytest.raises(NoIndex, match="/dev/null: the file is not an index"):
+        Store(Path("/dev/null"), create=create)
+    assert not any(each.name.startswith("null-") for each in set(Path("/dev").iterdir()) - before)
+
+
 def test_only_the_owner_can_read_it(store: Store) -> None:
     store.apply("a", change(b"1"))
     assert store.path

@@ -323,16 +323,16 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def _make_private(path: Path) -> None:
     """Create the file for its owner alone: spans and vectors tell about the texts. SQLite's other files follow it."""
-    with contextlib.suppress(FileExistsError):
-        try:
+    try:
+        with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
-        except FileExistsError:
-            raise
-        except OSError as fault:
-            raise NoIndex(f"{path}: {fault.strerror}") from fault
+    except OSError as fault:
+        raise NoIndex(f"{path}: {fault.strerror}") from fault
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
+    if path and path.exists() and not path.is_file():  # SQLite would put a journal beside a device
+        raise NoIndex(f"{path}: the file is not an index")
     target = f"{path.absolute().as_uri()}?mode=rw" if path else ":memory:"
     connection = sqlite3.connect(
         target, uri=path is not None, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
