@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from prometheus_client import CollectorRegistry
 
 from octavo.v1 import inference_pb2 as pb
-from octavo.v1 import inference_pb2_grpc
+from octavo.v1 import inference_pb2_grpc, models_pb2_grpc
 from server.commands.serve import serve
 from server.config.schema import Settings
 from server.limits import Limiter
@@ -527,10 +527,11 @@ def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
 
 
 async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
-    nothing: Any = None
+    inference: Any = inference_pb2_grpc.InferenceServiceServicer()
+    models: Any = models_pb2_grpc.ModelServiceServicer()
     limits, metrics, settings = Limits(1000, 1000, 1, 1, 1.0), Metrics(CollectorRegistry()), Settings()
     gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
-    listener = Listener(nothing, nothing, limits, metrics, 60.0, gate)
+    listener = Listener(inference, models, limits, metrics, 60.0, gate)
     (address,) = await listener.bind(["127.0.0.1:0"])
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
