@@ -27,11 +27,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from prometheus_client import CollectorRegistry
 
 from octavo.v1 import inference_pb2 as pb
-from octavo.v1 import inference_pb2_grpc, models_pb2_grpc
+from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
 from server.config.schema import Settings
 from server.limits import Limiter
+from server.rpc.inference import InferenceServicer
 from server.rpc.listener import SERVICES, Listener
+from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 from server.telemetry.metrics import Metrics
 from tests.server.entry import gate_of
@@ -527,8 +529,8 @@ def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
 
 
 async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
-    inference: Any = inference_pb2_grpc.InferenceServiceServicer()
-    models: Any = models_pb2_grpc.ModelServiceServicer()
+    nothing: Any = None
+    inference, models = InferenceServicer(nothing, nothing, nothing, nothing, b""), ModelServicer(nothing)
     limits, metrics, settings = Limits(1000, 1000, 1, 1, 1.0), Metrics(CollectorRegistry()), Settings()
     gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
     listener = Listener(inference, models, limits, metrics, 60.0, gate)
