@@ -31,6 +31,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("huggingface",),
     "cohere": ("cohere",),
     "curl": ("curl",),
+    "triton": ("triton", "triton-async", "triton-stream"),
 }
 """The clients of each program."""
 
@@ -125,6 +126,7 @@ def measure() -> Figures:
 def _run(server: Doors, program: str) -> dict[str, Any]:
     plan = {
         "url": server.served.http,
+        "address": server.served.address,
         "key": server.keys[program],
         "slow_key": server.keys[f"{program}-slow"],
         "model": MODEL,

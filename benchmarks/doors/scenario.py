@@ -9,6 +9,9 @@ bit where the dialect carries bits, else as the nearest float32.
 http_overhead: p50 of one short text through `/v1/embeddings` over that through gRPC's Embed; one connection each, calls
 in turns, nothing cached. http_throughput: tokens a second of calls with 64 texts of 300 tokens, over gRPC's.
 
+kserve_overhead: tritonclient's p50 for one short text over that of Octavo's client; each in a process of its own, in
+turns. kserve_same_vectors, kserve_truncated_silently and kserve_internal: as below, over KServe v2 and of its frames.
+
 doors_internal: of generated requests by schemathesis over the OpenAPI document, and of 20,000 fuzzed HTTP requests:
 those that ended in a 500, an INTERNAL, an UNKNOWN, or not at all.
 
@@ -21,12 +24,14 @@ from functools import partial
 import click
 
 from benchmarks.doors import clients, fuzz, speed, vectors
+from benchmarks.doors.kserve import measure as kserve
 from benchmarks.figures import Figures, Missing, Outcome, attempt
 
 PARTS = {
     "clients": ("clients_unchanged",),
     "vectors": ("same_vectors", "truncated_silently"),
     "speed": ("http_overhead", "http_throughput"),
+    "kserve": ("kserve_overhead", "kserve_same_vectors", "kserve_truncated_silently", "kserve_internal"),
     "fuzz": ("doors_internal",),
 }
 
@@ -41,6 +46,7 @@ def run(only: Sequence[str], rounds: int, requests: int, seed: int) -> Figures:
         "clients": clients.measure,
         "vectors": vectors.measure,
         "speed": partial(speed.measure, rounds),
+        "kserve": partial(kserve.measure, requests, seed),
         "fuzz": partial(fuzz.measure, requests, seed),
     }
     figures: dict[str, Outcome] = {}

@@ -117,11 +117,15 @@ async def _whole(reply: Awaitable[Any], kind: type[M]) -> M:
     return kind.FromString(made)
 
 
-def reading_headers(segments: int | None, usage: pb.Usage, fingerprint: str) -> Headers:
-    """What was read: all of it, however long. Rank does not tell the number of segments."""
+def reading_headers(segments: int | None, usage: pb.Usage, fingerprint: str, left_out: int = 0) -> Headers:
+    """What was read: all of it, however long, but for the characters that the caller wanted left out.
+
+    Rank does not tell the number of segments.
+    """
     return [
         *([] if segments is None else [(b"x-octavo-segments", b"%d" % segments)]),
         (b"x-octavo-tokens", b"%d" % usage.tokens),
         (b"x-octavo-cached-tokens", b"%d" % usage.cached_tokens),
         (b"x-octavo-fingerprint", fingerprint.encode()),
+        *([(b"x-octavo-truncated-characters", b"%d" % left_out)] if left_out else []),
     ]

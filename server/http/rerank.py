@@ -9,6 +9,7 @@ from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
 from server.http import ranking
 from server.http.endpoint import Reply, Request
+from server.http.errors import Headers
 from server.http.octavo import Octavo, reading_headers
 from server.http.openai import renamed
 from server.http.reading import Body, parse
@@ -37,7 +38,7 @@ class RerankBody(Body):
 
 async def jina(octavo: Octavo, request: Request) -> Reply:
     """Rank documents; their texts are returned unless the caller declines."""
-    body, texts, response = await _rank(octavo, request)
+    body, texts, response, headers = await _rank(octavo, request)
     model = ranking.ranker(octavo, request, body.model)
     results: list[dict[str, Any]] = []
     for document in ranking.ranked(response):
@@ -54,12 +55,12 @@ async def jina(octavo: Octavo, request: Request) -> Reply:
         "usage": {"total_tokens": tokens, "prompt_tokens": tokens},
         "results": results,
     }
-    return Reply(to_json(made), _headers(response))
+    return Reply(to_json(made), headers)
 
 
 async def cohere(octavo: Octavo, request: Request) -> Reply:
     """Rank documents."""
-    body, _, response = await _rank(octavo, request)
+    body, _, response, headers = await _rank(octavo, request)
     model = ranking.ranker(octavo, request, body.model)
     results = [
         {"index": each.index, "relevance_score": ranking.score_of(each.ranking.score, model, raw=False)}
@@ -71,7 +72,7 @@ async def cohere(octavo: Octavo, request: Request) -> Reply:
         "tokens": {"input_tokens": response.info.usage.tokens},
     }
     made = {"id": request.context.request_id, "results": results, "meta": meta}
-    return Reply(to_json(made), _headers(response))
+    return Reply(to_json(made), headers)
 
 
 def tell(error: BaseException, row: Row, request_id: str) -> tuple[int, bytes]:
@@ -81,21 +82,20 @@ def tell(error: BaseException, row: Row, request_id: str) -> tuple[int, bytes]:
     return row.http, to_json({"id": request_id, "message": f"{field}: {message}" if field else message})
 
 
-async def _rank(octavo: Octavo, request: Request) -> tuple[RerankBody, list[str], pb.RankResponse]:
+async def _rank(octavo: Octavo, request: Request) -> tuple[RerankBody, list[str], pb.RankResponse, Headers]:
+    """The body, its documents' texts, how they rank, and what was read of them."""
     body = await parse(request.body, RerankBody)
     if not body.documents:
         raise InvalidCall("documents", "the array is empty")
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    if most := body.max_tokens_per_doc:
+    kept, most = texts, body.max_tokens_per_doc
+    if most:
         model = ranking.ranker(octavo, request, body.model)
         tokenizer = (model.trunk or model).tokenizer
-        whole = texts
-        cut = lambda: [truncated(text, tokenizer, most, "first") for text in whole]  # noqa: E731
-        texts = await octavo.aside(request.context, cut)
+        cut = lambda: [truncated(text, tokenizer, most, "first") for text in texts]  # noqa: E731
+        kept = await octavo.aside(request.context, cut)
     options = pb.CallOptions(model=body.model)
     rank = pb.RankOptions(query=body.query, passages=0)
-    return body, texts, await octavo.rank(texts, options, rank, request.context, body.top_n or 0)
-
-
-def _headers(response: pb.RankResponse) -> list[tuple[bytes, bytes]]:
-    return reading_headers(None, response.info.usage, response.info.fingerprint)
+    response = await octavo.rank(kept, options, rank, request.context, body.top_n or 0)
+    left_out = sum(map(len, texts)) - sum(map(len, kept))
+    return body, texts, response, reading_headers(None, response.info.usage, response.info.fingerprint, left_out)

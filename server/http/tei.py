@@ -267,8 +267,8 @@ def headers_of(segments: int | None, infos: Sequence[pb.ReplyInfo], given: input
     def longest(stage: str) -> bytes:
         return b"%d" % max(getattr(info.timings, stage).ToMilliseconds() for info in infos)
 
-    headers = [
-        *reading_headers(segments, usage, infos[0].fingerprint),
+    return [
+        *reading_headers(segments, usage, infos[0].fingerprint, given.left_out),
         (b"x-compute-type", b"cpu"),
         (b"x-compute-time", longest("total")),
         (b"x-total-time", longest("total")),
@@ -278,6 +278,3 @@ def headers_of(segments: int | None, infos: Sequence[pb.ReplyInfo], given: input
         (b"x-compute-tokens", b"%d" % usage.tokens),
         (b"x-compute-characters", b"%d" % sum(map(len, given.texts))),
     ]
-    if given.left_out:
-        headers.append((b"x-octavo-truncated-characters", b"%d" % given.left_out))
-    return headers

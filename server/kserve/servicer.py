@@ -26,6 +26,7 @@ from server.status import reason_of
 
 NAME = "octavo"
 EXTENSIONS = ("model_configuration", "model_repository", "schedule_policy", "statistics")
+ADVICE = "send fewer texts a request, or use octavo.v1's StreamSegments"
 CONFIG_TYPES = {"BYTES": "TYPE_STRING"}  # else TYPE_ and the datatype
 
 
@@ -180,7 +181,7 @@ class KServeServicer:
             if not text or text.isspace():  # told before the others are computed
                 raise EmptyDocument(f"{TEXT}[{i}]")
         texts = await self._kept(wanted, call)
-        reply = Reply(self._service, [call], self._limits, context.slot, [identifier])
+        reply = Reply(self._service, [call], self._limits, context.slot, [identifier], ADVICE)
         reply.expect(texts)
         jobs = [Job(call, text, f"{TEXT}[{i}]") for i, text in enumerate(texts)]
         answers: list[Answer] = []

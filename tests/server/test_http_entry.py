@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
+import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -275,6 +278,36 @@ async def test_cors_and_draining(models: Path) -> None:
         await stopping
         with pytest.raises(ConnectionRefusedError):
             await asyncio.to_thread(get, "GET", "/health")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=octavo.test", "-days", "2", "-out", str(chain), "-keyout", str(key)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no openssl to make a certificate with")
+    return chain, key
+
+
+async def test_with_a_certificate_it_is_https(models: Path, certificate: tuple[Path, Path]) -> None:
+    chain, key = certificate
+    tls = settings(model(TINY), http_listen="0.0.0.0:0", tls_certificate=chain, tls_key=key)
+    async with app.running(tls) as server:
+        address = server.addresses[-1]
+        assert address.startswith("https://")
+        trust = ssl.create_default_context(cafile=str(chain))
+        trust.check_hostname = False
+        url = f"https://127.0.0.1:{address.rpartition(':')[2]}/v1/models"
+
+        def get() -> bytes:
+            with urllib.request.urlopen(url, context=trust, timeout=SOON) as reply:
+                answer: bytes = reply.read()
+                return answer
+
+        assert TINY in (await asyncio.to_thread(get)).decode()
 
 
 async def test_a_port_in_use_is_a_start_error_of_one_line(models: Path) -> None:

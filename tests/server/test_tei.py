@@ -157,8 +157,11 @@ def test_cohere_cuts_documents_only_when_asked(http: Web) -> None:
     body = {"model": MINILM, "query": "who", "documents": [LONG]}
     tokens = http.post("/v2/rerank", body).json["meta"]["tokens"]["input_tokens"]
     assert tokens > 1300
-    cut = http.post("/v2/rerank", body | {"max_tokens_per_doc": 100}).json["meta"]["tokens"]["input_tokens"]
-    assert cut == tokens - 1200
+    cut = http.post("/v2/rerank", body | {"max_tokens_per_doc": 100})
+    assert cut.json["meta"]["tokens"]["input_tokens"] == tokens - 1200
+    assert int(cut.headers["x-octavo-truncated-characters"]) > 1200
+    jina = http.post("/v1/rerank", body | {"max_tokens_per_doc": 100}).json
+    assert jina["results"][0]["document"]["text"] == LONG
 
 
 def test_similarity(http: Web) -> None:

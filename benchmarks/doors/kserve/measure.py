@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
-import click
 import numpy as np
 
 from benchmarks.figures import Figure, Figures, attempt_each
@@ -31,7 +30,7 @@ from octavo.client import Client
 from server.config.schema import ModelSettings
 from server.kserve import messages
 
-TRITON = Path(__file__).parents[2] / ".venv-clients" / "triton" / "bin" / "python"
+TRITON = Path(__file__).parents[3] / ".venv-clients" / "triton" / "bin" / "python"
 SHORT = "The light house number {} at the north sea is kept by an old man and his daughter."
 LENGTHS = (600, 1_000, 3_000, 10_000, 60_000)
 _TIMEOUT = 600.0
@@ -39,22 +38,18 @@ _INFER = [messages.SERVICE.methods_by_name[name] for name in ("ModelInfer", "Mod
 _METHODS = [*messages.SERVICE.methods, *(10 * _INFER)]  # most frames are for what does most
 
 
-@click.option("--rounds", default=20, show_default=True, help="Of the race, after one to warm up.")
-@click.option("--calls", default=100, show_default=True, help="Of each client in each round.")
-@click.option("--frames", default=20_000, show_default=True, help="Fuzzed calls.")
-@click.option("--seed", default=8**3, show_default=True, help="Of every random choice.")
-def run(rounds: int, calls: int, frames: int, seed: int) -> Figures:
+def measure(frames: int, seed: int) -> Figures:
     """Measure each part with a server of its own."""
     return attempt_each(
         {
-            ("kserve_overhead",): lambda _: overhead(rounds, calls),
+            ("kserve_overhead",): lambda _: overhead(),
             ("kserve_same_vectors", "kserve_truncated_silently"): lambda _: answers(),
             ("kserve_internal",): lambda _: internal(frames, seed),
         }
     )
 
 
-def overhead(rounds: int, calls: int) -> Figures:
+def overhead(rounds: int = 20, calls: int = 100) -> Figures:
     """One short text: tritonclient's median time over that of Octavo's client."""
     with (
         serve("--model", DEFAULT_MODEL) as server,
