@@ -426,7 +426,7 @@ def test_what_is_known_counts_neither_for_admission_nor_for_the_reply_s_size(mod
         assert 0 < response.info.usage.charged_tokens < 1500
 
 
-def test_what_is_known_is_not_charged_as_cached_either(models: Path) -> None:  # noqa: ARG001
+def test_what_is_known_is_not_charged_as_cached_either(models: Path) -> None:
     limits = LimitSettings(cached_token_price=0.5)
     with serving(settings().model_copy(update={"limits": limits})) as server:
         held = embed(server, TEXT).results[0].segments
