@@ -343,7 +343,8 @@ class FrontEnds:
             server.max_reply_bytes,
         )
         octavo = Octavo(wide, self.service, self.catalogue, bounds)
-        entrance = Entrance(self._gate, self.limiter, self.metrics, server.max_document_bytes + BODY_BYTES)
+        most = server.max_document_bytes + BODY_BYTES
+        entrance = Entrance(self._gate, self.limiter, self.metrics, most, server.http_cors_origins)
         services = inference_pb2.DESCRIPTOR.services_by_name, models_pb2.DESCRIPTOR.services_by_name
         methods = [
             *methods_of(services[0]["InferenceService"], self._inference(limits)),

@@ -76,7 +76,7 @@ MAPPING = (
     Row(errors.ReplyTooLarge, Reason.REPLY_TOO_LARGE, Code.INVALID_ARGUMENT, 400, BAD, "Validation"),
     Row(errors.Malformed, Reason.MALFORMED_REQUEST, Code.INVALID_ARGUMENT, 400, BAD, "Validation"),
     Row(errors.InvalidCall, Reason.INVALID_OPTION, Code.INVALID_ARGUMENT, 400, BAD, "Validation"),
-    Row(ChunkingError, Reason.INVALID_OPTION, Code.INVALID_ARGUMENT, 400, BAD, "Tokenizer"),
+    Row(ChunkingError, Reason.INVALID_OPTION, Code.INVALID_ARGUMENT, 400, BAD, "Validation"),
     Row(errors.UnknownModel, Reason.UNKNOWN_MODEL, Code.NOT_FOUND, 404, BAD, "Validation"),
     Row(errors.FingerprintMismatch, Reason.FINGERPRINT_MISMATCH, Code.FAILED_PRECONDITION, 412, BAD, "Validation"),
     Row(errors.CursorMismatch, Reason.CURSOR_MISMATCH, Code.FAILED_PRECONDITION, 412, BAD, "Validation"),

@@ -74,14 +74,14 @@ def measure(requests: int, seed: int) -> Figures:
     with serve(*(flag for name in MODELS for flag in ("--model", name)), config=config) as served:
         paths = _paths(served)
         ends = asyncio.run(_send(served, (draw(seed, i, paths) for i in range(requests)), requests))
-        generated = _schemathesis(served, seed)
+        failed, cases = _schemathesis(served, seed)
         alive = asyncio.run(_send(served, [_plain()], 1))
         left = _left_over(served)
         counted = sum(served.metric("octavo_requests_total", code=code) for code in FAULTS)
-    faults = max(counted, sum(ends[status] for status in OURS)) + ends[LOST] + generated + left
+    faults = max(counted, sum(ends[status] for status in OURS)) + ends[LOST] + failed + left
     return {
-        "doors_internal": Figure(faults + (alive["200"] != 1), "requests", n=requests),
-        "doors_schemathesis": Figure(generated, "failures"),
+        "doors_internal": Figure(faults + (alive["200"] != 1), "requests", n=requests + cases),
+        "doors_schemathesis": Figure(failed, "failures", n=cases),
         **{f"doors_fuzz_ends.{status}": Figure(count, "requests") for status, count in sorted(ends.items())},
     }
 
@@ -239,12 +239,15 @@ def _happens(chance: random.Random, share: float) -> bool:
     return chance.random() < share
 
 
-def _schemathesis(served: Served, seed: int) -> int:
-    """Failures that it finds: a status of 5xx."""
+def _schemathesis(served: Served, seed: int) -> tuple[int, int]:
+    """Responses of 5xx that it provokes, and its requests. It has no generator for newline-delimited JSON."""
     python = python_of("schemathesis")
     command = [str(python.with_name("st")), "run", f"{served.http}/openapi.json", "--checks", "not_a_server_error"]
     command += ["--max-examples", str(_EXAMPLES), "--seed", str(seed), "--phases", "examples,coverage,fuzzing"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
-    if done.returncode not in {0, 1}:
-        raise RuntimeError(f"schemathesis: {done.stderr.strip() or done.stdout.strip()[-300:]}")
-    return len(re.findall(r"^\d+\. Test Case ID", done.stdout, re.MULTILINE)) if done.returncode else 0
+    command += ["--exclude-path", "/octavo/v1/ProcessDocuments"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    cases = re.search(r"([\d,]+) generated", done.stdout)
+    failed = len(re.findall(r"Test Case ID", done.stdout))
+    if cases is None or (done.returncode and not failed):
+        raise RuntimeError(f"schemathesis: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
+    return failed, int(cases[1].replace(",", ""))

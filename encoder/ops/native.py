@@ -148,7 +148,7 @@ class NativeScores:
         self._outputs = linear.weight.shape[0]
         missing = -self._outputs % LANES
         rows = functional.pad(linear.weight, (0, 0, 0, missing))
-        self._panels = rows.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+        self._panels = rows.reshape(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
         self._bias = functional.pad(linear.bias, (0, missing))
 
     def __call__(self, states: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from octavo.cli.interrupts import ending_at_once
 from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.config.schema import Settings
 from server.errors import StartError
 from server.telemetry import logs
 
@@ -27,7 +29,11 @@ def serve(**options: Any) -> None:
     Exits with 0 after a clean stop, 1 if it cannot start, 2 if the settings are wrong, 130 or 143 if a signal stops it
     while models load.
     """
-    settings = configuration(**options).settings
+    with ending_at_once():  # while modules are imported; then the server handles signals
+        _serve(configuration(**options).settings)
+
+
+def _serve(settings: Settings) -> None:
     logs.configure(settings.log.level, settings.log.format)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core bypasses logging, and we report its errors ourselves
     gc.disable()  # until all is loaded, since it stays: collections take a fifth of the time that importing torch does

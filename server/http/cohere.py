@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
-from server.http import tei
+from server.http import inputs, tei
 from server.http.endpoint import Reply, Request
 from server.http.octavo import INPUT_TYPES, Octavo
 from server.http.reading import Body, Dimensions, parse
@@ -34,12 +34,12 @@ async def embed(octavo: Octavo, request: Request) -> Reply:
     if not body.texts:
         raise InvalidCall("texts", "the array is empty")
     options = pb.CallOptions(model=body.model, input_type=INPUT_TYPES[INPUTS.get(body.input_type or "")])
-    cut = tei.Truncating(
+    cut = inputs.Truncating(
         truncate=body.truncate in {"START", "END"},
         truncation_direction="Left" if body.truncate == "START" else "Right",
     )
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    given = await tei.read(octavo, body.texts, cut, model, options)
+    given = await inputs.read(octavo, request.context, body.texts, cut, model, options)
     wanted = pb.EmbedOptions(dimensions=body.output_dimension)
     response = await octavo.embed(given.texts, options, wanted, request.context)
     vectors = [result.embedding.document_vector.data for result in response.results]

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.auth.authenticator import Caller
 from server.auth.clients import Client
-from server.errors import InvalidCall
+from server.errors import InvalidCall, PermissionDenied
 from server.http.errors import Disconnected, Headers, limit_headers, retry_headers
 from server.http.reading import Incoming, read
 from server.inference.call import within
@@ -80,12 +80,27 @@ class Entrance:
 
     Attributes:
         max_body_bytes: of a request.
+        cors_origins: whose pages may call.
     """
 
     gate: Gate
     limiter: Limiter
     metrics: Metrics
     max_body_bytes: int
+    cors_origins: tuple[str, ...] = ()
+
+    def check_origin(self, headers: Headers) -> None:
+        """Refuse what a browser sends for a page of another site, which could otherwise call as who browses.
+
+        Raises:
+            PermissionDenied: it does.
+        """
+        given = dict(headers)
+        origin = given.get(b"origin", b"").decode("latin-1")
+        host = given.get(b"host", b"").decode("latin-1")
+        own = not origin or origin.partition("://")[2] == host
+        if not (own or "*" in self.cors_origins or origin in self.cors_origins):
+            raise PermissionDenied("pages of this origin may not call; see server.http_cors_origins")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +148,7 @@ class Endpoint:
 
     async def _let_in(self, scope: Scope, receive: Receive, writer: "_Writer") -> None:
         gate, headers = self.entrance.gate, scope["headers"]
+        self.entrance.check_origin(headers)
         writer.client = client = gate.identify(caller_of(scope))
         writer.limiter = self.entrance.limiter
         left = _time_left(headers)
@@ -156,7 +172,7 @@ class _Writer:
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
-        self._begun = False
+        self._begun = self._streams = False
         self.request_id = request_id
         self.client: Client | None = None
         self.limiter: Limiter | None = None
@@ -174,6 +190,7 @@ class _Writer:
         async with aclosing(reply.body) as parts:
             async for part in parts:
                 if not self._begun:
+                    self._streams = True
                     await self._begin(reply, [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
         if not self._begun:
@@ -183,9 +200,10 @@ class _Writer:
     async def fail(self, error: Exception, row: Row, dialect: Dialect) -> None:
         """Tell an error; within a stream as its last event."""
         status, body = dialect(error, row, self.request_id)
-        if self._begun:
+        if self._streams:
             await self._send({"type": "http.response.body", "body": b"event: error\ndata: %b\n\n" % body})
-            return
+        if self._begun:
+            return  # and the connection is closed within the reply
         await self.write(Reply(body, retry_headers(error, row), status=status))
 
     async def _begin(self, reply: Reply, more: Headers) -> None:

@@ -1,8 +1,8 @@
 """The methods of octavo.v1, as the dialects call them."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -13,10 +13,14 @@ from server.http.errors import Headers
 from server.inference.models import Catalogue
 from server.inference.service import Service
 from server.limits import Context
+from server.scheduling.fair_queue import FairGate
+from server.types import Priority
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 INPUT_TYPES = {"query": pb.INPUT_TYPE_QUERY, "passage": pb.INPUT_TYPE_PASSAGE, None: pb.INPUT_TYPE_UNSPECIFIED}
+READERS = 2  # threads for texts that are only tokenised
 AT_ONCE = 32  # documents of a call, in methods that take one
 PARSED_ASIDE_BYTES = 256 << 10
 
@@ -42,12 +46,19 @@ class Octavo:
 
     Attributes:
         inference: the service; its unary methods return a message, or its bytes if that is long.
+        readers: places of those who tokenise.
     """
 
     inference: Any
     service: Service
     catalogue: Catalogue
     limits: Bounds
+    readers: FairGate = field(default_factory=lambda: FairGate(READERS))
+
+    async def aside(self, context: Context, work: Callable[[], T]) -> T:
+        """Run what takes long off the event loop, when it is the client's turn."""
+        async with self.readers.entered(context.client, Priority.INTERACTIVE):
+            return await asyncio.to_thread(work)
 
     async def embed(
         self, texts: Sequence[str], options: pb.CallOptions, embed: pb.EmbedOptions, context: Context

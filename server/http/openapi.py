@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from pydantic_core import to_json
 
-from server.http import cohere, openai, rerank, tei
+from server.http import cohere, openai, rerank, tei_bodies
 from server.http.reading import Body
 from server.http.rpc_json import Method
 
@@ -17,14 +17,14 @@ BODIES: dict[str, type[Body]] = {
     "/v1/rerank": rerank.RerankBody,
     "/v2/embed": cohere.EmbedBody,
     "/v2/rerank": rerank.RerankBody,
-    "/embed": tei.EmbedBody,
-    "/embed_all": tei.EmbedPartsBody,
-    "/embed_sparse": tei.EmbedPartsBody,
-    "/predict": tei.PredictBody,
-    "/rerank": tei.RerankBody,
-    "/similarity": tei.SimilarityBody,
-    "/tokenize": tei.TokenizeBody,
-    "/decode": tei.DecodeBody,
+    "/embed": tei_bodies.EmbedBody,
+    "/embed_all": tei_bodies.EmbedPartsBody,
+    "/embed_sparse": tei_bodies.EmbedPartsBody,
+    "/predict": tei_bodies.PredictBody,
+    "/rerank": tei_bodies.RerankBody,
+    "/similarity": tei_bodies.SimilarityBody,
+    "/tokenize": tei_bodies.TokenizeBody,
+    "/decode": tei_bodies.DecodeBody,
 }
 READ = ("/v1/models", "/v1/models/{model}", "/info", "/health", "/ping")
 ARRAYS = {"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", "/tokenize", "/decode"}
@@ -87,15 +87,16 @@ def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dialect(path: str, body: type[Body], schemas: dict[str, Any]) -> dict[str, Any]:
-    schema = body.model_json_schema(ref_template=SCHEMAS + "{model}")
+    tag = body.__module__.rpartition(".")[2].removesuffix("_bodies")
+    name = tag.capitalize() + body.__name__
+    schema = body.model_json_schema(ref_template=SCHEMAS + "{model}") | {"title": name}
     schemas |= schema.pop("$defs", {})
-    name = f"{body.__module__.rpartition('.')[2].capitalize()}{body.__name__}"
     schemas[name] = schema
     kind = "array" if path in ARRAYS else "object"
     items: dict[str, Any] = {"items": {}} if kind == "array" else {}
     return {
         "operationId": "post_" + path.strip("/").replace("/", "_"),
-        "tags": [body.__module__.rpartition(".")[2]],
+        "tags": [tag],
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"$ref": SCHEMAS + name}}}},
         "responses": _responses({"application/json": {"schema": {"type": kind, **items}}}),
     }

@@ -18,7 +18,7 @@ FEW_VALUES = 50_000
 MAX_OBJECTS, MAX_VALUES = 25_000, 400_000  # OpenAI allows 2,048 inputs and 300,000 token ids
 LONG_BYTES = 256 << 10
 
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+STRING = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)  # one without an end is one: looking for it again takes time
 
 
 Dimensions = Annotated[int, Field(ge=1, lt=1 << 31)]

@@ -1,6 +1,5 @@
 """Reranking as Jina and vLLM (`/v1/rerank`) and Cohere (`/v2/rerank`) have it."""
 
-import asyncio
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -8,12 +7,12 @@ from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
-from server.http import tei
+from server.http import ranking
 from server.http.endpoint import Reply, Request
 from server.http.octavo import Octavo, reading_headers
 from server.http.openai import renamed
 from server.http.reading import Body, parse
-from server.http.truncation import truncated
+from server.inference.truncation import truncated
 from server.status import Row, message_of
 
 FIELDS = (("texts[", "documents["), ("rank.", ""), ("embed.dimensions", "output_dimension"), ("options.", ""))
@@ -39,10 +38,10 @@ class RerankBody(Body):
 async def jina(octavo: Octavo, request: Request) -> Reply:
     """Rank documents; their texts are returned unless the caller declines."""
     body, texts, response = await _rank(octavo, request)
-    model = tei.ranker(octavo, request, body.model)
+    model = ranking.ranker(octavo, request, body.model)
     results: list[dict[str, Any]] = []
-    for document in tei.ranked(response):
-        score = tei.score_of(document.ranking.score, model, raw=False)
+    for document in ranking.ranked(response):
+        score = ranking.score_of(document.ranking.score, model, raw=False)
         result: dict[str, Any] = {"index": document.index, "relevance_score": score}
         if body.return_documents is not False:
             result["document"] = {"text": texts[document.index]}
@@ -61,10 +60,10 @@ async def jina(octavo: Octavo, request: Request) -> Reply:
 async def cohere(octavo: Octavo, request: Request) -> Reply:
     """Rank documents."""
     body, _, response = await _rank(octavo, request)
-    model = tei.ranker(octavo, request, body.model)
+    model = ranking.ranker(octavo, request, body.model)
     results = [
-        {"index": each.index, "relevance_score": tei.score_of(each.ranking.score, model, raw=False)}
-        for each in tei.ranked(response)
+        {"index": each.index, "relevance_score": ranking.score_of(each.ranking.score, model, raw=False)}
+        for each in ranking.ranked(response)
     ]
     meta = {
         "api_version": {"version": "2"},
@@ -88,9 +87,11 @@ async def _rank(octavo: Octavo, request: Request) -> tuple[RerankBody, list[str]
         raise InvalidCall("documents", "the array is empty")
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     if most := body.max_tokens_per_doc:
-        model = tei.ranker(octavo, request, body.model)
+        model = ranking.ranker(octavo, request, body.model)
         tokenizer = (model.trunk or model).tokenizer
-        texts = await asyncio.to_thread(lambda: [truncated(text, most, tokenizer)[0] for text in texts])
+        whole = texts
+        cut = lambda: [truncated(text, tokenizer, most, "first") for text in whole]  # noqa: E731
+        texts = await octavo.aside(request.context, cut)
     options = pb.CallOptions(model=body.model)
     rank = pb.RankOptions(query=body.query, passages=0)
     return body, texts, await octavo.rank(texts, options, rank, request.context, body.top_n or 0)

@@ -52,7 +52,7 @@ class Method:
         else:
             requests = await _parsed(request.body, method.input_type)
         if method.server_streaming:
-            return Reply(_events(self.behaviour(requests, context)), media_type=EVENTS)
+            return Reply(_events(self.behaviour(requests, context), method.output_type), media_type=EVENTS)
         return Reply(await _written(await self.behaviour(requests, context), method.output_type))
 
 
@@ -124,12 +124,12 @@ def _json(message: Message) -> bytes:
     return MessageToJson(message, indent=None, ensure_ascii=False).encode()
 
 
-async def _events(responses: AsyncIterator[Message]) -> AsyncGenerator[bytes, None]:
+async def _events(responses: AsyncIterator[Message], kind: Descriptor) -> AsyncGenerator[bytes, None]:
     try:
         async for response in responses:
-            (oneof,) = response.DESCRIPTOR.oneofs
+            (oneof,) = kind.oneofs
             name = response.WhichOneof(oneof.name)
-            yield b"event: %b\ndata: %b\n\n" % (str(name).encode(), _json(response))
+            yield b"event: %b\ndata: %b\n\n" % (str(name).encode(), await _written(response, kind))
     finally:
         close = getattr(responses, "aclose", None)
         if close:

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import DocumentTooLarge, ReplyTooLarge
-from server.http import tei
+from server.http import inputs, tei, tei_bodies
 from server.http.endpoint import Reply, Request
 from server.http.octavo import Octavo
 from server.http.reading import parse
@@ -23,10 +23,12 @@ from server.types import Priority
 
 async def embed_all(octavo: Octavo, request: Request) -> Reply:
     """Give the states of all tokens, special tokens included."""
-    body = await parse(request.body, tei.EmbedPartsBody)
-    options = tei.options_of(body.model, body.prompt_name)
+    body = await parse(request.body, tei_bodies.EmbedPartsBody)
+    options = inputs.options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    given = await tei.read(octavo, tei.texts_of(body.inputs, "inputs", model), body, model, options)
+    given = await inputs.read(
+        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+    )
     size = sum(len(text.encode()) for text in given.texts)
     if size > octavo.limits.max_document_bytes:
         raise DocumentTooLarge(

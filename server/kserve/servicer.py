@@ -176,6 +176,9 @@ class KServeServicer:
                 return await self._answer(request.id, wanted, call, timings, context)
 
     async def _answer(self, identifier: str, wanted: Inference, call: Call, timings: Timings, context: Context) -> Any:
+        for i, text in enumerate(wanted.texts):
+            if not text or text.isspace():  # told before the others are computed
+                raise EmptyDocument(f"{TEXT}[{i}]")
         texts = await self._kept(wanted, call)
         reply = Reply(self._service, [call], self._limits, context.slot, [identifier])
         reply.expect(texts)

@@ -6,6 +6,7 @@ more is read from it: the caller's pace is the stream's.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from server.telemetry.logs import report
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too
 WAITING_RESPONSES = 2  # not yet written
+PART_SECONDS = 1.0  # after which a result is sent in part, so that callers see progress within a long document
 MOST_ID_BYTES = 1024
 MAX_PART_BYTES = 1 << 20  # of a document's text
 MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
@@ -253,6 +255,7 @@ class Bulk:
         answer, ruler = Answer(call, text, stream=True), Ruler(text, self._unit)
         writer = Results(call.tasks, text, self._unit)
         batch = SegmentBatch(call.tasks, self._unit, return_segments=self._return_segments)
+        said = time.monotonic()
         async with aclosing(self._service.results(call, text, timings, self._reservation)) as results:
             async for result in results:
                 segment = answer.take(result)
@@ -261,11 +264,15 @@ class Bulk:
                 described = replies.described([segment], ruler)
                 of_segment = writer.of_segment(answer.of_segment(result))
                 while not batch.add(*described, of_segment):
-                    await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
+                    await self._say_part(incoming, number, batch)
+                    said = time.monotonic()
+                if time.monotonic() - said > PART_SECONDS:
+                    await self._say_part(incoming, number, batch)
+                    said = time.monotonic()
         of_document = writer.of_document(answer)
         is_last = number == len(self._calls) - 1
         if batch.size and not (is_last and batch.has_room([*reply.results, *of_document])):
-            await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
+            await self._say_part(incoming, number, batch)
         rest = _part(number, batch)
         for of_task, whole in zip(rest.results, of_document, strict=False):
             of_task.MergeFrom(whole)
@@ -275,6 +282,10 @@ class Bulk:
         reply.trunks.extend(rest.trunks[len(reply.trunks) :])
         reply.results.extend(rest.results)
         return answer
+
+    async def _say_part(self, incoming: _Incoming, number: int, batch: SegmentBatch) -> None:
+        """Queue what there is of a document."""
+        await self._say(result=pb.DocumentResult(id=incoming.id, ok=_part(number, batch), more=True))
 
     async def _say(self, answered: _Incoming | None = None, **message: pb.DocumentResult | Status) -> None:
         """Queue a response; a document that it answers to the end is forgotten once it has gone."""

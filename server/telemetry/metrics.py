@@ -96,7 +96,9 @@ class Metrics:
         self._worst_lag_lock = Lock()
 
         self.requests = self._counter(
-            "requests_total", "Calls answered, by method, gRPC status code and ErrorInfo reason.", "method code reason"
+            "requests_total",
+            "Calls answered, by method (over HTTP: its verb and path), gRPC status code and ErrorInfo reason.",
+            "method code reason",
         )
         self.request_seconds = self._histogram(
             "request_duration_seconds", "Time from a call's arrival to its last message.", REQUEST_SECONDS, "method"

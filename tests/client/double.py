@@ -207,6 +207,7 @@ class Double(InferenceServiceServicer, ModelServiceServicer):
                     return
                 time.sleep(self.delay(text))
                 for result in document_results(number, text, start):
+                    time.sleep(self.segment_delay)
                     yield pb.ProcessDocumentsResponse(result=result)
                 answered += 1
 

@@ -318,6 +318,16 @@ def test_a_message_names_options_and_not_fields(invoke: Callable[..., Result], d
     assert "max_tokens" not in done.stderr
 
 
+def test_a_task_without_a_model_is_told_with_the_way_to_get_one(
+    invoke: Callable[..., Result], double: Double, book: Path
+) -> None:
+    message = "the served models do not support embed_sparse"
+    double.faults.append(Fault(grpc.StatusCode.NOT_FOUND, message, "UNKNOWN_MODEL"))
+    done = invoke("embed-sparse", book)
+    assert done.exit_code == 1
+    assert "models do not support embed-sparse (serve a model that does: 'octavo models fetch --list'" in done.stderr
+
+
 def test_an_answer_that_is_late_is_told_in_our_words(invoke: Callable[..., Result], double: Double, book: Path) -> None:
     released = threading.Event()
     double.delay = lambda _: 0.0 * released.wait(60)

@@ -100,6 +100,21 @@ def test_an_answer_in_several_messages_is_one(call: Caller) -> None:
 BAD = [("good", "a"), ("empty", ""), ("half", "\ud800"), ("large", "x" * 100), ("also good", "b")]
 
 
+@pytest.mark.parametrize("segments", [True, False])
+def test_segments_are_told_as_they_come(call: Caller, segments: bool) -> None:
+    told: list[tuple[str, int]] = []
+    answers = dict(
+        call.process(
+            [("long", "x" * 2500), ("short", "y" * 25)],
+            segments=segments,
+            on_segments=lambda name, found: told.extend((name, each.index) for each in found),
+        )
+    )
+    counts = {name: len(answer.segments) for name, answer in answers.items()}
+    assert counts == ({"long": 250, "short": 3} if segments else {"long": 0, "short": 0})
+    assert sorted(told) == sorted((name, index) for name, count in counts.items() for index in range(count))
+
+
 def test_a_documents_error_takes_its_answers_place(call: Caller, double: Double) -> None:
     got = dict(call.process(BAD, return_exceptions=True, client={"max_document_bytes": 99}))
     assert got.keys() == dict(BAD).keys()

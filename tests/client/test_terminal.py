@@ -93,6 +93,17 @@ def test_progress_moves_within_a_document(show: Show, double: Double, book: Path
     assert ("2 documents" if files > 1 else str(book)) in shown
 
 
+def test_progress_of_a_job_moves_within_a_document(show: Show, double: Double, tmp_path: Path) -> None:
+    double.segment_delay = 0.5  # before each of the two messages of the one document
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "book.txt").write_text("It was the best of times. " * 100)  # 260 segments, 100 of them in the first
+    code, shown = show("batch", "-i", folder, "-o", tmp_path / "out")
+    assert code == 0
+    assert {word for word in shown.split() if word.endswith("%")} >= {"0%", "38%", "100%"}
+    assert "0 of 1, " in shown
+
+
 def test_a_wait_is_told_with_its_reason_and_length(show: Show, double: Double, book: Path, tmp_path: Path) -> None:
     double.faults.append(Fault(grpc.StatusCode.UNAVAILABLE, "too much work", "QUEUE_FULL", retry_delay=1.5))
     code, shown = show("embed", "-o", tmp_path / "out", book)

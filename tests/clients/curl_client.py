@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 
-def post(plan: dict[str, Any], key: str, body: dict[str, Any]) -> Any:
-    command = ["curl", "--silent", "--retry", "5", "--json", "@-", "--header", f"Authorization: Bearer {key}"]
+def post(plan: dict[str, Any], key: str, body: dict[str, Any], *flags: str) -> Any:
+    command = ["curl", "--silent", "--json", "@-", "--header", f"Authorization: Bearer {key}", *flags]
     command.append(plan["url"] + "/v1/embeddings")
     done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -23,7 +23,9 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
     embedded = post(plan, plan["key"], {"model": plan["model"], "input": plan["texts"]})
     fault = post(plan, plan["key"], {"model": "none", "input": "text"})["error"]["code"]
     began = time.monotonic()
-    answers = [post(plan, plan["slow_key"], {"model": plan["model"], "input": f"text {i}"}) for i in range(3)]
+    patiently = ("--fail", "--retry", "5")
+    bodies = [{"model": plan["model"], "input": f"text {i}"} for i in range(3)]
+    answers = [post(plan, plan["slow_key"], body, *patiently) for body in bodies]
     return {
         "vectors": [hexed(each["embedding"]) for each in embedded["data"]],
         "fault": fault,

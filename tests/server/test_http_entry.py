@@ -14,7 +14,7 @@ import pytest
 from server import app
 from server.auth.keys import Key
 from server.config.schema import ClientSettings, PlanSettings, Settings
-from server.errors import StartError
+from server.errors import InvalidCall, StartError
 from server.http import listener, reading
 from tests.server.helpers import SOON, TINY, eventually, model, prose, settings
 from tests.server.web import Web, web
@@ -196,7 +196,7 @@ def test_a_body_that_stalls_is_given_up(http: Web, monkeypatch: pytest.MonkeyPat
 
 def test_a_reply_that_nobody_reads_is_given_up(http: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "STALL_SECONDS", 0.3)
-    body = json.dumps({"inputs": prose(100_000)}).encode()  # the reply has 9 MB
+    body = json.dumps({"inputs": prose(80_000)}).encode()  # the reply has 7 MB
     with contextlib.closing(raw(http)) as stream:
         stream.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         assert stream.recv(15) == b"HTTP/1.1 200 OK"
@@ -228,6 +228,22 @@ def test_garbage_is_refused(http: Web) -> None:
     with contextlib.closing(raw(http)) as stream:
         stream.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert ends(stream).startswith(b"HTTP/1.1 400")
+
+
+def test_pages_of_other_sites_may_not_call(http: Web) -> None:
+    status, _, error = embed(http, origin="https://example.org")
+    assert (status, error["code"]) == (403, "permission_denied")
+    assert embed(http, origin=http.url)[0] == 200
+
+
+def test_json_is_counted_in_linear_time() -> None:
+    began = time.monotonic()
+    reading.check_values(b'["' + b'\\"' * 400_000 + b"," * 60_000)
+    reading.check_values(b'"' * 1_000_000 + b"," * 60_000)
+    with pytest.raises(InvalidCall):
+        reading.check_values(b"[" + b'"a,b\\"",' * 500_000)
+    reading.check_values(b'["' + b"a,[" * 500_000 + b'"]')
+    assert time.monotonic() - began < SOON
 
 
 def test_no_cors_unless_configured(http: Web) -> None:

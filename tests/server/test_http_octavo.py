@@ -181,6 +181,8 @@ def test_openapi_and_its_page(http: Web) -> None:
     assert references
     for reference in references:
         assert reference.removeprefix("#/components/schemas/") in made["components"]["schemas"], reference
+    titles = [each["title"] for each in made["components"]["schemas"].values() if "title" in each]
+    assert len(titles) == len(set(titles)), "a generator would make two classes of one name"
     for path in made["paths"]:
         assert http.get(path.replace("{model}", TINY)).status in {200, 405}, path
     page = http.get("/docs")

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.server.helpers import (
     SOON,
     TINY,
     Server,
+    analyze,
     array,
     document,
     embed,
@@ -36,6 +38,7 @@ from tests.server.helpers import (
     vector,
 )
 from tests.server.kserve import call, infer, packed, request_of, stream, tensors
+from tests.server.test_cross_encoders import write as write_cross_encoder
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 SHORT, LONG = "The light house at the north sea.", prose(1_500)
@@ -209,6 +212,26 @@ def test_a_query_ranks_texts_in_their_order(server: Server) -> None:
     assert answer["best_spans"].tolist() == spans
 
 
+def test_a_cross_encoder_ranks_unless_asked_for_something_else(models: Any, tmp_path: Path) -> None:
+    name = str(write_cross_encoder(tmp_path / "crosser", "bert"))
+    with serving(settings(model(name))) as server:
+        metadata = call(server, "ModelMetadata", name="crosser")
+        assert [each.name for each in metadata.inputs] == ["text", "query"]
+        assert [each.name for each in metadata.outputs][:2] == ["scores", "best_spans"]
+        texts = [prose(30, seed) for seed in range(4)] + [LONG]
+        answer = infer(server, *texts, model="crosser", query="Who keeps the light?")
+        request = pb.RankRequest(
+            documents=[document(text) for text in texts],
+            rank=pb.RankOptions(query="Who keeps the light?", method=pb.RANK_METHOD_CROSS_ENCODER),
+        )
+        expected = {each.index: each.ranking for each in server.inference.Rank(request, timeout=SOON).documents}
+        assert answer["scores"].tolist() == [expected[i].score for i in range(5)]
+        shorter = infer(server, LONG, model="crosser", query="light", parameters={"truncate": "END"})
+        pair = analyze(server, LONG, pb.Task(rank=pb.RankOptions(query="light"))).segments[0]
+        assert shorter["token_count"].tolist() == [512 - (pair.processed_tokens - pair.tokens)]
+        assert refused(lambda: infer(server, *texts, model="crosser")).field == "inputs"
+
+
 # Requests
 
 
@@ -377,9 +400,13 @@ def test_parameters_that_change_nothing_are_accepted(server: Server) -> None:
 
 
 def test_an_empty_text_is_refused_by_its_number(server: Server) -> None:
-    refusal = refused(lambda: infer(server, SHORT, " \n", model=MINILM))
-    assert (refusal.code, refusal.reason, refusal.field) == (INVALID, "EMPTY_DOCUMENT", "text[1]")
-    assert refusal.message.startswith("text[1]: ")
+    before = server.sample("segments_total")
+    for empty in ("", " \n"):
+        refusal = refused(partial(infer, server, SHORT, empty, model=MINILM))
+        assert (refusal.code, refusal.reason, refusal.field) == (INVALID, "EMPTY_DOCUMENT", "text[1]")
+        assert refusal.message.startswith("text[1]: ")
+    assert server.sample("segments_total") == before, "a text was computed for a request that cannot be answered"
+    assert refused(lambda: infer(server, SHORT, "\x00\x07", model=MINILM)).field == "text[1]"
 
 
 def test_an_empty_query_is_refused(server: Server) -> None:

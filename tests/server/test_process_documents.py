@@ -1,5 +1,6 @@
 """ProcessDocuments: every document once, whatever the others do, at the caller's pace."""
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +12,17 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import PlanSettings
+from server.rpc import bulk
 from tests.models import tokens_model
 from tests.server.helpers import SOON, Server, eventually, model, prose, serving, settings
 
 EMBED = pb.Task(name="e", embed=pb.EmbedOptions(return_segment_vectors=True))
+
+
+@pytest.fixture(autouse=True)
+def no_parts_for_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine, results come in the same messages as on a fast one."""
+    monkeypatch.setattr(bulk, "PART_SECONDS", math.inf)
 
 
 def start(tasks: Sequence[pb.Task] = (EMBED,), *, segments: bool = False) -> pb.ProcessDocumentsRequest:
@@ -109,6 +117,22 @@ def test_a_result_too_large_for_a_message_comes_in_several(server: Server) -> No
     assert [len(result.ok.results[0].embed.document_vector.data) > 0 for result in found] == [
         not result.more for result in found
     ]
+
+
+@pytest.mark.parametrize("task", [EMBED, pb.Task(name="e", embed=pb.EmbedOptions())])
+def test_a_slow_result_comes_in_parts_as_it_is_computed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, task: pb.Task
+) -> None:
+    requests = [start([task], segments=True), part("d", prose(5000))]
+    (whole,) = results(process(server, requests))["d"]
+    monkeypatch.setattr(bulk, "PART_SECONDS", -1.0)  # any time is too long
+    found = results(process(server, requests))["d"]
+    assert [result.more for result in found] == [True] * len(whole.ok.segments) + [False]
+    infos = [info for result in found for info in result.ok.segments]
+    assert [(info.index, info.span) for info in infos] == [(info.index, info.span) for info in whole.ok.segments]
+    assert found[-1].ok.results[0].embed.document_vector == whole.ok.results[0].embed.document_vector
+    rows = b"".join(result.ok.results[0].embed.segment_vectors.data for result in found)
+    assert rows == whole.ok.results[0].embed.segment_vectors.data
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A stream that is cut at any segment and resumed says the same, and computes nothing twice, whatever the task."""
+"""Streams over cached states, whatever the task: cut at any segment and resumed, or of another head.
+
+They say the same as streams without a cache, and compute nothing twice.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings
-from tests.models import write_model
+from tests.models import head_alone, write_model
 from tests.server.helpers import SOON, TINY, Events, Server, analyze, document, model, prose, serving, settings
 
 QUERY = "who keeps the light house"
@@ -30,16 +33,16 @@ def cached(models: Path, head_models: Path, tmp_path_factory: pytest.TempPathFac
     """A server of every task, with a cache."""
     folder = tmp_path_factory.mktemp("resumed")
     pairs = write_model(folder / "pairs", "sequence", models / TINY, ("relevant",))
+    alone = head_alone(models / TINY, folder / "alone", ("O", "B-A", "I-A"), "tokens")
     heads = [model(str(head_models / name), "auto") for name in ("finder", "sorter", "tagger")]
+    heads.append(model(str(alone)))
     cache = CacheSettings(dir=folder / "cache", secret_file=folder / "secret")
     served = settings(model(TINY, "auto"), *heads, model(str(pairs), "auto"))
     with serving(served.model_copy(update={"cache": cache})) as server:
         yield server
 
 
-def stream(
-    server: Server, text: str, task: pb.Task, cursor: bytes = b"", mode: int = pb.CACHE_MODE_READ_WRITE
-) -> Events:
+def stream(server: Server, text: str, task: pb.Task, cursor: str = "", mode: int = pb.CACHE_MODE_READ_WRITE) -> Events:
     cutting = pb.Segmentation(policy=pb.SEGMENTATION_POLICY_FIXED, max_tokens=64)
     options = pb.CallOptions(segmentation=cutting, cache_mode=mode)  # type: ignore[arg-type]
     request = pb.StreamSegmentsRequest(document=document(text), tasks=[task], options=options, cursor=cursor)
@@ -73,3 +76,18 @@ def test_a_stream_cut_at_any_segment_goes_on_where_it_was_and_computes_nothing_t
         assert rest[-1].summary.info.usage.computed_tokens <= missing
         again = list(stream(cached, text, TASKS[name], sent[-1].cursor))
         assert again[-1].summary.info.usage.computed_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "task", [pb.Task(model="alone", redact=pb.RedactOptions()), TASKS["embed_sparse"], TASKS["spans"]]
+)
+def test_a_further_head_on_many_known_states_says_what_a_cold_pass_says(cached: Server, task: pb.Task) -> None:
+    text = prose(64 * 60, seed=7)
+    list(stream(cached, text, TASKS["embed"]))
+    warm, cold = (
+        list(stream(cached, text, task, mode=mode)) for mode in (pb.CACHE_MODE_READ_ONLY, pb.CACHE_MODE_BYPASS)
+    )
+    assert warm[-1].summary.info.usage.computed_tokens == 0
+    assert segments_of(warm) == segments_of(cold)
+    assert len(segments_of(warm)) >= 60
+    assert warm[-1].summary.results == cold[-1].summary.results

@@ -13,6 +13,7 @@ from chunking import ChunkingError, CuttingError, OffsetError, TextError, Tokeni
 from encoder.errors import EncoderError
 from server import errors
 from server.errors import CallError, Refused
+from server.http.tei import STATUS
 from server.rpc.status import CODES, trailers_of
 from server.status import MAPPING, Reason, reason_of, status_of
 from tests.server.helpers import refusal_of_status
@@ -152,3 +153,9 @@ def test_the_document_says_of_each_reason_when_what_to_do_and_whether_to_retry()
         assert when.endswith("."), reason
         assert what.endswith("."), reason
         assert retry.split(",")[0] == ("yes" if reason in refused else "no"), reason
+
+
+def test_the_document_has_each_reasons_form_over_http() -> None:
+    section = DOCUMENTED.read_text().partition("## Over HTTP")[2].partition("\n## ")[0]
+    rows = {tuple(re.findall(r"[\w]+", line)) for line in section.splitlines() if line.startswith("| `")}
+    assert rows == {(row.reason, str(row.http), row.openai, row.tei, str(STATUS[row.tei])) for row in MAPPING}

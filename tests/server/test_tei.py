@@ -221,6 +221,7 @@ def test_info_and_health(http: Web) -> None:
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 422, "Validation", "inputs.sentences"),
         ("/similarity", {"inputs": "a"}, 422, "Validation", "inputs"),
         ("/tokenize", {"inputs": [["a"]]}, 422, "Validation", "inputs[0]"),
+        ("/tokenize", {"inputs": "a" * 500_001}, 422, "Validation", "inputs"),
         ("/decode", {"ids": [10**9]}, 422, "Validation", "ids[0]"),
         ("/decode", {"ids": "a"}, 422, "Validation", "ids"),
         ("/", b"", 422, "Validation", ""),

@@ -150,7 +150,7 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     octavo batch --input *.parquet --output vectors --keep title --segments
     octavo batch --input s3://bucket/docs --output s3://bucket/vectors --server a:50051 --server b:50051
     octavo batch --input docs.csv --output vectors --plan --sample 200
-    octavo batch --input mails/ --output masked --task redact --task classify:topics
+    octavo batch --input mails/ --output masked --task redact --task classify:reuters-r8
     octavo batch --input logs/ --output ranked --task rank --query "who keeps the light?"
 
     Exit codes: 0 all rows have results, 1 some rows failed, or the job stopped without a summary and can be resumed,

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -10,7 +10,7 @@ from octavo.batch.manifest import Served
 from octavo.batch.pool import Hold, Pool, Waiting
 from octavo.batch.rows import Problem
 from octavo.cli.connection import waits
-from octavo.client import Analysis, Client, Embed, Embedding, OctavoError, Retry
+from octavo.client import Analysis, Client, Embed, Embedding, OctavoError, Retry, Segment
 from octavo.client.arguments import CallArguments, Task
 from octavo.client.retry import Attempts
 
@@ -40,6 +40,14 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """Further segments of a document were computed."""
+
+    task: Waiting
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A document was answered."""
 
@@ -63,7 +71,7 @@ class Gone:
     error: BaseException
 
 
-Event = Taken | Answered | Paused | Gone
+Event = Taken | Computed | Answered | Paused | Gone
 
 
 @dataclass(slots=True)
@@ -77,6 +85,7 @@ class Driver:
         inbox: receives events.
         patience: seconds to keep trying the server.
         in_flight: maximum documents in flight.
+        watched: whether to report segments as they are computed.
     """
 
     client: Client
@@ -85,6 +94,7 @@ class Driver:
     inbox: "SimpleQueue[Event]"
     patience: float
     in_flight: int = IN_FLIGHT
+    watched: bool = False
     _failures: int = 0
     _failing_since: float | None = field(default=None)
     _told: str | None = None  # the reason of the pause that was reported since the last answer
@@ -116,6 +126,8 @@ class Driver:
             self.ask.tasks,
             in_flight=self.in_flight,
             return_exceptions=True,
+            segments=self.watched,
+            on_segments=(lambda task, segments: self.inbox.put(Computed(task, segments))) if self.watched else None,
             **self.ask.arguments,
         )
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from octavo.batch.documents import Document
-from octavo.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Driver, Event, Gone, Paused
+from octavo.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Computed, Driver, Event, Gone, Paused
 from octavo.batch.errors import TooManyErrors, Unserved
 from octavo.batch.output import Output
 from octavo.batch.parts import OpenPart, Place, Share
@@ -65,7 +65,7 @@ class Work:
         servers = len(clients)
         in_flight = IN_FLIGHT if servers == 1 else IN_FLIGHT_OF_SEVERAL
         for client in clients:
-            Driver(client, ask, self._pool, self._inbox, patience, in_flight).start()
+            Driver(client, ask, self._pool, self._inbox, patience, in_flight, self.progress.watched).start()
         try:
             while self._fill(todo) or self._open:
                 try:
@@ -74,7 +74,11 @@ class Work:
                     self.progress.advance(self.run)
                     continue
                 match event:
+                    case Computed(task, segments):
+                        self.progress.within(task, len(task.document.text), segments)
+                        self.progress.advance(self.run)
                     case Answered(task, outcome):
+                        self.progress.done(task)
                         self._put(task.place, task.document, outcome)
                     case Paused(address, error):
                         self.progress.say(f"waiting: {failure(error, address).format_message()}")

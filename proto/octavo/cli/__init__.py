@@ -9,10 +9,16 @@ def main() -> None:
     _replace_closed_streams()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to standard error what our messages tell
     try:
-        from octavo.cli.root import run  # noqa: PLC0415 - importing a submodule must not import all commands
+        from octavo.cli.interrupts import end_at_once  # noqa: PLC0415 - imports much of the standard library
+
+        end_at_once()
     except KeyboardInterrupt:
-        sys.exit(130)  # exits.INTERRUPTED, which may not be imported yet
-    sys.exit(run(sys.argv[1:]))
+        sys.exit(130)
+    from octavo.cli.root import run  # noqa: PLC0415 - importing a submodule must not import all commands
+
+    code = run(sys.argv[1:])
+    end_at_once()
+    sys.exit(code)
 
 
 def _replace_closed_streams() -> None:

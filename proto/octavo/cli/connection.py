@@ -142,6 +142,10 @@ def explained(fault: OctavoError) -> str:
         name = field.rpartition(".")[2]
         if "_" in name and re.search(rf"\b{name}\b", text):
             text = re.sub(rf"\b{name}\b", option, text).replace(f" ({option})", "")
+    said, unsupported, task = text.partition(" not support ")
+    if unsupported:
+        task = task.replace("_", "-")
+        return f"{said}{unsupported}{task} (serve a model that does: 'octavo models fetch --list' names some)"
     if isinstance(fault, Unauthenticated):
         held = os.environ.get(KEY_VARIABLE)
         return f"{text} ({f'check the key in {KEY_VARIABLE}' if held else f'set {KEY_VARIABLE} to your key'})"

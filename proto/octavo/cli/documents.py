@@ -2,13 +2,13 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
@@ -20,6 +20,9 @@ from octavo.cli.progress import Advance, progress
 from octavo.cli.texts import read_text, refuse_stdin_twice
 from octavo.client import Client, OctavoError, SegmentResult, ServerError, StreamSummary
 from octavo.client.arguments import Task
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _LEAST_STEPS = 200
 _IDLE = "the server may have a queue of other calls, or your limit is used up"
@@ -93,7 +96,7 @@ def outcomes(
             with _share(sizes[file], advance) as report:
                 return _answer(client, read(file), tasks, options, report)
 
-        for file, future in _in_order(files, work, options["in_flight"]):
+        for file, future in in_order(files, work, options["in_flight"]):
             yield file, _outcome(future)
 
 
@@ -143,11 +146,11 @@ def _share(steps: int, advance: Advance) -> Iterator[Callable[[float], None]]:
         report(1)
 
 
-def _in_order(
-    files: Sequence[str], work: Callable[[str], Answer], in_flight: int
-) -> Iterator[tuple[str, "Future[Answer]"]]:
+def in_order(
+    files: Iterable[Item], work: Callable[[Item], Result], in_flight: int
+) -> Iterator[tuple[Item, "Future[Result]"]]:
     """Process up to `in_flight` files at a time, in order."""
-    under_way: deque[tuple[str, Future[Answer]]] = deque()
+    under_way: deque[tuple[Item, Future[Result]]] = deque()
     left = iter(files)
     while True:
         under_way.extend((file, _started(work, file)) for file in islice(left, in_flight - len(under_way)))
@@ -156,9 +159,9 @@ def _in_order(
         yield under_way.popleft()
 
 
-def _started(work: Callable[[str], Answer], file: str) -> "Future[Answer]":
+def _started(work: Callable[[Item], Result], file: Item) -> "Future[Result]":
     """Run in a daemon thread, which does not keep the command from exiting."""
-    future: Future[Answer] = Future()
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:

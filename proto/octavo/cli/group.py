@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from octavo.cli.interrupts import raise_again
+
 file_names = click.Path().shell_complete  # for options that take a file's or folder's name, but not as click.Path does
 
 
@@ -80,6 +82,12 @@ class _Formatter(click.HelpFormatter):
 
 class _Context(click.Context):
     formatter_class = _Formatter
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command's function, which may have something to clean up when interrupted."""
+        if not isinstance(self.command, click.Group):
+            raise_again()
+        return super().invoke(*args, **kwargs)
 
 
 def _format_help(command: click.Command) -> None:

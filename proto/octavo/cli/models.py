@@ -27,12 +27,13 @@ format_option = click.option(
 @format_option
 @click.pass_context
 def models(ctx: click.Context, /, **options: Any) -> None:
-    r"""List and show a server's models. Without a command: list them.
+    r"""Show a server's models, and get models for a server. Without a command: list the server's.
 
     \b
     octavo models
     octavo models show all-MiniLM-L6-v2
     octavo models --format json | jq .fingerprint
+    octavo models fetch multilingual-e5-small
     """
     if ctx.invoked_subcommand is None:
         _list(options)

@@ -70,7 +70,7 @@ _ENCRYPTION = (
     ),
 )
 timeout_option = click.option(
-    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Time limit for each document."
+    "--timeout", type=float, metavar="SECONDS", callback=_positive, help="Time limit for each answer."
 )
 encoding_option = click.option(
     "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Encoding of the files."
@@ -92,8 +92,9 @@ _priority_option = click.option(
     type=click.Choice(["interactive", "bulk"]),
     help="The scheduling class. [default: interactive]",
 )
+local_option = click.option("--local", is_flag=True, help="Start a server for this command and stop it afterwards.")
 _MODEL = (
-    click.option("--local", is_flag=True, help="Start a server for this command and stop it afterwards."),
+    local_option,
     click.option(
         "--model",
         metavar="NAME",
@@ -291,5 +292,5 @@ def check_call_options(ctx: click.Context) -> None:
     for option in ("server", "tls", "ca") if ctx.params["local"] else ():
         if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--local and --{option} exclude each other", ctx)
-    if ctx.params["policy"] == "fixed" and ctx.params["min_tokens"] is not None:
+    if ctx.params.get("policy") == "fixed" and ctx.params["min_tokens"] is not None:
         raise click.UsageError("--min-tokens has no effect with --policy fixed", ctx)

@@ -50,6 +50,7 @@ def _readers_gone() -> Iterator[None]:
         "segment": "octavo.cli.segment:segment",
         "models": "octavo.cli.models:models",
         "batch": "octavo.batch.command:batch",
+        "index": "octavo.index.command:index",
     },
     plugins="octavo.commands",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -65,6 +66,8 @@ def octavo() -> None:
     octavo rank "who keeps the light?" *.txt
     octavo analyze --task embed --task classify book.txt
     octavo segment book.txt                 the book's segments, and what they would cost
+    octavo index sync notes/ --store notes.index
+    octavo index search "who keeps the light?" --store notes.index
     octavo models                           the server's models
 
     Set the server with --server or OCTAVO_SERVER: HOST:PORT, [IPV6]:PORT or unix:PATH. Encrypt the connection with
@@ -72,7 +75,7 @@ def octavo() -> None:
 
     \b
     Exit codes: 0 success, 1 complete or partial failure, 2 wrong usage, 3 no server can be reached, or it is stopping,
-    130 interrupted, 141 the reader of the output closed it.
+    130 interrupted, 141 the reader of the output closed it, 143 terminated.
     """
 
 

@@ -42,6 +42,7 @@ from octavo.client.results import (
     Model,
     RankResult,
     Redaction,
+    Segment,
     SegmentationResult,
     SparseEmbedding,
     TaskReply,
@@ -267,6 +268,7 @@ class AsyncClient(BaseClient):
         tasks: Mapping[str, Task] | None = None,
         *,
         segments: bool = False,
+        on_segments: Callable[[K, Sequence[Segment]], None] | None = None,
         in_flight: int = 256,
         return_exceptions: bool = False,
         timeout: float | None = None,
@@ -276,7 +278,7 @@ class AsyncClient(BaseClient):
 
         Like `Client.process`, but `documents` is read ahead in a separate task.
         """
-        ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
+        ledger: Ledger[K] = self._ledger(tasks, segments, on_segments, in_flight, arguments)
         stream = AsyncDocumentStream(
             lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
             _asynchronous(documents),

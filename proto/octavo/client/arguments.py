@@ -1,8 +1,11 @@
 """Arguments of calls. None selects the model's or server's default."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from octavo.client.results import Segment
 
 PoolingName = Literal["mean", "cls"]
 DataTypeName = Literal["float32", "float16", "int8", "binary"]
@@ -269,8 +272,11 @@ class ProcessArguments(CallArguments, total=False):
         timeout: seconds for all documents together.
         in_flight: maximum unanswered documents at a time (fewer if they are long).
         segments: return segments. They are also returned if a task returns segment vectors.
+        on_segments: called with a document's id and its new segments, about once a second while it is computed. Needs
+            `segments`. If the stream breaks, a document's segments come again from the first.
     """
 
     timeout: float | None
     in_flight: int
     segments: bool
+    on_segments: Callable[[Any, Sequence["Segment"]], None] | None

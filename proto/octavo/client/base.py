@@ -1,7 +1,7 @@
 """The base of both clients: construction, requests and checks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from octavo.client.arguments import (
 from octavo.client.channel import MAX_DOCUMENT_BYTES, authorization, channel_options, checked_address
 from octavo.client.ledger import Ledger
 from octavo.client.requests import Request
+from octavo.client.results import Segment
 from octavo.client.retry import Attempts, Retry
 from octavo.v1 import inference_pb2 as pb
 
@@ -92,11 +93,16 @@ class BaseClient(ABC):
         self._embed_request("", arguments)
 
     def _ledger(
-        self, tasks: Mapping[str, Task] | None, segments: bool, in_flight: int, arguments: CallArguments
+        self,
+        tasks: Mapping[str, Task] | None,
+        segments: bool,
+        on_segments: Callable[[Any, Sequence[Segment]], None] | None,
+        in_flight: int,
+        arguments: CallArguments,
     ) -> Ledger[Any]:
         _check_in_flight(in_flight)
         start = requests.process_start(tasks, segments=segments, **arguments)
-        return Ledger(start, in_flight, self.max_document_bytes)
+        return Ledger(start, in_flight, self.max_document_bytes, on_segments)
 
 
 def _check_in_flight(in_flight: int) -> None:

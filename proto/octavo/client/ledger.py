@@ -2,12 +2,12 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from octavo.client import replies, requests
 from octavo.client.errors import OctavoError, ServerError, from_status
-from octavo.client.results import Analysis
+from octavo.client.results import Analysis, Segment
 from octavo.v1 import inference_pb2 as pb
 
 MAX_HELD_CHARACTERS = 32_000_000
@@ -27,13 +27,20 @@ class Ledger(Generic[K]):
         draining: why the server reads no more from the current stream.
     """
 
-    def __init__(self, start: pb.ProcessDocumentsRequest, in_flight: int, max_document_bytes: int) -> None:
+    def __init__(
+        self,
+        start: pb.ProcessDocumentsRequest,
+        in_flight: int,
+        max_document_bytes: int,
+        on_segments: Callable[[K, Sequence[Segment]], None] | None = None,
+    ) -> None:
         self.start = start
         self.exhausted = False
         self.draining: OctavoError | None = None
         self._ready = False
         self._in_flight = in_flight
         self._max_document_bytes = max_document_bytes
+        self._on_segments = on_segments
         self._numbers = itertools.count()
         self._held: dict[str, tuple[K, str]] = {}
         self._characters = 0
@@ -108,6 +115,8 @@ class Ledger(Generic[K]):
             raise ServerError("the server answered a document that was not sent")
         if result.WhichOneof("outcome") == "ok":
             self._parts.setdefault(result.id, []).append(result.ok)
+            if self._on_segments and result.ok.segments:
+                self._on_segments(self._held[result.id][0], replies.segments(result.ok.segments))
         if result.more:
             return
         key, text = self._held.pop(result.id)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -42,6 +42,7 @@ from octavo.client.results import (
     Model,
     RankResult,
     Redaction,
+    Segment,
     SegmentationResult,
     SparseEmbedding,
     TaskReply,
@@ -247,6 +248,7 @@ class Client(BaseClient):
         tasks: Mapping[str, Task] | None = None,
         *,
         segments: bool = False,
+        on_segments: Callable[[K, Sequence[Segment]], None] | None = None,
         in_flight: int = 256,
         return_exceptions: bool = False,
         timeout: float | None = None,
@@ -261,9 +263,10 @@ class Client(BaseClient):
         else one DocumentsFailed with all errors is raised at the end. `timeout` applies to the whole call.
 
         By default, `tasks` is {"embed": Embed()}. Results include segments with `segments=True`, or if a task returns
-        segment vectors.
+        segment vectors. `on_segments` is then called with a document's id and its new segments, about once a second
+        while it is computed; if the stream breaks, they come again from the first.
         """
-        ledger: Ledger[K] = self._ledger(tasks, segments, in_flight, arguments)
+        ledger: Ledger[K] = self._ledger(tasks, segments, on_segments, in_flight, arguments)
         stream = DocumentStream(
             lambda sent, left: self._inference.ProcessDocuments(sent, timeout=left, metadata=self._metadata),
             documents,

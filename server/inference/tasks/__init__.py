@@ -1,8 +1,8 @@
 """Tasks: which heads of a segment a task needs, and how their numbers become the document's answer. A file each.
 
 To add one: a file here with its task, its merge and its answer; its options and its result in `Task` and `TaskResult`
-of the contract; its line in `server.rpc.requests` and in `server.rpc.results`; a head in `encoder.heads`, if it needs a
-new one.
+of the contract; its lines in `server.rpc.requests` and `results`, in `server.kserve.requests` and `outputs`; a head in
+`encoder.heads`, if it needs a new one.
 """
 
 from server.inference.tasks.classify import Classification, ClassifyTask
