@@ -10,7 +10,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.auth.keys import KeptKey, Key, changing_keys
-from server.config.schema import ClientSettings, PlanSettings
+from server.config.schema import ClientSettings, LimitSettings, PlanSettings
 from server.inference.known import DIGEST_BYTES
 from server.rpc import streams
 from server.rpc.requests import MAX_KNOWN_DIGESTS
@@ -424,3 +424,26 @@ def test_what_is_known_counts_neither_for_admission_nor_for_the_reply_s_size(mod
         response = embed(server, text, embed=VECTORS, options=known(held))
         assert len(response.results[0].segments) == 2
         assert 0 < response.info.usage.charged_tokens < 1500
+
+
+def test_what_is_known_is_not_charged_as_cached_either(models: Path) -> None:
+    limits = LimitSettings(cached_token_price=0.5)
+    with serving(settings().model_copy(update={"limits": limits})) as server:
+        held = embed(server, TEXT).results[0].segments
+        charged = server.sample("charged_tokens_total")
+        response = embed(server, TEXT, embed=VECTORS, options=known(held))
+        list(stream(server, TEXT, known_segment_digests=known(held).known_segment_digests))
+        assert response.info.usage.charged_tokens == 0
+        assert server.sample("charged_tokens_total") == charged
+        told = server.inference.Segment(pb.SegmentRequest(document=document(TEXT), options=known(held)), timeout=SOON)
+        assert told.would_charge_tokens == 0
+
+
+def test_a_query_is_answered_even_if_a_document_has_its_segment(server: Server) -> None:
+    text = "Who keeps the light house?"
+    rank = pb.Task(name="rank", rank=pb.RankOptions(query=text, method=pb.RANK_METHOD_DENSE))
+    full = analyze(server, text, task("embed"), rank)
+    digest = full.segments[0].digest
+    part = analyze(server, text, task("embed"), rank, known_segment_digests=digest)
+    assert list(part.kept.positions) == [0]
+    assert part.results[1] == full.results[1]
