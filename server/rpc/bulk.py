@@ -37,6 +37,8 @@ MOST_ID_BYTES = 1024
 MAX_PART_BYTES = 1 << 20  # of a document's text
 MOST_DOCUMENTS = 1 << 16  # of one stream, whose ids must be remembered; then the caller is asked for another stream
 
+_KNOWN = "document.known_segment_digests"
+
 Parts = AsyncIterator[pb.ProcessDocumentsRequest]
 
 
@@ -46,7 +48,7 @@ class _Incoming:
 
     Attributes:
         held: bytes that count as in flight.
-        known: segments whose vectors the caller holds.
+        known: digests of segments whose vectors the caller holds, as they came: objects would take ten times as much.
         refusal: why it will not be answered.
     """
 
@@ -54,7 +56,7 @@ class _Incoming:
     parts: list[str] = field(default_factory=list)
     size: int = 0
     held: int = 0
-    known: KnownDigests = field(default_factory=KnownDigests)
+    known: bytes = b""
     refusal: CallError | None = None
 
     @property
@@ -86,6 +88,9 @@ class Bulk:
         self._limits = limits
         self._unit = offset_unit(start.options)
         self._return_segments = start.return_segments
+        self._takes_known = start.return_segments and all(
+            task.embed.return_segment_vectors for task in start.tasks if task.WhichOneof("kind") == "embed"
+        )
         self._responses: asyncio.Queue[tuple[pb.ProcessDocumentsResponse, _Incoming | None]] = asyncio.Queue(
             WAITING_RESPONSES
         )
@@ -167,12 +172,12 @@ class Bulk:
             raise InvalidCall("document.text", f"a part has at most {MAX_PART_BYTES:,} bytes")
         if incoming is None:
             self._check_id(part.id)
-            known = known_digests(part.known_segment_digests, "document.known_segment_digests")
             held = size + len(part.known_segment_digests)
             self._slot.hold_again(held)  # streams that waited here would wait for each other
-            incoming = _Incoming(part.id, held=held, known=known)
+            incoming = _Incoming(part.id, held=held, known=part.known_segment_digests)
+            self._check_known(incoming)
         elif part.known_segment_digests:
-            raise InvalidCall("document.known_segment_digests", "only a document's first part has digests")
+            self._refuse(incoming, InvalidCall(_KNOWN, "only a document's first part has digests"))
         elif part.id != incoming.id:
             raise InvalidCall("document.more", "a document's parts follow one another")
         elif incoming.refusal is None:
@@ -184,6 +189,15 @@ class Bulk:
         if incoming.refusal is None:
             incoming.parts.append(text)
         return incoming
+
+    def _check_known(self, incoming: _Incoming) -> None:
+        try:
+            known_digests(incoming.known, _KNOWN)
+        except InvalidCall as fault:
+            self._refuse(incoming, fault)
+        if incoming.known and not self._takes_known:
+            why = "they need start.return_segments, and return_segment_vectors of each embed task"
+            self._refuse(incoming, InvalidCall(_KNOWN, why))
 
     def _check_id(self, identifier: str) -> None:
         if len(identifier.encode()) > MOST_ID_BYTES:
@@ -206,6 +220,7 @@ class Bulk:
         incoming.parts.clear()
         self._slot.give_back(incoming.held)
         incoming.held = 0
+        incoming.known = b""
 
     def _forget(self, answered: _Incoming) -> None:
         self._room.leave(answered.room)
@@ -251,7 +266,7 @@ class Bulk:
         self, incoming: _Incoming, text: str, timings: Timings, number: int, reply: pb.AnalyzeResponse
     ) -> Answer:
         """Run a document through one trunk; what is left to say when it ends goes into the last reply."""
-        call = self._calls[number].knowing(incoming.known)
+        call = self._calls[number].knowing(KnownDigests.unpacked(incoming.known))
         answer, ruler = Answer(call, text, stream=True), Ruler(text, self._unit)
         writer = Results(call.tasks, text, self._unit)
         batch = SegmentBatch(call.tasks, self._unit, return_segments=self._return_segments)

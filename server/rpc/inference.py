@@ -76,6 +76,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         texts = requests.texts_of(documents, "documents", self._limits)
         task = pb.Task(name="embed", embed=request.embed)
         calls = requests.calls_of(request.options, [task], texts[0], self._catalogue, context, path="")
+        requests.check_known(request.options, [task], path="")
         reply = replies.Reply(self._service, calls, self._limits, context.slot, [document.id for document in documents])
         reply.expect(texts)
         jobs = [Job(calls[0], text, f"documents[{i}].text") for i, text in enumerate(texts)]
@@ -154,6 +155,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         timings = Timings()
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         calls = requests.calls_of(request.options, tasks, text, self._catalogue, context, path=path)
+        requests.check_known(request.options, tasks, path)
         reply = replies.Reply(self._service, calls, self._limits, context.slot)
         reply.expect([text])
         jobs = [Job(call, text, "document.text") for call in calls]
@@ -192,6 +194,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (text,) = requests.texts_of([request.document], "document.text", self._limits)
         tasks = requests.tasks_of(request.tasks, self._limits)
         calls = requests.calls_of(request.options, tasks, text, self._catalogue, context)
+        requests.check_known(request.options, tasks)
         unit = requests.offset_unit(request.options)
         requests.check_message(replies.REPLY_BYTES + replies.longest_segment(calls))
         yield pb.StreamSegmentsResponse(header=replies.stream_header(calls))

@@ -96,8 +96,6 @@ def calls_of(
         query = wanted.frame.head.tobytes() if isinstance(wanted, CrossEncodeTask) else b""
         passes.setdefault(((model.trunk or model).name, query), []).append((model, wanted))
     known = known_digests(options.known_segment_digests, "options.known_segment_digests")
-    if known:
-        _check_no_spans(tasks, path)
     calls = tuple(_call(options, served, around, default_priority).knowing(known) for served in passes.values())
     if options.expected_fingerprint and options.expected_fingerprint != fingerprint_of(calls):
         raise FingerprintMismatch(f"this call's fingerprint is {fingerprint_of(calls)}, not the expected one")
@@ -111,6 +109,19 @@ def known_digests(packed: bytes, field: str) -> KnownDigests:
     if len(packed) > MAX_KNOWN_DIGESTS * DIGEST_BYTES:
         raise InvalidCall(field, f"at most {MAX_KNOWN_DIGESTS:,} digests of {DIGEST_BYTES} bytes")
     return KnownDigests.unpacked(packed)
+
+
+def check_known(options: pb.CallOptions, tasks: Sequence[pb.Task], path: str = "tasks[{}].") -> None:
+    """Refuse embed tasks that have nothing to return, or not all that they need, for a caller that sends digests."""
+    if not options.known_segment_digests:
+        return
+    for i, task in enumerate(tasks):
+        field = f"{path.format(i)}embed"
+        if task.embed.spans:
+            raise InvalidCall(f"{field}.spans", "spans do not go with known_segment_digests")
+        if task.WhichOneof("kind") == "embed" and not task.embed.return_segment_vectors:
+            why = "with known_segment_digests, segment vectors are all that an embed task returns: set it"
+            raise InvalidCall(f"{field}.return_segment_vectors", why)
 
 
 def refuse_known_digests(options: pb.CallOptions, instead: str, field: str = "options") -> None:
@@ -241,12 +252,6 @@ def _check_spans(tasks: Sequence[pb.Task], path: str) -> None:
         spans += len(task.embed.spans)
         if spans > MAX_SPANS:
             raise InvalidCall(f"{path.format(i)}embed.spans", f"a call has at most {MAX_SPANS:,} spans")
-
-
-def _check_no_spans(tasks: Sequence[pb.Task], path: str) -> None:
-    for i, task in enumerate(tasks):
-        if task.embed.spans:
-            raise InvalidCall(f"{path.format(i)}embed.spans", "spans do not go with known_segment_digests")
 
 
 def _kind(task: pb.Task, path: str) -> str:

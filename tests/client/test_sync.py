@@ -20,6 +20,7 @@ from octavo.client import (
     InvalidArgument,
     PlacedSegment,
     SyncReport,
+    upsert,
 )
 from octavo.client.arguments import Task
 from tests.server.conftest import models as models  # noqa: PLC0414 - a fixture
@@ -200,6 +201,34 @@ def test_other_errors_are_raised_as_they_are(sync: Sync) -> None:
     with pytest.raises(InvalidArgument, match=r"dimensions"):
         sync("d", TEXT, shelf, dimensions=100_000)
     assert not shelf.documents
+
+
+def test_more_segments_than_a_call_may_name(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others come back in full, and none counts as gone."""
+    shelf = Shelf()
+    client.sync("d", TEXT, shelf)
+    before = shelf.rows()
+    monkeypatch.setattr(upsert, "MOST_KNOWN", 3)
+    foretold = client.sync("d", TEXT, shelf, dry_run=True)
+    report = client.sync("d", TEXT, shelf)
+    assert (report.unchanged, report.deleted) == (foretold.unchanged, foretold.deleted) == (3, 0)
+    assert shelf.rows() == before
+
+
+def test_an_index_that_failed_is_right_after_the_next_sync(sync: Sync) -> None:
+    class Failing(Shelf):
+        def apply(self, document_id: str, change: Change) -> None:
+            raise OSError("the disk is full")
+
+    shelf = Shelf()
+    sync("d", TEXT, shelf)
+    edited = TEXT.replace("winter", "summer", 2)
+    with pytest.raises(OSError, match="disk is full"):
+        sync("d", edited, Failing(dict(shelf.documents)))
+    sync("d", edited, shelf)
+    fresh = Shelf()
+    sync("d", edited, fresh)
+    assert shelf.rows() == fresh.rows()
 
 
 # `known_segments` of other methods

@@ -132,7 +132,8 @@ def test_a_partial_summary_does_not_say_what_is_gone(models: object, machine: Ma
     with serving(settings(default_deadline_seconds=1.0)) as server:
         digest = segment(server, text).segments[-1].digest
         machine.gate.clear()
-        events = list(stream(server, text, timeout=None, known_segment_digests=digest))
+        vectors = task(return_segment_vectors=True)
+        events = list(stream(server, text, vectors, timeout=None, known_segment_digests=digest))
         machine.gate.set()
     assert events[-1].summary.partial
     assert not events[-1].summary.gone

@@ -24,6 +24,7 @@ from tests.server.helpers import (
     document,
     embed,
     prose,
+    refusal_of_status,
     refused,
     segment,
     serving,
@@ -196,7 +197,7 @@ def test_bad_digests_are_refused_by_field(server: Server, digests: bytes, messag
 
 def test_as_many_digests_as_are_allowed(server: Server) -> None:
     digests = np.random.default_rng(1).bytes(DIGEST_BYTES * MAX_KNOWN_DIGESTS)
-    response = embed(server, "A short text.", options=pb.CallOptions(known_segment_digests=digests))
+    response = embed(server, "A short text.", embed=VECTORS, options=pb.CallOptions(known_segment_digests=digests))
     assert len(response.gone) == MAX_KNOWN_DIGESTS
 
 
@@ -215,7 +216,7 @@ def test_methods_that_would_not_use_digests_refuse_them(server: Server) -> None:
 
 
 def test_spans_do_not_go_with_digests(server: Server) -> None:
-    spans_of = pb.EmbedOptions(spans=[pb.Span(start=0, end=9)])
+    spans_of = pb.EmbedOptions(return_segment_vectors=True, spans=[pb.Span(start=0, end=9)])
     options = pb.CallOptions(known_segment_digests=bytes(DIGEST_BYTES))
     assert refused(lambda: embed(server, TEXT, embed=spans_of, options=options)).field == "embed.spans"
     refusal = refused(lambda: analyze(server, TEXT, pb.Task(embed=spans_of), known_segment_digests=bytes(DIGEST_BYTES)))
@@ -330,7 +331,9 @@ def _positions(results: Sequence[pb.SegmentResult]) -> list[int]:
 
 def test_a_cursor_is_bound_to_what_is_known(server: Server) -> None:
     segments = segment(server, TEXT).segments
-    request = pb.StreamSegmentsRequest(document=document(TEXT), tasks=[task()], options=known(segments[:1]))
+    request = pb.StreamSegmentsRequest(
+        document=document(TEXT), tasks=[task(return_segment_vectors=True)], options=known(segments[:1])
+    )
     results, _ = segments_of(server.inference.StreamSegments(request, timeout=SOON))
     request.cursor = results[0].cursor
     request.options.CopyFrom(known(segments[:2]))
@@ -366,18 +369,29 @@ def test_each_document_of_a_stream_has_its_own_digests(server: Server) -> None:
     assert spans(result.ok.segments) == spans(once.segments)
     assert result.ok.results[0].embed == once.embedding
     assert result.ok.gone == response.gone
-    assert result.ok.info.usage == response.info.usage
+    for count in ("tokens", "processed_tokens", "kept_tokens"):  # the other document may compute a segment for both
+        assert getattr(result.ok.info.usage, count) == getattr(response.info.usage, count)
     assert fresh.ok.results[0].embed.HasField("document_vector")
     assert not fresh.ok.HasField("kept")
 
 
 def test_digests_of_documents_are_checked(server: Server) -> None:
-    start = pb.ProcessStart(tasks=[task()])
-    wrong = pb.DocumentPart(id="a", text="A text.", known_segment_digests=b"x")
-    late = pb.DocumentPart(id="a", text="A text.", known_segment_digests=bytes(DIGEST_BYTES))
-    for parts in ([wrong], [pb.DocumentPart(id="a", text="A text. ", more=True), late]):
-        refusal = refused(lambda parts=parts: process(server, start, *parts))  # type: ignore[misc]
-        assert (refusal.code, refusal.field) == (INVALID, "document.known_segment_digests")
+    start = pb.ProcessStart(tasks=[task(return_segment_vectors=True)], return_segments=True)
+    parts = [
+        pb.DocumentPart(id="wrong", text="A text.", known_segment_digests=b"x"),
+        pb.DocumentPart(id="many", text="A text.", known_segment_digests=bytes(DIGEST_BYTES * (MAX_KNOWN_DIGESTS + 1))),
+        pb.DocumentPart(id="late", text="A text. ", more=True),
+        pb.DocumentPart(id="late", text="A text.", known_segment_digests=bytes(DIGEST_BYTES)),
+        pb.DocumentPart(id="fine", text="A text.", known_segment_digests=bytes(DIGEST_BYTES)),
+    ]
+    found = process(server, start, *parts)
+    for name in ("wrong", "many", "late"):
+        refusal = refusal_of_status(found[name][0].error)
+        assert (refusal.code, refusal.field) == (INVALID, "document.known_segment_digests"), name
+    assert list(found["fine"][0].ok.gone) == [0]
+    for other in (pb.ProcessStart(tasks=start.tasks), pb.ProcessStart(tasks=[task()], return_segments=True)):
+        found = process(server, other, parts[-1])
+        assert refusal_of_status(found["fine"][0].error).field == "document.known_segment_digests"
     start.options.known_segment_digests = bytes(DIGEST_BYTES)
     refusal = refused(lambda: process(server, start, pb.DocumentPart(id="a", text="A text.")))
     assert refusal.field == "start.options.known_segment_digests"
@@ -432,7 +446,8 @@ def test_what_is_known_is_not_charged_as_cached_either(models: Path) -> None:
         held = embed(server, TEXT).results[0].segments
         charged = server.sample("charged_tokens_total")
         response = embed(server, TEXT, embed=VECTORS, options=known(held))
-        list(stream(server, TEXT, known_segment_digests=known(held).known_segment_digests))
+        vectors = task(return_segment_vectors=True)
+        list(stream(server, TEXT, vectors, known_segment_digests=known(held).known_segment_digests))
         assert response.info.usage.charged_tokens == 0
         assert server.sample("charged_tokens_total") == charged
         told = server.inference.Segment(pb.SegmentRequest(document=document(TEXT), options=known(held)), timeout=SOON)
@@ -442,8 +457,18 @@ def test_what_is_known_is_not_charged_as_cached_either(models: Path) -> None:
 def test_a_query_is_answered_even_if_a_document_has_its_segment(server: Server) -> None:
     text = "Who keeps the light house?"
     rank = pb.Task(name="rank", rank=pb.RankOptions(query=text, method=pb.RANK_METHOD_DENSE))
-    full = analyze(server, text, task("embed"), rank)
+    vectors = task("embed", return_segment_vectors=True)
+    full = analyze(server, text, vectors, rank)
     digest = full.segments[0].digest
-    part = analyze(server, text, task("embed"), rank, known_segment_digests=digest)
+    part = analyze(server, text, vectors, rank, known_segment_digests=digest)
     assert list(part.kept.positions) == [0]
     assert part.results[1] == full.results[1]
+
+
+def test_embed_tasks_without_segment_vectors_would_return_nothing(server: Server) -> None:
+    digest = bytes(DIGEST_BYTES)
+    options = pb.CallOptions(known_segment_digests=digest)
+    assert refused(lambda: embed(server, TEXT, options=options)).field == "embed.return_segment_vectors"
+    for call in (analyze, stream):
+        refusal = refused(lambda call=call: call(server, TEXT, task(), known_segment_digests=digest))  # type: ignore[misc]
+        assert (refusal.code, refusal.field) == (INVALID, "tasks[0].embed.return_segment_vectors")

@@ -4,7 +4,7 @@ A document's segments are cut by content, so an edit changes few of them. The in
 document; the server computes and returns only the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -17,6 +17,8 @@ from octavo.client.requests import split
 from octavo.client.results import Segment, SegmentationResult, SegmentResult, StreamSummary, Usage
 
 TASK = "embed"
+MOST_KNOWN = 32_768
+"""Digests that a call takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +124,11 @@ class Sync:
         """The arguments for `segment`, which tells what the same sync would cost."""
         return self._arguments()
 
-    @staticmethod
-    def change(results: Sequence[SegmentResult], summary: StreamSummary | None) -> Change:
+    def change(self, results: Sequence[SegmentResult], summary: StreamSummary | None) -> Change:
         """The change that a document's stream makes, which has ended."""
         assert summary
         segments = tuple(_placed(each.segment, each.results) for each in results)
-        return Change(summary.fingerprint, segments, summary.gone, summary.usage)
+        return Change(summary.fingerprint, segments, self._gone(segments), summary.usage)
 
     @staticmethod
     def report(change: Change) -> SyncReport:
@@ -135,12 +136,13 @@ class Sync:
         kept = sum(each.vector is None for each in change.segments)
         return SyncReport(change.fingerprint, len(change.segments) - kept, kept, len(set(change.gone)), change.usage)
 
-    @staticmethod
-    def forecast(result: SegmentationResult) -> SyncReport:
+    def forecast(self, result: SegmentationResult) -> SyncReport:
         """What a change would do."""
         kept = sum(each.kept for each in result.segments)
         usage = replace(result.usage, charged_tokens=result.would_charge_tokens)
-        return SyncReport(result.fingerprint, len(result.segments) - kept, kept, len(set(result.gone)), usage)
+        return SyncReport(
+            result.fingerprint, len(result.segments) - kept, kept, len(self._gone(result.segments)), usage
+        )
 
     def change_of(self, error: OctavoError) -> Change:
         """The change for a text without a token, which the server refuses: nothing is left.
@@ -159,8 +161,13 @@ class Sync:
         """Documents of an index are passages, unless the caller says otherwise."""
         own = {"input_type": "passage", **{name: value for name, value in self.arguments.items() if value is not None}}
         if self.held:
-            own |= {"expected_fingerprint": self.held.fingerprint, "known_segments": self._digests()}
+            known = self._digests()[:MOST_KNOWN]  # the others come back in full
+            own |= {"expected_fingerprint": self.held.fingerprint, "known_segments": known}
         return cast("SegmentArguments", own)
+
+    def _gone(self, now: Iterable[PlacedSegment | Segment]) -> tuple[bytes, ...]:
+        present = {segment.digest for segment in now}
+        return tuple(digest for digest in self._digests() if digest not in present)
 
     def _digests(self) -> tuple[bytes, ...]:
         """Of what is held, each once."""
