@@ -130,6 +130,8 @@ TARGETS = (
     Target("upsert", "upsert_x", "time of a sentence's edit over a cold embed", 1 / 15, 1 / 30, lower=True),
     Target("upsert", "upsert_vectors", "vectors computed for a sentence's edit, median", 1, lower=True),
     Target("upsert", "upsert_vectors_p95", "the same, 95 %", 2, lower=True),
+    Target("upsert", "index_resync_x", "a folder's sync after edits over the first", 1 / 8, 1 / 15, lower=True),
+    Target("upsert", "index_kills_wrong", "rows lost, doubled or stale after 50 kills of a sync", 0, lower=True),
     Target("ablation", "ablation_cold_x", "all levers over transformers as it loads, a document never seen", 4, 7),
     Target("ablation", "ablation_flips", "fp32's decisions changed by the defaults, same cuts", 1, 0.3, lower=True),
     Target("ablation", "ablation_edit_x", "all levers over transformers, one sentence edited", 60, 120),

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks import local_index
 from benchmarks.cache import client_of, edited_copies, nearest
 from benchmarks.figures import Figure, Figures, attempt_each
 from benchmarks.statistics import percentile, percentile_ms, ratio, summarise
@@ -46,6 +47,8 @@ def run(model: str, tokens: int, sentences: int, edits: int, seed: int) -> Figur
                 lambda folder: one_sentence(model, text, copies, folder)
             ),
             ("upsert_sync_ms",): lambda folder: synced(model, text, copies, folder),
+            ("index_resync_x",): lambda folder: local_index.resync(folder, seed),
+            ("index_kills_wrong",): lambda folder: local_index.kills(folder, seed),
         }
     )
 
