@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -86,7 +87,7 @@ class HttpListener:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for connection in [*state.connections]:
-            connection.transport.abort()
+            connection.abort()
 
 
 class Connection(HttpToolsProtocol):
@@ -105,7 +106,7 @@ class Connection(HttpToolsProtocol):
         """Begin; too many connections are not served."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
+            self.abort()
             return
         self._await_header()
 
@@ -140,7 +141,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.transport.abort()
+            self.abort()
             return
         super().on_headers_complete()
 
@@ -163,8 +164,13 @@ class Connection(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, whether or not its peer has read all."""
         if self.transport.get_write_buffer_size():
-            self.transport.abort()
+            self.abort()
         super().timeout_keep_alive_handler()
+
+    def abort(self) -> None:
+        """Close at once, whatever was not written yet."""
+        with suppress(AttributeError):  # Python 3.11.2's TLS raises it for a connection that has ended
+            self.transport.abort()
 
     @property
     def _is_idle(self) -> bool:
@@ -174,13 +180,13 @@ class Connection(HttpToolsProtocol):
     def _check_reader(self) -> None:
         left = self.transport.get_write_buffer_size()
         if left > self._unread - LEAST_READ_BYTES:
-            self.transport.abort()
+            self.abort()
             return
         self._unread = left
         self._watch = self.loop.call_later(STALL_SECONDS, self._check_reader)
 
     def _await_header(self) -> None:
-        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(HEADER_SECONDS, self.abort)
 
     def _refuse(self) -> None:
         if self.transport.is_closing():
@@ -189,7 +195,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
             self.transport.close()
         else:
-            self.transport.abort()
+            self.abort()
 
     def _stop_timer(self) -> None:
         if self._timer:
