@@ -87,7 +87,8 @@ class HttpListener:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for connection in [*state.connections]:
-            connection.abort()
+            if isinstance(connection, Connection):  # all of them
+                connection.abort()
 
 
 class Connection(HttpToolsProtocol):
