@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
@@ -30,7 +30,7 @@ from server.telemetry.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
 
-CANCEL_SECONDS = 5.0  # after which a call whose write failed would have been cancelled, had its connection closed
+CANCEL_SECONDS = 5.0  # in which gRPC cancels a call whose connection has closed
 
 log = structlog.get_logger(__name__)
 
@@ -233,11 +233,13 @@ async def _next(context: GrpcContext, slot: Slot, stall_seconds: float) -> Any:
         reading.cancel()
 
 
-async def _leave_unread(context: GrpcContext) -> NoReturn:
-    """End a call whose reply is not read: gRPC can send no status behind it."""
+async def _leave_unread(context: GrpcContext) -> None:
+    """Close the connection of a call whose reply is not read, and give gRPC the time to cancel it.
+
+    A caller whose connection cannot be closed gets the status behind the reply, once it reads that.
+    """
     log.warning("reply not read", connection_closed=hang_up(context.peer()))
-    await asyncio.Event().wait()  # until gRPC cancels the call
-    raise AssertionError
+    await asyncio.sleep(CANCEL_SECONDS)
 
 
 async def _abort(context: GrpcContext, error: BaseException, request_id: str) -> None:

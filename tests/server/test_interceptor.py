@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from server.config.schema import ServerSettings, Settings
 from server.errors import EmptyDocument, UnknownModel
 from server.limits import Context, Limiter
+from server.rpc import interceptor
 from server.rpc.interceptor import Outermost
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
@@ -98,9 +99,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def guarded(metrics: Metrics, kind: str, behaviour: Behaviour) -> AsyncIterator[Wire]:
+async def guarded(metrics: Metrics, kind: str, behaviour: Behaviour, **server_settings: Any) -> AsyncIterator[Wire]:
     """A server with one method behind the interceptor, and health beside it."""
-    settings = Settings(server=ServerSettings(keys_file=Path("/nonexistent/keys.json")))
+    settings = Settings(server=ServerSettings(keys_file=Path("/nonexistent/keys.json"), **server_settings))
     gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
     server = grpc.aio.server(interceptors=[Outermost(metrics, gate)])
     make = getattr(grpc, f"{kind}_rpc_method_handler")
@@ -345,6 +346,52 @@ async def test_a_client_that_leaves_is_counted_and_its_handler_hears_of_it(metri
         call.cancel()
         await asyncio.wait_for(left.wait(), SOON)
         await wire.counts(("CANCELLED", ""))
+        assert wire.in_flight == 0
+
+
+async def flood(_: StringValue, __: Any) -> AsyncIterator[StringValue]:
+    for _ in range(64):
+        yield StringValue(value="x" * 1_000_000)
+
+
+async def test_a_caller_that_reads_too_late_is_told_so_where_its_connection_stays(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = asyncio.Event()
+
+    def stay(_: str) -> bool:
+        left.set()
+        return False
+
+    monkeypatch.setattr(interceptor, "hang_up", stay)
+    monkeypatch.setattr(interceptor, "CANCEL_SECONDS", 0.1)
+    async with guarded(metrics, "unary_stream", flood, default_deadline_seconds=0.5) as wire:
+        call = wire.call("unary_stream")(b"")
+        await asyncio.wait_for(left.wait(), SOON)
+        refusal = await refused(call)
+        await wire.counts(("DEADLINE_EXCEEDED", "DEADLINE"))
+        assert wire.in_flight == 0
+    assert refusal.reason == "DEADLINE"
+
+
+async def test_a_call_ends_though_its_cancellation_was_lost(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = asyncio.Event()
+
+    async def flood_deafly(request: StringValue, context: Any) -> AsyncIterator[StringValue]:
+        try:
+            async for message in flood(request, context):
+                yield message
+        finally:
+            late.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    monkeypatch.setattr(interceptor, "CANCEL_SECONDS", 0.1)
+    async with guarded(metrics, "stream_stream", flood_deafly, default_deadline_seconds=0.5) as wire:
+        call = wire.call("stream_stream")(iter([b""]))
+        await asyncio.wait_for(late.wait(), SOON)
+        call.cancel()
+        await wire.counts(("DEADLINE_EXCEEDED", "DEADLINE"))
         assert wire.in_flight == 0
 
 
