@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import string
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -350,8 +351,8 @@ async def test_a_client_that_leaves_is_counted_and_its_handler_hears_of_it(metri
 
 
 async def flood(_: StringValue, __: Any) -> AsyncIterator[StringValue]:
-    for _ in range(64):
-        yield StringValue(value="x" * 1_000_000)
+    for letter in string.ascii_letters:
+        yield StringValue(value=letter * 1_000_000)
 
 
 async def test_a_caller_that_reads_too_late_is_told_so_where_its_connection_stays(
