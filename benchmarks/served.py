@@ -7,11 +7,12 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread, Timer
+from types import MappingProxyType
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,10 +104,16 @@ def every(seconds: float, act: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def serve(*flags: str, config: str = "", within: float = 120.0, program: str = PROGRAM) -> Iterator[Served]:
+def serve(
+    *flags: str,
+    config: str = "",
+    within: float = 120.0,
+    program: str = PROGRAM,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Served]:
     """Run `octavo serve` on free loopback ports until the block ends; ``config`` is a TOML file's text.
 
-    ``program`` is what Python runs as the command `octavo`.
+    ``program`` is what Python runs as the command `octavo`; ``variables`` are added to its environment.
 
     Raises:
         ServerError: it was not ready within ``within`` seconds.
@@ -123,7 +130,9 @@ def serve(*flags: str, config: str = "", within: float = 120.0, program: str = P
             *("--cache-dir", str(Path(scratch) / "cache"), *flags),  # cold, whatever was measured before
         ]
         with log.open("wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, env={**environment(), **variables}
+            )
         try:
             addresses = _ready(process, log, within)
             http = next((each for each in addresses if each.startswith("http")), "")

@@ -147,15 +147,15 @@ def cache_folder(folder: Path) -> Finding:
 
 def served(model: ModelSettings, compute: ComputeSettings) -> Iterator[Finding]:
     """Load and warm up a model as the server does."""
-    from server import app  # noqa: PLC0415 - loads torch
+    from server.inference import loading  # noqa: PLC0415
 
     subject = "model"
     try:
-        folder = app.describe_model(model)
+        folder = loading.describe_model(model)
         if folder.trunk:
             yield Finding("ok", subject, f"{model.served_name}: a head on {folder.trunk.name}")
             return
-        found = app.open_model(model, folder, compute, Metrics(CollectorRegistry()))
+        found = loading.open_model(model, folder, compute, Metrics(CollectorRegistry()))
     except StartError as error:
         yield Finding("fail", subject, str(error).removeprefix("model ") + _known_models(model))
         return

@@ -85,6 +85,11 @@ class ServerSettings(Section):
     http_cors_origins: tuple[str, ...] = Field(
         default=(), description='Origins whose pages may call over HTTP, such as `https://example.org`; `"*"`: any.'
     )
+    http_token_ids: str = Field(
+        default="",
+        description="tiktoken's encoding of the token ids that OpenAI's clients may send in place of text, such as "
+        '`cl100k_base`; "" refuses token ids. It needs `octavo[tiktoken]`.',
+    )
     http_max_inputs: Count = Field(default=2048, description="Maximum texts of a call over HTTP.")
     max_document_bytes: MessageBytes = Field(
         default=16_000_000, description="Maximum UTF-8 bytes of a document, or of all documents of an Embed together."

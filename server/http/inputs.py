@@ -1,6 +1,8 @@
 """Texts as callers write them: strings, pairs and token ids; and cut where the caller asks for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from octavo.v1 import inference_pb2 as pb
@@ -60,10 +62,10 @@ async def read(
     return Read(kept, sum(map(len, texts)) - sum(map(len, kept)))
 
 
-def texts_of(value: Any, field: str, model: ServedModel) -> list[str]:
-    """The texts of a string, ids of the model's own vocabulary, or an array of those."""
+def texts_of(value: Any, field: str, decode: Callable[[list[int], str], str]) -> list[str]:
+    """The texts of a string, of token ids, or of an array of those. `decode` takes ids and their field's name."""
     if isinstance(value, list) and value and _are_ids(value):
-        return [decoded(model, value, field)]
+        return [decode(value, field)]
     items = value if isinstance(value, list) else [value]
     if not items:
         raise InvalidCall(field, "the array is empty")
@@ -71,11 +73,16 @@ def texts_of(value: Any, field: str, model: ServedModel) -> list[str]:
     for i, item in enumerate(items):
         where = f"{field}[{i}]" if isinstance(value, list) else field
         if isinstance(item, list) and _are_ids(item):
-            item = decoded(model, item, where)  # noqa: PLW2901
+            item = decode(item, where)  # noqa: PLW2901
         if not isinstance(item, str):
             raise InvalidCall(where, "write a string, an array of token ids, or an array of those")
         texts.append(item)
     return texts
+
+
+def own_texts(value: Any, field: str, model: ServedModel) -> list[str]:
+    """The same, with ids of the model's own vocabulary."""
+    return texts_of(value, field, partial(decoded, model))
 
 
 def _are_ids(items: list[Any]) -> bool:

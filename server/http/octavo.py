@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from octavo.v1 import inference_pb2 as pb
 from server.errors import EmptyDocument
 from server.http.errors import Headers
+from server.http.token_ids import Decode
 from server.inference.models import Catalogue
 from server.inference.service import Service
 from server.limits import Context
@@ -46,6 +47,7 @@ class Octavo:
 
     Attributes:
         inference: the service; its unary methods return a message, or its bytes if that is long.
+        decode: reads the token ids of OpenAI's clients; None: they are refused.
         readers: places of those who tokenise.
     """
 
@@ -53,6 +55,7 @@ class Octavo:
     service: Service
     catalogue: Catalogue
     limits: Bounds
+    decode: Decode | None = None
     readers: FairGate = field(default_factory=lambda: FairGate(READERS))
 
     async def aside(self, context: Context, work: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,10 +11,13 @@ from pydantic_core import to_json
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
+from server.http import inputs
 from server.http.endpoint import Reply, Request
 from server.http.errors import is_permanent
 from server.http.octavo import INPUT_TYPES, Octavo, reading_headers
 from server.http.reading import Body, Dimensions, parse
+from server.http.token_ids import Decode
+from server.limits import Context
 from server.status import Reason, Row, message_of
 
 CODES = {
@@ -23,13 +27,15 @@ CODES = {
 }
 FIELDS = (("documents[", "input["), ("documents", "input"), ("embed.", ""), ("options.", ""))
 MANY_VALUES = 50_000
-STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_IDS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+INPUTS = {"anyOf": [*_TEXTS, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
 
 
 class EmbeddingsBody(Body):
     """A request for embeddings; `input_type` is NVIDIA's addition to OpenAI's."""
 
-    input: Annotated[Any, WithJsonSchema(STRINGS)]
+    input: Annotated[Any, WithJsonSchema(INPUTS)]
     model: str = ""
     dimensions: Dimensions | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -39,7 +45,7 @@ class EmbeddingsBody(Body):
 async def embeddings(octavo: Octavo, request: Request) -> Reply:
     """Embed one or more texts."""
     body = await parse(request.body, EmbeddingsBody)
-    texts = texts_of(body.input, "input")
+    texts = await _texts(octavo, request.context, body.input)
     options = pb.CallOptions(model=body.model, input_type=INPUT_TYPES[body.input_type])
     embed = pb.EmbedOptions(dimensions=body.dimensions)
     response = await octavo.embed(texts, options, embed, request.context)
@@ -88,26 +94,22 @@ def tell(error: BaseException, row: Row, request_id: str) -> tuple[int, bytes]:
     return row.http, to_json({"error": fault})
 
 
-def texts_of(value: Any, field: str) -> list[str]:
-    """The texts of a string or an array of strings.
+def decoded(decode: Decode | None, ids: list[int], field: str) -> str:
+    """The text of token ids of OpenAI's vocabulary.
 
     Raises:
-        InvalidCall: it is something else; token ids of another vocabulary are never read as ours.
+        InvalidCall: no vocabulary is configured, or it lacks an id; they are never read as the model's own.
     """
-    items = value if isinstance(value, list) else [value]
-    if not items:
-        raise InvalidCall(field, "the array is empty")
-    for i, item in enumerate(items):
-        if not isinstance(item, str):
-            where = f"{field}[{i}]" if isinstance(value, list) else field
-            if isinstance(item, int | list):
-                raise InvalidCall(
-                    where,
-                    "token ids of another vocabulary cannot be read: send text (LangChain's OpenAIEmbeddings does with "
-                    "check_embedding_ctx_length=False)",
-                )
-            raise InvalidCall(where, "write a string or an array of strings")
-    return items
+    if decode is None:
+        raise InvalidCall(
+            field,
+            "token ids are of an unknown vocabulary: send text (LangChain's OpenAIEmbeddings does with "
+            "check_embedding_ctx_length=False), or name the vocabulary in server.http_token_ids",
+        )
+    try:
+        return decode(ids)
+    except ValueError as error:
+        raise InvalidCall(field, str(error)) from None
 
 
 def renamed(field: str, names: tuple[tuple[str, str], ...]) -> str:
@@ -116,6 +118,13 @@ def renamed(field: str, names: tuple[tuple[str, str], ...]) -> str:
         if field.startswith(ours):
             return theirs + field.removeprefix(ours).removesuffix(".text")
     return field
+
+
+async def _texts(octavo: Octavo, context: Context, value: Any) -> list[str]:
+    def read() -> list[str]:
+        return inputs.texts_of(value, "input", partial(decoded, octavo.decode))
+
+    return await octavo.aside(context, read) if octavo.decode else read()  # 300,000 ids take 30 ms
 
 
 def _base64(vector: bytes) -> str:

@@ -27,7 +27,7 @@ async def embed_all(octavo: Octavo, request: Request) -> Reply:
     options = inputs.options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
     given = await inputs.read(
-        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+        octavo, request.context, inputs.own_texts(body.inputs, "inputs", model), body, model, options
     )
     size = sum(len(text.encode()) for text in given.texts)
     if size > octavo.limits.max_document_bytes:

@@ -53,7 +53,7 @@ async def embed(octavo: Octavo, request: Request) -> Reply:
     options = inputs.options_of(body.model, body.prompt_name)
     model = octavo.catalogue.resolve(body.model, request.context.client)
     given = await inputs.read(
-        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+        octavo, request.context, inputs.own_texts(body.inputs, "inputs", model), body, model, options
     )
     wanted = pb.EmbedOptions(normalize=body.normalize, dimensions=body.dimensions)
     response = await octavo.embed(given.texts, options, wanted, request.context)
@@ -74,7 +74,7 @@ async def embed_sparse(octavo: Octavo, request: Request) -> Reply:
     options = inputs.options_of(body.model, body.prompt_name)
     model = inputs.supporting(octavo, request, "embed_sparse", body.model)
     given = await inputs.read(
-        octavo, request.context, inputs.texts_of(body.inputs, "inputs", model), body, model, options
+        octavo, request.context, inputs.own_texts(body.inputs, "inputs", model), body, model, options
     )
     task = pb.Task(embed_sparse=pb.EmbedSparseOptions(), model=model.name)
     replies = await octavo.analyze(given.texts, options, task, request.context)
@@ -167,7 +167,7 @@ async def tokenize(octavo: Octavo, request: Request) -> Reply:
     """Tokenise texts; offsets count code points."""
     body = await parse(request.body, bodies.TokenizeBody)
     model = octavo.catalogue.resolve(body.model, request.context.client)
-    texts = inputs.texts_of(body.inputs, "inputs", model)
+    texts = inputs.own_texts(body.inputs, "inputs", model)
     prefix = model.prefixes[inputs.input_type(body.prompt_name) or ""]
     if (size := sum(map(len, texts))) > MAX_TOKENIZED:
         raise InvalidCall("inputs", f"{size:,} characters; /tokenize takes {MAX_TOKENIZED:,} a call")

@@ -16,10 +16,10 @@ import chunking
 from cache import Key, KeyMaker, SegmentFields, Store, Tag
 from chunking import Segment
 from encoder.threads import usable_cores
-from server.app import open_catalogue
 from server.auth.clients import ANONYMOUS
 from server.config.schema import Settings
 from server.inference.cache_view import layout_fields, run_fields
+from server.inference.loading import open_catalogue
 from server.inference.models import ServedModel
 from server.inference.storage import open_store, secret
 from server.telemetry.metrics import Metrics

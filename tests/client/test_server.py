@@ -28,6 +28,7 @@ from octavo.v1 import inference_pb2 as pb
 from server import app
 from server.auth.keys import KeptKey, Key, changing_keys
 from server.config.schema import CacheSettings, ClientSettings, LimitSettings, PlanSettings, Settings
+from server.front_ends import Running
 from server.inference.runner import Runner
 from tests.client.test_identity import certificate as certificate  # noqa: PLC0414 - a fixture
 from tests.server.conftest import models as models  # noqa: PLC0414
@@ -45,7 +46,7 @@ def limited(limits: LimitSettings | None = None, **plan: Any) -> Settings:
 
 
 @asynccontextmanager
-async def stopping(address: str, **server: Any) -> AsyncIterator[app.Running]:
+async def stopping(address: str, **server: Any) -> AsyncIterator[Running]:
     """A server that is there until it is stopped, at an address that the next one takes over."""
     async with app.running(settings(listen=(address,), **server)) as running:
         yield running

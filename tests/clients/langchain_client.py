@@ -15,9 +15,7 @@ def hexed(vector: list[float]) -> str:
 
 
 def embeddings(plan: dict[str, Any], key: str, model: str) -> OpenAIEmbeddings:
-    return OpenAIEmbeddings(
-        base_url=plan["url"] + "/v1", api_key=key, model=model, check_embedding_ctx_length=False, max_retries=5
-    )
+    return OpenAIEmbeddings(base_url=plan["url"] + "/v1", api_key=key, model=model, max_retries=5)
 
 
 def main(plan: dict[str, Any]) -> dict[str, Any]:

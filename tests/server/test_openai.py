@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiktoken
 
+from server.errors import StartError
+from server.http.token_ids import decoder
 from tests.server.helpers import MINILM, TINY, embed, model, prose, settings, vector
 from tests.server.web import Web, web
 
@@ -70,7 +73,7 @@ def test_more_texts_than_octavo_takes_in_one_call(http: Web) -> None:
         ({"input": ""}, 400, "input[0]", "empty_document"),
         ({"input": ["text", " "]}, 400, "input[1]", "empty_document"),
         ({"input": []}, 400, "input", "invalid_option"),
-        ({"input": [5, 7]}, 400, "input[0]", "invalid_option"),
+        ({"input": [5, 7]}, 400, "input", "invalid_option"),
         ({"input": [[5, 7]]}, 400, "input[0]", "invalid_option"),
         ({"input": {"text": "text"}}, 400, "input", "invalid_option"),
         ({"input": None}, 400, "input", "invalid_option"),
@@ -98,6 +101,44 @@ def test_what_is_refused(http: Web, body: Any, status: int, param: str | None, c
 def test_token_ids_are_refused_with_the_remedy(http: Web) -> None:
     answer = http.post("/v1/embeddings", {"model": TINY, "input": [[100, 200]]})
     assert "check_embedding_ctx_length=False" in answer.json["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def decoding(models: Path) -> Iterator[Web]:
+    """A server that reads token ids of a vocabulary of the 256 bytes and one token more."""
+    ranks = {bytes([value]): value for value in range(256)}
+    vocabulary = tiktoken.Encoding("bytes", pat_str=r"(?s).", mergeable_ranks=ranks, special_tokens={"<|end|>": 256})
+    patch = pytest.MonkeyPatch()
+    patch.setattr(tiktoken, "list_encoding_names", lambda: ["bytes"])
+    patch.setattr(tiktoken, "get_encoding", {"bytes": vocabulary}.__getitem__)
+    with web(settings(model(TINY), http_listen="127.0.0.1:0", http_token_ids="bytes")) as served:  # noqa: S106
+        patch.undo()
+        yield served
+
+
+@pytest.mark.parametrize("form", ["one", "array", "mixed"])
+def test_token_ids_are_read_by_their_own_vocabulary(decoding: Web, form: str) -> None:
+    text = "Schiffe überqueren die Straße."
+    ids = list(text.encode())
+    sent: Any = {"one": ids, "array": [ids, ids[:9]], "mixed": [ids, text[:8]]}[form]
+    answer = decoding.post("/v1/embeddings", {"input": sent})
+    meant = {"one": text, "array": [text, "Schiffe \ufffd"], "mixed": [text, text[:8]]}[form]  # cut within a character
+    assert answer.status == 200
+    assert answer.json["data"] == decoding.post("/v1/embeddings", {"input": meant}).json["data"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [([[65], [257]], "input[1]"), ([-1], "input"), ([1 << 40], "input"), ([65, True], "input[0]"), ([[]], "input[0]")],
+)
+def test_ids_that_the_vocabulary_lacks_are_refused(decoding: Web, sent: Any, param: str) -> None:
+    answer = decoding.post("/v1/embeddings", {"input": sent})
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
+def test_an_unknown_vocabulary_keeps_the_server_from_starting() -> None:
+    with pytest.raises(StartError, match=r"http_token_ids: tiktoken has no encoding 'klingon', but .*cl100k_base"):
+        decoder("klingon")
 
 
 def test_models(http: Web) -> None:

@@ -23,8 +23,8 @@ from prometheus_client import CollectorRegistry
 
 from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
-from server import app
 from server.errors import StartError
+from server.inference.loading import open_catalogue
 from server.telemetry.metrics import Metrics
 from tests.models import head_alone, sequence_model, tokens_model
 from tests.server.helpers import E5, MINILM, TINY, Server, analyze, document, model, prose, refused, serving, settings
@@ -318,4 +318,4 @@ def test_models_say_what_they_are_for(tasked: Server) -> None:
 def test_a_head_is_served_only_beside_the_layers_that_it_was_trained_on(folders: dict[str, Path]) -> None:
     alone = settings(model(str(folders["random-head"])))
     with pytest.raises(StartError, match=f"random-head: it is a head on {MINILM}; {MINILM} is not served: add"):
-        app.open_catalogue(alone, Metrics(CollectorRegistry()))
+        open_catalogue(alone, Metrics(CollectorRegistry()))
