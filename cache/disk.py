@@ -10,9 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 
 from cache.entry import Entry, Slab, decode, encode
 from cache.errors import (
@@ -35,7 +33,6 @@ from cache.writer import Write
 FaultHandler = Callable[[Fault, str], None]
 
 PURGE_PATIENCE = 30.0  # seconds that a purge waits for other processes' locks
-HELPERS = 4  # threads that read half of the entries of a slab
 SWEEP_EVERY = 3600.0
 EXPIRE_EVERY = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # between attempts to open
@@ -64,7 +61,6 @@ class Disk:
         self._sealing_key = sealing_key
         self._counters = counters
         self._on_fault = on_fault
-        self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="octavo-cache-reader")
         self._opening = threading.Lock()
         self._index: Index | None = None
         self._invalid: dict[Key, Row] = {}  # rows that led to no valid value, to be removed
@@ -107,20 +103,8 @@ class Disk:
         return set()
 
     def _read(self, index: Index, now: float, rows: Sequence[tuple[Key, Row]]) -> dict[Key, Entry]:
+        # In one thread: a second one waits for the interpreter's lock as long as it saves.
         slab = Slab.for_sizes(row.size for _, row in rows)
-        read = partial(self._read_part, index, now, slab)
-        if slab is None:
-            return read(rows)
-        # In two threads: touching fresh memory and verifying take longer than reading.
-        try:
-            other = self._helpers.submit(read, rows[1::2])
-        except RuntimeError:  # no thread can be started
-            return read(rows)
-        return read(rows[::2]) | other.result()
-
-    def _read_part(
-        self, index: Index, now: float, slab: Slab | None, rows: Sequence[tuple[Key, Row]]
-    ) -> dict[Key, Entry]:
         entries: dict[Key, Entry] = {}
         for key, row in rows:
             try:
@@ -339,7 +323,6 @@ class Disk:
         """Leave the folder."""
         self.disconnect()
         self._index = None
-        self._helpers.shutdown()
         self._folder.leave()
 
     def _follow(self) -> None:

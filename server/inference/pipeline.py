@@ -39,7 +39,6 @@ from server.types import Computed, Head, StateArray, Work
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TOGETHER = 16  # segments whose states are looked up in one step, while others are answered
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
@@ -239,24 +238,14 @@ class Pipeline:
     async def _resume(
         self, document: Document, groups: AsyncIterable[list[Prepared]]
     ) -> AsyncGenerator[list[Prepared], None]:
-        """Look up states of the segments whose results are not all cached: of some, while those before are answered."""
+        """Look up states of the segments whose results are not all cached."""
         async for group in groups:
             if all(prepared.complete for prepared in group):
                 yield group
                 continue
-            coming = [asyncio.create_task(self._look_up_states(document, part)) for part in _parts(group)]
-            try:
-                for part in coming:
-                    yield await part
-            finally:
-                for part in coming:
-                    part.cancel()
-                await asyncio.gather(*coming, return_exceptions=True)
-
-    async def _look_up_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
-        resumed, began, ended = await self.aside(document.call, self._with_states, document, group)
-        document.timings.cache.stay(began, ended)
-        return resumed
+            resumed, began, ended = await self.aside(document.call, self._with_states, document, group)
+            document.timings.cache.stay(began, ended)
+            yield resumed
 
     def _with_states(self, document: Document, group: list[Prepared]) -> tuple[list[Prepared], float, float]:
         began = time.monotonic()
@@ -356,12 +345,6 @@ class Pipeline:
         else:
             self._metrics.kept_segment(model.name)
         return Result(replace(prepared, state=None), parts, resumed_from)
-
-
-def _parts(group: list[Prepared]) -> Iterator[list[Prepared]]:
-    """A group in parts of about the same size, of up to `TOGETHER`: reader threads share them."""
-    size = -(-len(group) // -(-len(group) // TOGETHER))
-    return (group[i : i + size] for i in range(0, len(group), size))
 
 
 def _digest(key: Key) -> bytes:

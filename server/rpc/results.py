@@ -208,23 +208,23 @@ def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
 def _entities(entities: Sequence[Entity], ruler: Ruler) -> pb.Entities:
     written = pb.Entities()
     for each in entities:
-        written.entities.add(**_fields(each, ruler))
+        _write(each, written.entities.add(), ruler)
     return written
 
 
-def _fields(entity: Entity, ruler: Ruler) -> dict[str, Any]:
-    """A pb.Entity's fields. Adding one so takes half as long as making it and copying it."""
-    start, end = ruler.span(entity.start, entity.end)
-    span = {"start": start, "end": end}
-    return {"span": span, "label": entity.label, "score": entity.score, "segment_index": entity.segment}
+def _write(entity: Entity, to: pb.Entity, ruler: Ruler) -> None:
+    """Fill in a message field by field: 0.7 µs, with keywords 2 µs, and a long document has thousands."""
+    to.span.start, to.span.end = ruler.span(entity.start, entity.end)
+    to.label, to.score, to.segment_index = entity.label, entity.score, entity.segment
 
 
 def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
     redacted = Ruler(answer.text, unit)
     written = pb.Redaction(text=answer.text)
     for each in answer.masked:
-        start, end = redacted.span(each.start, each.end)
-        written.entities.add(entity=_fields(each.entity, ruler), redacted={"start": start, "end": end})
+        to = written.entities.add()
+        _write(each.entity, to.entity, ruler)
+        to.redacted.start, to.redacted.end = redacted.span(each.start, each.end)
     return written
 
 

@@ -262,20 +262,11 @@ def test_what_has_no_room_together_is_written_as_far_as_there_is_room(
     assert (counts(store)[Event.STORED], counts(store)[Event.DROPPED]) == (5, 3)
 
 
-@pytest.mark.parametrize("threads", [True, False])
-def test_a_slab_is_filled_with_or_without_a_second_thread(
-    open_store: Opener, monkeypatch: pytest.MonkeyPatch, threads: bool
-) -> None:
+def test_entries_that_are_read_together_share_a_slab(open_store: Opener) -> None:
     with open_store() as store:
         for number in range(12):
             store.put(key(number), state(number, 200_000), TAG)  # together over Slab.MIN_BYTES
     store = open_store()
-    if not threads:
-
-        def none(*_: object) -> None:
-            raise RuntimeError("can't start new thread")
-
-        monkeypatch.setattr(store._disk._helpers, "submit", none)
     found = store.get_many([key(number) for number in range(12)])
     assert [array is not None and np.array_equal(array, state(n, 200_000)) for n, array in enumerate(found)] == [
         True
