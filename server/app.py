@@ -56,6 +56,7 @@ from server.kserve.servicer import KServeServicer
 from server.limits import Admission, Gate, Limiter
 from server.rpc.call_gate import CallGate
 from server.rpc.inference import InferenceServicer
+from server.rpc.interceptor import Outermost
 from server.rpc.listener import Listener, check_listen, credentials_of
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
@@ -126,7 +127,19 @@ class Running:
     _listener: Listener
     _http: "HttpListener | None"
     _drain: Drain
+    _liveness: Liveness
+    _scheduler: Scheduler
     _settings: ServerSettings
+
+    @property
+    def fault(self) -> str:
+        """Why the process should be restarted, or ""."""
+        return self._liveness.fault
+
+    @property
+    def queued_tokens(self) -> float:
+        """Tokens that wait to be computed."""
+        return self._scheduler.queued_tokens
 
     async def ready(self) -> None:
         """Tell health that calls are welcome."""
@@ -206,7 +219,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await warm_up(catalogue, layer_cache)
         service = Service(pipeline)
         front = FrontEnds(
-            settings, catalogue, service, limiter, metrics, drain, liveness, authenticator, deployment_secret
+            settings, catalogue, service, scheduler, limiter, metrics, drain, liveness, authenticator, deployment_secret
         )
         server = await front.listen(credentials, http_socket)
         stack.push_async_callback(server.stop_at_once)
@@ -283,6 +296,7 @@ class FrontEnds:
     settings: Settings
     catalogue: Catalogue
     service: Service
+    scheduler: Scheduler
     limiter: Limiter
     metrics: Metrics
     drain: Drain
@@ -298,7 +312,7 @@ class FrontEnds:
         if http:
             await http.start()
             addresses.append(http.address)
-        return Running(addresses, listener, http, self.drain, self.settings.server)
+        return Running(addresses, listener, http, self.drain, self.liveness, self.scheduler, self.settings.server)
 
     @cached_property
     def _admission(self) -> Admission:
@@ -314,11 +328,12 @@ class FrontEnds:
         limits = limits_of(self.settings)
         age = self.settings.server.max_connection_age_seconds
         gate = CallGate(self._gate, self._admission)
-        listener = Listener(self._inference(limits), ModelServicer(self.catalogue), limits, self.metrics, age, gate)
+        listener = Listener(limits, age, Outermost(self.metrics, gate))
         kserve = KServeServicer(
             self.catalogue, self.service, limits, self.drain, is_live=lambda: not self.liveness.fault
         )
-        listener.add(messages.handlers(kserve), messages.POOL)
+        handlers = messages.handlers(kserve)
+        listener.answer(self._inference(limits), ModelServicer(self.catalogue), handlers, messages.POOL)
         return listener
 
     def _http(self, bound: socket.socket) -> "HttpListener":
