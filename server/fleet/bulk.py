@@ -1,4 +1,6 @@
-"""ProcessDocuments over a fleet: each document goes where its id belongs, and one stream returns all results.
+"""ProcessDocuments over a fleet: each document goes where its text belongs, and one stream returns all results.
+
+Ids are no places: clients number the documents of a stream.
 
 A replica gets a stream of its own with the first document that belongs there. If one is lost, the caller's stream
 ends, and the caller sends the unanswered documents again, as it does when a server stops.
@@ -13,7 +15,7 @@ import grpc
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
-from server.fleet.calls import BYTES_OF_TOKEN, PROCESS_DOCUMENTS, id_key
+from server.fleet.calls import BYTES_OF_TOKEN, PROCESS_DOCUMENTS, id_key, text_key
 from server.fleet.replicas import Replica, Replicas
 from server.fleet.upstream import Relayed, forwarded
 from server.rpc.messages import parse
@@ -47,7 +49,7 @@ class _Split:
         self._costs: dict[str, tuple[Replica, int]] = {}  # tokens of documents without a final result
         self._responses: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(WAITING_RESPONSES)
         self._tasks: list[asyncio.Task[None]] = []
-        self._ids: set[int] = set()  # keys of all documents; replicas bound their number
+        self._ids: set[int] = set()  # hashes of all; replicas bound their number
         self._is_ready = False
         self._draining = asyncio.Event()
 
@@ -112,11 +114,11 @@ class _Split:
             draining.cancel()
 
     async def _call_for(self, document: pb.DocumentPart) -> Upstream:
-        key, tokens = id_key(document.id.encode()), len(document.text) // BYTES_OF_TOKEN
-        if key in self._ids:  # which two replicas would not notice
+        number, tokens = id_key(document.id.encode()), len(document.text) // BYTES_OF_TOKEN
+        if number in self._ids:  # which two replicas would not notice
             raise InvalidCall("document.id", "the ids of a stream differ")
-        self._ids.add(key)
-        replica = await self._replicas.choose(key, tokens)
+        self._ids.add(number)
+        replica = await self._replicas.choose(text_key(document.text), tokens)
         self._costs[document.id] = replica, tokens
         return self._calls[replica] if replica in self._calls else await self._open(replica)
 
