@@ -42,7 +42,6 @@ class FairQueue(Generic[T]):
         self._order = itertools.count()
         self._now = 0.0  # virtual time: the start of the item served last
         self._length = 0
-        self.total_cost = 0.0  # of all items, parked ones included
         self._sweep_at = SPARE_FLOWS
 
     def __len__(self) -> int:
@@ -65,7 +64,6 @@ class FairQueue(Generic[T]):
         flow.weight = weight
         flow.items[item] = cost
         self._length += 1
-        self.total_cost += cost
         self._list(flow_name, flow)
 
     def peek(self) -> T | None:
@@ -83,14 +81,14 @@ class FairQueue(Generic[T]):
         item, cost = flow.items.popitem(last=False)
         flow.finish = self._now + cost / flow.weight
         self._list(name, flow)
-        self._removed(cost)
+        self._removed()
         return item
 
     def discard(self, flow_name: str, item: T) -> None:
         """Remove an item that is not wanted any more, without charging its flow; others are left alone."""
         flow = self._flows.get(flow_name)
-        if flow and (cost := flow.items.pop(item, None)) is not None:
-            self._removed(cost)
+        if flow and flow.items.pop(item, None) is not None:
+            self._removed()
 
     def park(self, flow_name: str) -> None:
         """Do not serve a flow until `unpark`; its items keep their places."""
@@ -108,7 +106,7 @@ class FairQueue(Generic[T]):
         self._flows.clear()
         self._heap.clear()
         self._parked.clear()
-        self._length, self.total_cost = 0, 0.0
+        self._length = 0
         return items
 
     def _list(self, name: str, flow: _Flow[T]) -> None:
@@ -127,15 +125,13 @@ class FairQueue(Generic[T]):
             flow.listed = False
         return None
 
-    def _removed(self, cost: float) -> None:
+    def _removed(self) -> None:
         """Count an item that left, and drop idle flows that owe nothing.
 
         Once the queue is empty no flow owes anything: the next ones start level.
         """
         self._length -= 1
-        self.total_cost -= cost
         if not self._length:
-            self.total_cost = 0.0
             self._flows.clear()
             self._heap.clear()
         elif len(self._flows) > self._sweep_at:
@@ -157,11 +153,6 @@ class PriorityFairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
-
-    @property
-    def total_cost(self) -> float:
-        """The cost of all items, parked ones included."""
-        return sum(queue.total_cost for queue in self._queues.values())
 
     def holds(self, name: str) -> bool:
         """Whether a client has items, parked or not."""
