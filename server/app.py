@@ -138,7 +138,7 @@ class Running:
 
     @property
     def queued_tokens(self) -> float:
-        """Tokens that wait to be computed."""
+        """Tokens that could be computed now, were there more streams."""
         return self._scheduler.queued_tokens
 
     async def ready(self) -> None:

@@ -28,7 +28,7 @@ FAST, DENSE, ENTITIES, CLASSES = "splade-tiny", "all-MiniLM-L6-v2", "sensitive-i
 TOKEN = 4  # characters, about
 WITHIN = 120.0  # seconds of a call
 CALLERS = 8
-_VARYING = ("info", "usage", "timings", "request_id", "cursor", "resumed_from_layer", "uncached_tokens")
+_VARYING = ("usage", "timings", "request_id", "cursor", "resumed_from_layer", "uncached_tokens")
 
 
 @contextmanager

@@ -76,6 +76,11 @@ class Scheduler:
         """Whether no stream has ended; may be asked from any thread."""
         return not any(task.done() for task in self._tasks)
 
+    @property
+    def queued_tokens(self) -> float:
+        """Tokens that could be computed now, were there more streams."""
+        return self._queue.ready_cost
+
     async def close(self) -> None:
         """Stop the streams; whatever waits or is being computed is cancelled."""
         for task in self._tasks:
@@ -260,7 +265,7 @@ class Scheduler:
 
     def _measure(self) -> None:
         self._metrics.queue_depth.set(len(self._queue))
-        self._metrics.queue_tokens.set(self._queue.ready_cost)
+        self._metrics.queue_tokens.set(self.queued_tokens)
 
 
 def _expire(future: asyncio.Future[Computed | None]) -> None:
