@@ -19,6 +19,7 @@ from benchmarks.served import environment, free_port, ready, stop
 PROGRAM = "from server.commands.fleet import fleet; fleet(prog_name='octavo fleet')"
 ENGINE, FRONT = "ray::ServeReplica:octavo:Engine", "ray::ServeReplica:octavo:Front"
 NEEDS_RAY = "needs: Ray: pip install 'octavo[ray]'"
+CONFIG, LOG = "octavo.toml", "log"
 SOON = 120.0
 
 
@@ -32,13 +33,20 @@ class Fleet:
     """A running fleet."""
 
     address: str
-    metrics_address: str
-    _process: "subprocess.Popen[bytes]"
-    _config: Path
+    process: "subprocess.Popen[bytes]"
+    _folder: Path
 
     def engines(self) -> list[psutil.Process]:
         """The processes of the engines."""
-        return _named(self._process.pid, ENGINE)
+        return self.processes(ENGINE)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The processes of a deployment."""
+        return _named(self.process.pid, name)
+
+    def log(self) -> str:
+        """What it has said on standard error."""
+        return (self._folder / LOG).read_text(encoding="utf-8", errors="replace")
 
     def kill_one(self, draw: random.Random) -> None:
         """Kill an engine as the system would for want of memory."""
@@ -46,13 +54,13 @@ class Fleet:
 
     def change(self, config: str) -> None:
         """Replace the settings file's text, and have the fleet read it."""
-        self._config.write_text(config, encoding="utf-8")
-        self._process.send_signal(signal.SIGHUP)
+        (self._folder / CONFIG).write_text(config, encoding="utf-8")
+        self.process.send_signal(signal.SIGHUP)
 
     def changed(self) -> None:
         """Wait until the last change is complete."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             if line.startswith(b"changed"):
                 return
         raise RuntimeError("the fleet has ended")
@@ -65,20 +73,20 @@ def fleet(*flags: str, config: str = "", within: float = SOON) -> Iterator[Fleet
     Raises:
         ServerError: it was not ready within `within` seconds.
     """
-    metrics_address, address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="octavo-fleet-") as scratch:
-        file, log = Path(scratch) / "octavo.toml", Path(scratch) / "log"
+        file, log = Path(scratch) / CONFIG, Path(scratch) / LOG
         file.write_text(config, encoding="utf-8")
         command = [
             *(sys.executable, "-c", PROGRAM, "--config", str(file)),
-            *("--listen", address, "--set", f"metrics.listen={metrics_address}"),
+            *("--listen", address, "--set", "metrics.listen=127.0.0.1:0"),
             *("--cache-dir", str(Path(scratch) / "cache"), *flags),
         ]
         with log.open("wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         try:
             addresses = ready(process, log, within)
-            yield Fleet(addresses[0], metrics_address, process, file)
+            yield Fleet(addresses[0], process, Path(scratch))
         finally:
             children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             stop(process, within=60.0)

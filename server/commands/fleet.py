@@ -3,12 +3,14 @@
 import os
 import queue
 import signal
-from contextlib import suppress
 from typing import Any, Final
 
 import click
 
+from octavo.cli.exits import complain
 from server.commands.options import FAILURE, configuration, fail, settings_options
+from server.config.schema import Settings
+from server.errors import StartError
 from server.telemetry import logs
 
 APPLICATION: Final = "octavo"
@@ -36,33 +38,47 @@ def fleet(replicas: int, max_replicas: int | None, threads: int | None, own_cach
     """
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(METRIC_SECONDS, "2")
     try:
         import ray  # noqa: PLC0415 - an extra
         from ray import serve  # noqa: PLC0415
     except ImportError:
         fail(FAILURE, "octavo fleet needs Ray: pip install 'octavo[ray]'")
     from encoder.threads import usable_cores  # noqa: PLC0415
+    from server.app import check_model  # noqa: PLC0415
     from server.fleet.deployments import Shape, application  # noqa: PLC0415
+    from server.rpc.listener import check_listen, credentials_of  # noqa: PLC0415
 
     most = max(replicas, max_replicas or replicas)
     share = threads or settings.compute.threads or max(1, usable_cores() // most)
     address = os.environ.get("RAY_ADDRESS", "local")
     shape = Shape(replicas, most, share, own_caches, local=address == "local")
+
+    def run(settings: Settings) -> Any:
+        for model in settings.models:
+            check_model(model)
+        credentials_of(settings.server.tls_certificate, settings.server.tls_key)
+        return serve.run(application(settings, shape), name=APPLICATION, route_prefix=None)
+
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    os.environ.setdefault(METRIC_SECONDS, "2")
     ray.init(address, include_dashboard=False if shape.local else None)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.put(number))
     try:
         serve.start(proxy_location="Disabled")
-        run = lambda: serve.run(application(settings, shape), name=APPLICATION, route_prefix=None)  # noqa: E731
-        addresses = run().addresses.remote().result()
-        print("ready", *addresses, flush=True)
+        if shape.local:
+            check_listen(settings.server.listen)
+        print("ready", *run(settings).addresses.remote().result(), flush=True)
         while signals.get() == signal.SIGHUP:
-            with suppress(SystemExit):  # the errors are printed, and the fleet stays as it is
-                settings = configuration(**options).settings
-                run()
+            try:
+                run(configuration(**options).settings)
                 print("changed", flush=True)
+            except (SystemExit, StartError, RuntimeError) as error:  # the fleet goes on as far as it can
+                if not isinstance(error, SystemExit):  # which has said it
+                    complain(f"not changed: {error}")
+    except (StartError, RuntimeError) as error:
+        fail(FAILURE, str(error))
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -96,7 +96,7 @@ class Front:
     async def __init__(self, engines: DeploymentHandle, settings: Settings, shape: Shape) -> None:
         logs.configure(settings.log.level, settings.log.format)
         self._engines = engines
-        self._grace = settings.server.stop_grace_seconds
+        self._settings = settings.server
         self._stack = AsyncExitStack()
         self._front = await self._stack.enter_async_context(fronting(settings, shape.most))
         self._polling = asyncio.create_task(loops.repeat("replicas", self._poll, self._front.metrics))
@@ -112,7 +112,7 @@ class Front:
 
     async def __del__(self) -> None:
         self._polling.cancel()
-        await self._front.stop(self._grace)
+        await self._front.stop(self._settings.drain_delay_seconds, self._settings.stop_grace_seconds)
         await self._stack.aclose()
 
     async def _poll(self) -> None:
@@ -150,7 +150,8 @@ def application(settings: Settings, shape: Shape) -> serve.Application:
         Engine, name="Engine", ray_actor_options={"num_cpus": shape.threads}, **common, **scaling
     )
     front = serve.deployment(Front, name="Front", ray_actor_options={"num_cpus": 0}, **common)
-    own = settings.model_copy(update={"models": Settings().models, "compute": Settings().compute})
+    default = Settings()
+    own = settings.model_copy(update={name: getattr(default, name) for name in ("models", "compute", "cache")})
     bound = _versioned(engines, settings, shape).bind(settings, shape)
     return _versioned(front, own, shape).bind(bound, own, shape)
 
@@ -217,11 +218,8 @@ def _of_replica(settings: Settings, shape: Shape, rank: int) -> Settings:
     cache = settings.cache
     if shape.own_caches:
         cache = cache.model_copy(update={"dir": cache.dir / f"engine-{rank}"})
-    return settings.model_copy(
-        update={
-            "server": server,
-            "cache": cache,
-            "compute": settings.compute.model_copy(update={"threads": shape.threads}),
-            "metrics": settings.metrics.model_copy(update={"listen": f"{host}:0", "allow_remote": remote}),
-        }
-    )
+    compute = settings.compute.model_copy(update={"threads": shape.threads})
+    metrics = settings.metrics
+    if metrics.listen:
+        metrics = metrics.model_copy(update={"listen": f"{host}:0", "allow_remote": remote})
+    return settings.model_copy(update={"server": server, "cache": cache, "compute": compute, "metrics": metrics})

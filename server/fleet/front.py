@@ -1,5 +1,6 @@
 """A fleet's front, put together: settings and replicas in, a running listener out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -38,9 +39,11 @@ class Front:
         if not self._drain.begun:
             await self._listener.tell(serving=len(self._replicas) > 0)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, and give those that run some time."""
+    async def stop(self, delay_seconds: float, grace_seconds: float) -> None:
+        """Refuse new calls for a while, so that balancers notice, then give those that run some time."""
         self._drain.begin()
+        await self._listener.refuse()
+        await asyncio.sleep(delay_seconds)
         await self._listener.stop(grace_seconds)
 
 
@@ -72,7 +75,7 @@ async def fronting(settings: Settings, replicas: int) -> AsyncIterator[Front]:
         check_listen(server.listen)
         addresses = await listener.bind(server.listen, credentials_of(server.tls_certificate, server.tls_key))
         front = Front(addresses, metrics, known, listener, drain)
-        stack.push_async_callback(front.stop, 0)
+        stack.push_async_callback(front.stop, 0, 0)
         yield front
 
 
