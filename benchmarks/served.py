@@ -134,7 +134,7 @@ def serve(
                 command, stdout=subprocess.PIPE, stderr=errors, env={**environment(), **variables}
             )
         try:
-            addresses = _ready(process, log, within)
+            addresses = ready(process, log, within)
             http = next((each for each in addresses if each.startswith("http")), "")
             yield Served(addresses[0], metrics_address, process.pid, http)
         finally:
@@ -146,8 +146,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
 
 
-def _ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> list[str]:
-    """Wait for the ready line; the addresses in it."""
+def ready(process: "subprocess.Popen[bytes]", log: Path, within: float) -> list[str]:
+    """Wait for the ready line; the addresses in it.
+
+    Raises:
+        ServerError: it did not come in time.
+    """
     assert process.stdout is not None
     too_late = Timer(within, process.kill)
     too_late.start()
@@ -166,11 +170,11 @@ def last_line(log: Path) -> str:
     return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["its log is empty"])[-1].strip()
 
 
-def stop(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
+def stop(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", within: float = 20.0) -> None:
     """Terminate a process, and kill it if it does not end."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(20)
+        process.wait(within)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -149,7 +149,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await warm_up(catalogue, layer_cache)
         service = Service(pipeline)
         front = FrontEnds(
-            settings, catalogue, service, limiter, metrics, drain, liveness, authenticator, deployment_secret, decode
+            settings,
+            catalogue,
+            service,
+            scheduler,
+            limiter,
+            metrics,
+            drain,
+            liveness,
+            authenticator,
+            deployment_secret,
+            decode,
         )
         server = await front.listen(credentials, http_socket)
         stack.push_async_callback(server.stop_at_once)

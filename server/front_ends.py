@@ -19,9 +19,11 @@ from server.kserve.servicer import KServeServicer
 from server.limits import Admission, Gate, Limiter
 from server.rpc.call_gate import CallGate
 from server.rpc.inference import InferenceServicer
+from server.rpc.interceptor import Outermost
 from server.rpc.listener import Listener
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
+from server.scheduling.scheduler import Scheduler
 from server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -42,7 +44,19 @@ class Running:
     _listener: Listener
     _http: "HttpListener | None"
     _drain: Drain
+    _liveness: Liveness
+    _scheduler: Scheduler
     _settings: ServerSettings
+
+    @property
+    def fault(self) -> str:
+        """Why the process should be restarted, or ""."""
+        return self._liveness.fault
+
+    @property
+    def queued_tokens(self) -> float:
+        """Tokens that could be computed now, were there more streams."""
+        return self._scheduler.queued_tokens
 
     async def ready(self) -> None:
         """Tell health that calls are welcome."""
@@ -84,6 +98,7 @@ class FrontEnds:
     settings: Settings
     catalogue: Catalogue
     service: Service
+    scheduler: Scheduler
     limiter: Limiter
     metrics: Metrics
     drain: Drain
@@ -100,7 +115,7 @@ class FrontEnds:
         if http:
             await http.start()
             addresses.append(http.address)
-        return Running(addresses, listener, http, self.drain, self.settings.server)
+        return Running(addresses, listener, http, self.drain, self.liveness, self.scheduler, self.settings.server)
 
     @cached_property
     def _admission(self) -> Admission:
@@ -116,11 +131,12 @@ class FrontEnds:
         limits = limits_of(self.settings)
         age = self.settings.server.max_connection_age_seconds
         gate = CallGate(self._gate, self._admission)
-        listener = Listener(self._inference(limits), ModelServicer(self.catalogue), limits, self.metrics, age, gate)
+        listener = Listener(limits, age, Outermost(self.metrics, gate))
         kserve = KServeServicer(
             self.catalogue, self.service, limits, self.drain, is_live=lambda: not self.liveness.fault
         )
-        listener.add(messages.handlers(kserve), messages.POOL)
+        handlers = messages.handlers(kserve)
+        listener.answer(self._inference(limits), ModelServicer(self.catalogue), handlers, messages.POOL)
         return listener
 
     def _http(self, bound: socket.socket) -> "HttpListener":

@@ -90,11 +90,23 @@ class _Writer:
 
 
 class Outermost(grpc.aio.ServerInterceptor):
-    """Wraps the handler of every method."""
+    """Wraps the handler of every method.
 
-    def __init__(self, metrics: Metrics, gate: CallGate) -> None:
+    Args:
+        metrics: where calls are counted.
+        gate: what each call passes.
+        context_of: what handlers take as their context; gRPC's own services take gRPC's.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        gate: CallGate,
+        context_of: Callable[[Context, GrpcContext], Any] = lambda call, _: call,
+    ) -> None:
         self._metrics = metrics
         self._gate = gate
+        self._context_of = context_of
 
     async def intercept_service(
         self,
@@ -182,7 +194,7 @@ class Outermost(grpc.aio.ServerInterceptor):
             call.slot.hold(len(first))
             requests = parse(first, method.deserializer)
         del first
-        answers = method.behaviour(requests, call if method.ours else context)
+        answers = method.behaviour(requests, self._context_of(call, context) if method.ours else context)
         if hasattr(answers, "__aiter__"):
             async with contextlib.aclosing(answers):
                 async for message in answers:

@@ -16,12 +16,11 @@ from grpc_reflection.v1alpha import reflection
 from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 from server.errors import StartError, words_of
 from server.rpc.addresses import check_free
-from server.rpc.call_gate import CallGate, GrpcContext
+from server.rpc.call_gate import GrpcContext
 from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Outermost
 from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
-from server.telemetry.metrics import Metrics
 
 MIB = 1 << 20
 KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives
@@ -37,17 +36,9 @@ SERVICES = (
 class Listener:
     """A gRPC server on its addresses. Not serving, by its health, until `ready` is called."""
 
-    def __init__(
-        self,
-        inference: InferenceServicer,
-        models: ModelServicer,
-        limits: Limits,
-        metrics: Metrics,
-        max_connection_age_seconds: float,
-        gate: CallGate,
-    ) -> None:
+    def __init__(self, limits: Limits, max_connection_age_seconds: float, outermost: Outermost) -> None:
         self._server = grpc.aio.server(
-            interceptors=[Outermost(metrics, gate)],
+            interceptors=[outermost],
             options=[
                 ("grpc.so_reuseport", 0),  # two servers that share a port by mistake must hear of it
                 # so that our own limit, which says what is wrong, comes first
@@ -62,23 +53,29 @@ class Listener:
             ],
         )
         self._health = _Health()
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._pools = _Pools(descriptor_pool.Default())
-        pool: Any = self._pools
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, pool)
 
-    def add(self, handler: grpc.GenericRpcHandler, pool: DescriptorPool) -> None:
-        """Serve one more of `SERVICES`, before `bind`.
+    def answer(
+        self, inference: InferenceServicer, models: ModelServicer, kserve: grpc.GenericRpcHandler, pool: DescriptorPool
+    ) -> None:
+        """Serve `SERVICES` and reflection, before `bind`.
 
         Args:
-            handler: its methods.
-            pool: the descriptors of its messages.
+            inference: octavo.v1's InferenceService.
+            models: octavo.v1's ModelService.
+            kserve: the methods of KServe v2.
+            pool: the descriptors of KServe's messages.
         """
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
+        self.pass_on(kserve)
+        pools: Any = _Pools(descriptor_pool.Default(), pool)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pools)
+
+    def pass_on(self, handler: grpc.GenericRpcHandler) -> None:
+        """Give calls of other methods to a handler, before `bind`."""
         self._server.add_generic_rpc_handlers((handler,))
-        self._pools.add(pool)
 
     async def bind(self, addresses: Sequence[str], credentials: grpc.ServerCredentials | None = None) -> list[str]:
         """Listen; the addresses as bound, with the ports that were taken for 0.
@@ -88,7 +85,7 @@ class Listener:
         Raises:
             StartError: an address cannot be had.
         """
-        await self._tell(serving=False)
+        await self.tell(serving=False)
         bound = []
         for address in addresses:
             check_listen([address])  # gRPC would take a socket's path from a server that listens on it
@@ -103,9 +100,15 @@ class Listener:
         await self._server.start()
         return bound
 
+    async def tell(self, *, serving: bool) -> None:
+        """Tell health whether calls are welcome."""
+        answer = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICES):
+            await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)
+
     async def ready(self) -> None:
         """Tell health that calls are welcome."""
-        await self._tell(serving=True)
+        await self.tell(serving=True)
 
     async def refuse(self) -> None:
         """Tell health that calls are not welcome any more."""
@@ -117,21 +120,12 @@ class Listener:
         self._health.end_watches()
         await self._server.stop(grace)
 
-    async def _tell(self, *, serving: bool) -> None:
-        answer = health_pb2.HealthCheckResponse
-        for service in ("", *SERVICES):
-            await self._health.set(service, answer.SERVING if serving else answer.NOT_SERVING)
-
 
 class _Pools:
     """Descriptor pools as one: reflection looks in each."""
 
     def __init__(self, *pools: DescriptorPool) -> None:
-        self._pools = list(pools)
-
-    def add(self, pool: DescriptorPool) -> None:
-        """Look in one more."""
-        self._pools.append(pool)
+        self._pools = pools
 
     def __getattr__(self, find: str) -> Callable[..., Any]:
         """A method of pools that finds something by its name."""

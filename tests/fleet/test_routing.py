@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fleet import Replay
+from benchmarks.fleet.simulated import Replay
 from server.fleet.affinity import affinity_key
 from server.fleet.router import BOUND, IDLE_TOKENS, MEMORY_SECONDS, Router
 

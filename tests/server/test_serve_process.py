@@ -31,9 +31,8 @@ from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
 from server.config.schema import Settings
 from server.limits import Limiter
-from server.rpc.inference import InferenceServicer
+from server.rpc.interceptor import Outermost
 from server.rpc.listener import SERVICES, Listener
-from server.rpc.models import ModelServicer
 from server.rpc.requests import Limits
 from server.telemetry.metrics import Metrics
 from tests.server.entry import gate_of
@@ -529,11 +528,9 @@ def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
 
 
 async def test_health_turns_from_not_serving_to_serving_and_back() -> None:
-    nothing: Any = None
-    inference, models = InferenceServicer(nothing, nothing, nothing, nothing, b""), ModelServicer(nothing)
     limits, metrics, settings = Limits(1000, 1000, 1, 1, 1.0), Metrics(CollectorRegistry()), Settings()
     gate = gate_of(settings, metrics, Limiter(settings.limits, metrics))
-    listener = Listener(inference, models, limits, metrics, 60.0, gate)
+    listener = Listener(limits, 60.0, Outermost(metrics, gate))
     (address,) = await listener.bind(["127.0.0.1:0"])
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)

@@ -1,19 +1,9 @@
-"""A fleet: whether documents meet their layers again when there are many replicas.
+"""A simulated fleet: whether documents meet their layers again when there are many replicas.
 
 The real routing code (`server.fleet`) gets simulated traffic: documents read by Zipf's law (exponent 1), a fifth of the
 requests after an edit, so the popular ones are edited most. A document is a row of segments, each known by the least
 hash of its windows; the document's key is the least of those, as for a real text. Replicas keep every segment that they
 computed, and the fleet is kept at 70 % of its capacity.
-
-affinity_simulated: segments that replicas had, over those that one server with the caches of all would have had; the
-second half of the traffic.
-
-affinity_imbalance: the largest load over the mean of all, the worst moment of that half. Loads are tokens, cached ones
-at their price, that fade within a minute.
-
-keys_moved: documents that another replica gets when one joins, over what is unavoidable, one in so many.
-
-edits_moved: percentage of edits of a sentence that change a real text's affinity key; 6,000 to 60,000 characters.
 """
 
 import itertools
@@ -22,7 +12,6 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import click
 import numpy as np
 
 from benchmarks.figures import Curve, Figure, Figures, Outcome
@@ -43,24 +32,17 @@ EDITED = 0.2  # of the requests
 SIZES = (10, 100, 1_000)
 
 
-@click.option("--simulate/--no-simulate", default=True, show_default=True, help="Replay traffic on pretended replicas.")
-@click.option("--replicas", default=1_000, show_default=True, help="Of affinity_simulated and affinity_imbalance.")
-@click.option("--requests", default=500, show_default=True, help="For each replica.")
-@click.option("--edits", default=400, show_default=True, help="Of real texts.")
-@click.option("--seed", default=8**3, show_default=True, help="Makes documents, traffic and edits.")
-def run(simulate: bool, replicas: int, requests: int, edits: int, seed: int) -> Figures:
-    """Replay traffic, and edit real texts."""
-    figures: dict[str, Outcome] = {"edits_moved": proportion(list(_edits_moved(edits, seed)), "%")}
-    if simulate:
-        replayed = Replay(replicas, seed).run(requests * replicas)
-        figures |= {
-            "affinity_simulated": Figure(replayed.hits, "share", n=replayed.segments),
-            "affinity_imbalance": Figure(replayed.imbalance, "x", n=replicas),
-            "keys_moved": Figure(_keys_moved(replicas, seed), "x", n=replicas),
-        }
-        others = {size: Replay(size, seed).run(requests * size) for size in SIZES if size != replicas}
-        figures |= _curves(dict(sorted({**others, replicas: replayed}.items())))
-    return figures
+def simulate(replicas: int, requests: int, edits: int, seed: int) -> Figures:
+    """Replay so many requests for each replica, and edit real texts."""
+    replayed = Replay(replicas, seed).run(requests * replicas)
+    figures: dict[str, Outcome] = {
+        "edits_moved": proportion(list(_edits_moved(edits, seed)), "%"),
+        "affinity_simulated": Figure(replayed.hits, "share", n=replayed.segments),
+        "affinity_imbalance": Figure(replayed.imbalance, "x", n=replicas),
+        "keys_moved": Figure(_keys_moved(replicas, seed), "x", n=replicas),
+    }
+    others = {size: Replay(size, seed).run(requests * size) for size in SIZES if size != replicas}
+    return figures | _curves(dict(sorted({**others, replicas: replayed}.items())))
 
 
 @dataclass(frozen=True, slots=True)
