@@ -7,7 +7,7 @@ DIST := dist
 WHEEL_TOOLS := build==1.6.1 hatchling==1.33.0 ziglang==0.17.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-clients test-gpu test-emulated sanitize check format proto wheel lock bench bench-check clean
+.PHONY: help setup demo test test-clients test-fleet test-gpu test-emulated sanitize check format proto wheel lock bench bench-check clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test-clients: $(VENV)/.ready-dev $(CLIENTS:%=.venv-clients/%/.ready) ## Try othe
 	$(PYTHON) -m venv .venv-clients/$*
 	.venv-clients/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+test-fleet: $(VENV)/.ready-dev ## Run the tests that need Ray, which it installs
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(RUN)/python -m pytest tests/fleet
 
 test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip with a reason where there is none
 	$(RUN)/python -m pytest -m gpu

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -65,19 +66,20 @@ def cluster(
     import ray.data  # noqa: PLC0415
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it warns of does not concern a job
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, handler)  # in place of Ray's
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray reports what died
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # so that each part is a block
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         replicas, cores = sizes(nodes, number, cpus)
         yield Cluster(Replicas(replicas, replicas, cores, gpus, model, max_document_bytes))
-    finally:
-        ray.shutdown()
 
 
 def sizes(nodes: Sequence[int], number: int | None, cpus: int | None) -> tuple[int, int]:
