@@ -38,10 +38,10 @@ def figures(characters: int, rounds: int, seed: int, folder: Path) -> Figures:
     engines = {"local": ("--local",), "ray": on_ray}
     seconds: dict[tuple[str, str], list[float]] = {(engine, name): [] for engine in engines for name in files}
     for number in range(rounds):
-        for engine, name in seconds:
+        for (engine, name), taken in seconds.items():
             start = time.perf_counter()
             Job(files[name], (*flags, *engines[engine])).do(folder / f"{engine}-{name}-{number}")
-            seconds[engine, name].append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - start)
     ours, theirs = (rows_of(folder / f"{engine}-all-0") for engine in ("ray", "local"))
     same = [a == b for a, b in zip(ours, theirs, strict=True)]
     starts = {engine: statistics.median(seconds[engine, "one"]) for engine in engines}
