@@ -125,6 +125,8 @@ TARGETS = (
     Target("fleet", "scale_up_s", "one to two replicas: seconds until the queue shrinks", 60, 25, lower=True),
     Target("fleet", "affinity_simulated", "segments found over one server's, 1,000 simulated replicas", 0.9, 0.95),
     Target("fleet", "affinity_imbalance", "largest load over the mean, simulated", 1.3, 1.25, lower=True),
+    Target("fleet", "ray_batch_same", "rows of a bulk job on Ray that equal a local one's", 1.0),
+    Target("fleet", "ray_batch_x", "throughput of a bulk job on Ray over a local one, same cores", 0.8, 0.95),
     Target("tasks", "pii_recall_gap", "personal data lost in long documents against short texts", 1.5, 0.5, lower=True),
     Target("tasks", "pii_duplicates", "entities that overlap, or are split by a segment's edge", 0, lower=True),
     Target("tasks", "pii_offset_errors", "spans that are other text in some unit, or split a word", 0, lower=True),

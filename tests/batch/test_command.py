@@ -1,5 +1,6 @@
 """`octavo batch` from end to end, with real files, sockets and processes, and a double for a server."""
 
+import copy
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ import pytest
 from click.testing import CliRunner, Result
 from pyarrow import parquet
 
+from octavo.batch.cluster import sizes
+from octavo.batch.errors import BatchError, Unserved
 from octavo.batch.sources import shown
 from octavo.cli.root import octavo
+from octavo.client import Unavailable
 from octavo.v1 import inference_pb2 as pb
 from tests.client.double import DIMENSIONS, FINGERPRINT, Double, Fault, serving, vector_of
 
@@ -420,3 +425,57 @@ def test_a_server_that_is_away_is_told_once_in_our_words(double: Double, docs: P
     done = batch(double, docs)
     assert done.exit_code == 0, done.output
     assert done.stderr.count(f"octavo: waiting: no server answers on {double.address}") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--replicas", "2"], "--replicas needs --engine ray"),
+        (["--replica-gpus", "1"], "--replica-gpus needs --engine ray"),
+        (["--engine", "ray", "--server", "localhost:1"], "--engine ray and --server exclude each other"),
+        (["--engine", "ray", "--local"], "--engine ray and --local exclude each other"),
+        (["--engine", "ray", "--plan"], "--engine ray and --plan exclude each other"),
+    ],
+)
+def test_options_of_ray_and_of_servers_exclude_each_other(
+    double: Double, docs: Path, arguments: list[str], told: str
+) -> None:
+    done = batch(double, docs, *arguments, server=False)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_ray_is_an_extra(double: Double, docs: Path) -> None:
+    done = batch(double, docs, "--engine", "ray", server=False)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "pip install 'octavo[ray]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("nodes", "number", "cpus", "found"),
+    [
+        ([8, 8], None, None, (2, 8)),
+        ([0, 8], None, None, (1, 8)),
+        ([6, 2], 2, None, (2, 3)),
+        ([8, 8], 3, None, (3, 4)),
+        ([8, 7], None, 2, (7, 2)),
+        ([8, 8], 2, 4, (2, 4)),
+    ],
+)
+def test_replicas_fit_the_nodes(nodes: list[int], number: int | None, cpus: int | None, found: tuple[int, int]) -> None:
+    assert sizes(nodes, number, cpus) == found
+
+
+@pytest.mark.parametrize(("number", "cpus"), [(5, None), (None, 5), (2, 3)])
+def test_replicas_that_do_not_fit_are_refused(number: int | None, cpus: int | None) -> None:
+    with pytest.raises(BatchError, match="do not fit the cluster's nodes"):
+        sizes([3, 1], number, cpus)
+
+
+def test_a_job_s_error_passes_between_processes() -> None:
+    fault = copy.deepcopy(
+        Unserved("here:1", Unavailable("no", reason="DRAINING", retry_after=1.5))
+    )  # as pickle does it
+    assert (str(fault), fault.address, fault.error.reason) == ("here:1: no", "here:1", "DRAINING")
+    assert fault.error.retry_after == 1.5

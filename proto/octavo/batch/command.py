@@ -11,16 +11,18 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from octavo.batch.columns import columns_of
 from octavo.batch.documents import TEXT_COLUMN, Columns
-from octavo.batch.drivers import Ask
+from octavo.batch.drivers import LOCAL_PATIENCE, NO_RETRY, Ask
 from octavo.batch.errors import BatchError, OtherJob, TooManyErrors, Unserved
-from octavo.batch.job import Job, run
+from octavo.batch.job import Engine, Job, run
 from octavo.batch.manifest import Options
 from octavo.batch.output import FORMATS as OUTPUT_FORMATS
 from octavo.batch.parts import Share, Size
 from octavo.batch.records import FIRST_COLUMNS, LAST_COLUMNS
+from octavo.batch.servers import Servers
 from octavo.batch.sources import FORMATS as INPUT_FORMATS
 from octavo.cli.connection import client_of, failure
 from octavo.cli.exits import FAILED, Failure, complain
@@ -39,8 +41,8 @@ from octavo.client import Client, Embed, EmbedSparse, Retry
 from octavo.client.arguments import Task
 from octavo.sizes import parse_size
 
-NO_RETRY = Retry(attempts=1, patience=0)  # instead, documents go to another server
-LOCAL_PATIENCE = 5.0  # seconds; a local server that has ended does not come back
+RAY = "ray"
+_CONNECTION, _OF_RAY = ("local", "server", "tls", "ca"), ("replicas", "replica_cpus", "replica_gpus")
 # The options that determine the output, besides the columns.
 DECIDING = (
     "format", "segments", "pooling", "normalize", "dimensions", "data_type", "window", "input_type",
@@ -134,6 +136,18 @@ _NUMBER = click.IntRange(min=1)
     metavar="SECONDS",
     help="How long to keep trying a server that does not answer.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["servers", RAY]),
+    default="servers",
+    show_default=True,
+    help="What computes: servers, or a Ray cluster with servers started for this job.",
+)
+@click.option("--replicas", type=_NUMBER, metavar="N", help="Servers on Ray. [default: one on each machine]")
+@click.option("--replica-cpus", type=_NUMBER, metavar="N", help="Cores of each. [default: as many as there are]")
+@click.option(
+    "--replica-gpus", type=click.FloatRange(min=0), default=0, show_default=True, metavar="N", help="Devices of each."
+)
 @task_options(*TASKS.values())
 @job_options
 @click.pass_context
@@ -152,17 +166,19 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
     octavo batch --input docs.csv --output vectors --plan --sample 200
     octavo batch --input mails/ --output masked --task redact --task classify:reuters-r8
     octavo batch --input logs/ --output ranked --task rank --query "who keeps the light?"
+    octavo batch --input s3://bucket/docs --output s3://bucket/vectors --engine ray
 
     Exit codes: 0 all rows have results, 1 some rows failed, or the job stopped without a summary and can be resumed,
     2 wrong usage, or options that differ from those of the existing output, 3 no server can be reached,
     130 interrupted, 143 terminated.
     """
     check_call_options(ctx)
-    _check_extra()
+    _check_engine(ctx, plan)
+    options["local"] = options["local"] or options["engine"] == RAY
     job = _job((*inputs, *more), options)
     try:
         with _terminated():
-            summary = _plan(job, options) if plan else run(job, _connected(options))
+            summary = _plan(job, options) if plan else run(job, _engine(options))
     except OtherJob as fault:
         raise click.UsageError(str(fault), ctx) from fault
     except TooManyErrors as fault:
@@ -178,9 +194,19 @@ def batch(ctx: click.Context, /, inputs: tuple[str, ...], more: tuple[str, ...],
         ctx.exit(FAILED)
 
 
-def _check_extra() -> None:
+def _check_engine(ctx: click.Context, plan: bool) -> None:
     if find_spec("pyarrow") is None:
         raise Failure("this needs pyarrow: pip install pyarrow")
+    given = [each for each in _CONNECTION if ctx.get_parameter_source(each) is ParameterSource.COMMANDLINE]
+    of_ray = [each for each in _OF_RAY if ctx.get_parameter_source(each) is ParameterSource.COMMANDLINE]
+    if ctx.params["engine"] != RAY:
+        if of_ray:
+            raise click.UsageError(f"--{of_ray[0].replace('_', '-')} needs --engine ray", ctx)
+        return
+    if plan or given:
+        raise click.UsageError(f"--engine ray and --{'plan' if plan else given[0]} exclude each other", ctx)
+    if find_spec("ray") is None:
+        raise Failure("--engine ray needs Ray: pip install 'octavo[ray]'")
 
 
 def _job(inputs: tuple[str, ...], options: dict[str, Any]) -> Job:
@@ -219,6 +245,19 @@ def _tasks(options: dict[str, Any]) -> dict[str, Task]:
     if taken := next((name for name in options["keep"] if name in own), None):
         raise click.BadParameter(f"the column {taken!r} is reserved for the output", param_hint="--keep")
     return tasks
+
+
+@contextlib.contextmanager
+def _engine(options: dict[str, Any]) -> Iterator[Engine]:
+    if options["engine"] == RAY:
+        from octavo.batch.cluster import cluster  # noqa: PLC0415 - rarely needed
+
+        own = (options[name] for name in (*_OF_RAY, "model", "max_document_bytes"))
+        with cluster(*own) as engine:
+            yield engine
+    else:
+        with _connected(options) as clients:
+            yield Servers(clients)
 
 
 @contextlib.contextmanager

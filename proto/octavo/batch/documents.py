@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from octavo.batch.rows import INVALID, Problem, Reading, Row, read
-from octavo.batch.sources import Source
+from octavo.batch.sources import TEXT, Source
 
 TEXT_COLUMN, ID_COLUMN = "text", "id"
 
@@ -52,7 +52,7 @@ def documents(sources: Iterable[Source], columns: Columns, reading: Reading) -> 
     with _Ids() as ids:
         for source in sources:
             for row in read(source, reading):
-                document = _document(row, columns, source, reading)
+                document = document_of(row, columns, source.format, reading.most_bytes)
                 if document.problem is None and not ids.add(document.id):
                     document = Document(
                         document.id, "", document.kept, Problem("DUPLICATE_ID", "an earlier row has the same id")
@@ -60,23 +60,24 @@ def documents(sources: Iterable[Source], columns: Columns, reading: Reading) -> 
                 yield document
 
 
-def _document(row: Row, columns: Columns, source: Source, reading: Reading) -> Document:
-    made_up = row.source if source.format == "text" else f"{row.source}:{row.number}"
+def document_of(row: Row, columns: Columns, form: str, most_bytes: int) -> Document:
+    """Convert a row of a file of this format."""
+    made_up = row.source if form == TEXT else f"{row.source}:{row.number}"
     kept = tuple(row.values.get(name) for name in columns.kept)
     if row.problem:
         return Document(made_up, "", kept, row.problem)
-    name = _id(row.values, columns, made_up, source)
+    name = _id(row.values, columns, made_up, form)
     if isinstance(name, Problem):
         return Document(made_up, "", kept, name)
-    text = _text(row.values, columns.text, reading.most_bytes)
+    text = _text(row.values, columns.text, most_bytes)
     return Document(name, "", kept, text) if isinstance(text, Problem) else Document(name, text, kept)
 
 
-def _id(values: Mapping[str, Any], columns: Columns, made_up: str, source: Source) -> str | Problem:
+def _id(values: Mapping[str, Any], columns: Columns, made_up: str, form: str) -> str | Problem:
     column = columns.id or ID_COLUMN
     value = values.get(column)
     if value is None or value == "":
-        missing = columns.id and source.format != "text"
+        missing = columns.id and form != TEXT
         return Problem("MISSING_ID", f"the column {column!r} is empty") if missing else made_up
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         return Problem("WRONG_TYPE", f"the column {column!r} is neither a string nor a whole number")

@@ -14,6 +14,8 @@ from octavo.client import Analysis, Client, Embed, Embedding, OctavoError, Retry
 from octavo.client.arguments import CallArguments, Task
 from octavo.client.retry import Attempts
 
+NO_RETRY = Retry(attempts=1, patience=0)  # instead, documents go to another server
+LOCAL_PATIENCE = 5.0  # seconds; a local server that has ended does not come back
 IN_FLIGHT = 256  # documents in flight with a single server
 IN_FLIGHT_OF_SEVERAL = 64  # with each of several: near the end, other servers cannot help with these
 _WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds after the first, second … failure to reach a server

@@ -8,6 +8,8 @@ BatchError
 └── Unserved        no server is left
 """
 
+from typing import Self
+
 from octavo.client import OctavoError
 
 
@@ -38,3 +40,6 @@ class Unserved(BatchError):
         super().__init__(f"{address}: {error}")
         self.address = address
         self.error = error
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, OctavoError]]:
+        return type(self), (self.address, self.error)

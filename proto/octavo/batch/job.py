@@ -2,15 +2,15 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from octavo.batch import manifest as manifests
 from octavo.batch.documents import Document, documents
-from octavo.batch.drivers import Ask, probe
-from octavo.batch.errors import InputError, OtherJob, Unserved
+from octavo.batch.drivers import Ask
+from octavo.batch.errors import InputError
 from octavo.batch.manifest import Manifest, Options, Served
 from octavo.batch.output import MANIFEST, Output
 from octavo.batch.parts import Place, Share, Size, placed
@@ -18,10 +18,8 @@ from octavo.batch.progress import Progress
 from octavo.batch.records import Layout
 from octavo.batch.rows import Reading
 from octavo.batch.sources import Source, find, shown
-from octavo.batch.summary import Tally
+from octavo.batch.summary import Counts, Tally
 from octavo.batch.survey import Digest, digest, sample, survey
-from octavo.batch.work import Work
-from octavo.client import Client, OctavoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,48 @@ class Job:
         return rows if self.sample is None else min(rows, self.sample)
 
 
-def run(job: Job, connect: AbstractContextManager[Sequence[Client]]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that is being run.
+
+    Attributes:
+        done: numbers of the parts that earlier runs completed.
+        sources: the files of each input.
+    """
+
+    job: Job
+    output: Output
+    done: frozenset[int]
+    sources: list[list[Source]]
+    manifest: Manifest
+
+    @property
+    def ask(self) -> Ask:
+        """What to ask of the servers, which must give the results that the manifest describes."""
+        ask = self.job.ask
+        return Ask(ask.tasks, {**ask.arguments, "expected_fingerprint": self.manifest.served.fingerprint})
+
+    @property
+    def layout(self) -> Layout:
+        """The columns of the output."""
+        return Layout.of(self.manifest, self.job.ask.tasks)
+
+    def placed(self) -> Iterator[tuple[Place, Document]]:
+        """Read all documents, with the place of each."""
+        return self.job.placed(self.sources, self.manifest.survey.rows)
+
+
+class Engine(Protocol):
+    """What computes a job."""
+
+    def probe(self, job: Job) -> Served:
+        """Learn about the results."""
+
+    def work(self, started: Started, counts: Counts, progress: Progress) -> None:
+        """Process all parts that are not completed, and count them."""
+
+
+def run(job: Job, connect: AbstractContextManager[Engine]) -> dict[str, Any]:
     """Run or resume a job and return its summary.
 
     Raises:
@@ -101,36 +140,32 @@ def run(job: Job, connect: AbstractContextManager[Sequence[Client]]) -> dict[str
     inputs = tuple(digest(*each, bytes.fromhex(key)) for each in zip(job.inputs, sources, strict=True))
     if begun:
         manifests.check_inputs(begun, inputs)
-    with connect as clients:
-        manifest = _begin(job, output, begun, key, inputs, sources, clients)
-        ask = Ask(job.ask.tasks, {**job.ask.arguments, "expected_fingerprint": manifest.served.fingerprint})
+    with connect as engine:
+        served = engine.probe(job)
+        manifest = begun or _begin(job, output, key, inputs, sources, served)
+        manifests.check_served(manifest, served)
+        counts = Counts()
         with Progress(job.rows(manifest.survey.rows)) as progress:
-            work = Work(output, Layout.of(manifest, job.ask.tasks), job.share, job.max_errors, progress)
             ready = time.monotonic()
             try:
-                work.do(job.placed(sources, manifest.survey.rows), clients, ask, job.patience)
+                engine.work(Started(job, output, frozenset(output.parts()), sources, manifest), counts, progress)
             except (KeyboardInterrupt, SystemExit):
                 progress.say(
-                    f"interrupted: {work.run.documents:,} documents in this run; run the same command to resume"
+                    f"interrupted: {counts.run.documents:,} documents in this run; run the same command to resume"
                 )
                 raise
-        return _finish(job, output, manifest, work, ready - start, time.monotonic() - ready)
+        return _finish(job, output, manifest, counts, ready - start, time.monotonic() - ready)
 
 
 def _begin(
     job: Job,
     output: Output,
-    begun: Manifest | None,
     key: str,
     inputs: tuple[Digest, ...],
     sources: list[list[Source]],
-    clients: Sequence[Client],
+    served: Served,
 ) -> Manifest:
-    """Return the manifest of the job being resumed, or write a new one before anything else."""
-    served = _served(job, clients)
-    if begun:
-        manifests.check_served(begun, served)
-        return begun
+    """Write the manifest of a new job, before anything else."""
     flat = [source for files in sources for source in files]
     found = survey(flat, job.options.columns, job.reading)
     manifest = Manifest(key, job.options.named(), inputs, found, served)
@@ -138,49 +173,21 @@ def _begin(
     return manifest
 
 
-def _served(job: Job, clients: Sequence[Client]) -> Served:
-    """Probe the results of all servers, which must agree. Servers that do not answer are retried during the work.
-
-    Raises:
-        OtherJob: two servers differ.
-        Unserved: no server answers, or one refuses.
-    """
-    found: dict[str, Served] = {}
-    silent: Unserved | None = None
-    for client in clients:
-        try:
-            found[client.address] = probe(client, job.ask, job.patience if len(clients) == 1 else 0.0)
-        except OctavoError as error:
-            silent = Unserved(client.address, error)
-            if not error.transient:
-                raise silent from error
-    if silent and not found:
-        raise silent
-    (first, served), *others = found.items()
-    for address, theirs in others:
-        if theirs != served:
-            raise OtherJob(
-                f"{first} and {address} would make results that cannot be compared: {served.model}, fingerprint "
-                f"{served.fingerprint[:12]}, and {theirs.model}, fingerprint {theirs.fingerprint[:12]}"
-            )
-    return served
-
-
 def _finish(
-    job: Job, output: Output, manifest: Manifest, work: Work, preparing: float, working: float
+    job: Job, output: Output, manifest: Manifest, counts: Counts, preparing: float, working: float
 ) -> dict[str, Any]:
     """Build the summary; if all parts are done, also write it to the output."""
     total = Tally()
-    total.merge([work.before, work.run])
+    total.merge([counts.before, counts.run])
     done = output.parts()
-    complete = done >= set(range(work.parts))
-    if complete and work.others:
-        total.merge(output.tally(part) for part in work.others)
-    run = work.run
+    complete = done >= set(range(counts.parts))
+    if complete and counts.others:
+        total.merge(output.tally(part) for part in counts.others)
+    run = counts.run
     summary = {
         "output": output.uri,
         "complete": complete,
-        "parts": work.parts,
+        "parts": counts.parts,
         **total.values(),
         "run": {
             "documents": run.documents,

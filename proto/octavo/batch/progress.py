@@ -20,10 +20,14 @@ _RECENT_SECONDS = 60.0  # window for the displayed speed
 
 
 class Progress:
-    """The progress of a run over `rows`, some of which may be done already."""
+    """The progress of a run over `rows`, some of which may be done already.
 
-    def __init__(self, rows: int) -> None:
+    If it is not `shown`, only what `say` is given is printed.
+    """
+
+    def __init__(self, rows: int, *, shown: bool = True) -> None:
         self._rows = rows
+        self._shown = shown
         self._done = 0.0
         self._within: dict[Hashable, tuple[float, int]] = {}  # part that is computed, and tokens, of each document
         self._bar: Any = None
@@ -31,7 +35,7 @@ class Progress:
         self._marks: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])  # time, tokens, rows of this run
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             self._bar = click.progressbar(
                 length=self._rows * _STEPS,
                 label="documents",
@@ -77,7 +81,7 @@ class Progress:
             if now - self._lined >= _BAR_SECONDS:
                 self._move(f"{run.documents:,} of {self._rows:,}, {self._figures(run, now)}")
                 self._lined = now
-        elif now - self._lined >= LINE_SECONDS:
+        elif self._shown and now - self._lined >= LINE_SECONDS:
             self._lined = now
             self.say(f"{run.documents:,} of {self._rows:,} documents, {self._figures(run, now)}{self._left(run)}")
 

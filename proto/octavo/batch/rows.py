@@ -153,7 +153,7 @@ def _csv(source: Source, stream: io.BufferedReader, reading: Reading) -> Iterato
 
     records = csv.reader(lines(), delimiter="\t" if source.format == "tsv" else ",")
     header = [name.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") for name in next(records, [])]
-    _check_columns(source, header, reading)
+    check_columns(source.name, header, reading)
     number = 0
     while True:
         problem, cells = None, []
@@ -188,16 +188,21 @@ def _parquet(source: Source, reading: Reading) -> Iterator[Row]:
         parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file,
     ):
         there = file.schema_arrow.names
-        _check_columns(source, there, reading)
+        check_columns(source.name, there, reading)
         wanted = [name for name in there if name in {*reading.columns, *reading.optional}]
-        number = 0
-        for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-            columns = [_values(column) for column in batch.columns]
-            for cells in zip(*columns, strict=True):
-                number += 1
-                bad = any(cell is INVALID for cell in cells)
-                values = {} if bad else dict(zip(wanted, cells, strict=True))
-                yield Row(source.name, number, values, INVALID if bad else None)
+        yield from arrow_rows(source.name, file.iter_batches(_PARQUET_ROWS, columns=wanted))
+
+
+def arrow_rows(source: str, batches: Iterable[Any]) -> Iterator[Row]:
+    """The rows of a source's record batches."""
+    number = 0
+    for batch in batches:
+        columns = [_values(column) for column in batch.columns]
+        for cells in zip(*columns, strict=True):
+            number += 1
+            bad = any(cell is INVALID for cell in cells)
+            values = {} if bad else dict(zip(batch.schema.names, cells, strict=True))
+            yield Row(source, number, values, INVALID if bad else None)
 
 
 def _values(column: Any) -> Iterable[Any]:
@@ -215,11 +220,16 @@ def _value(scalar: Any) -> Any:
         return INVALID
 
 
-def _check_columns(source: Source, there: Iterable[str], reading: Reading) -> None:
+def check_columns(source: str, there: Iterable[str], reading: Reading) -> None:
+    """Check the columns of a source.
+
+    Raises:
+        InputError: a named column does not exist, or two have the same name.
+    """
     names = list(there)
     for name in reading.columns:
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
-            raise InputError(f"{source.name} has no column {name!r}; its columns: {known}")
+            raise InputError(f"{source} has no column {name!r}; its columns: {known}")
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{source.name} has two columns {twice!r}")
+        raise InputError(f"{source} has two columns {twice!r}")

@@ -1,10 +1,11 @@
-"""Counts documents, errors and tokens."""
+"""Counts documents, errors, tokens and parts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.batch.errors import TooManyErrors
 from octavo.batch.records import Record
 from octavo.batch.rows import Problem
 
@@ -66,3 +67,37 @@ class Tally:
             "charged_tokens": self.tokens["charged_tokens"],
             "hits": round(self.hits, 4),
         }
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a job's parts.
+
+    Attributes:
+        run: counts of this run.
+        before: counts of parts in our share that earlier runs completed.
+        parts: number of parts found so far.
+        others: number of rows of the parts of other shares, by part.
+    """
+
+    run: Tally = field(default_factory=Tally)
+    before: Tally = field(default_factory=Tally)
+    parts: int = 0
+    others: dict[int, int] = field(default_factory=dict)
+
+    def merge(self, other: "Counts") -> None:
+        """Add the counts of other parts."""
+        self.run.merge([other.run])
+        self.before.merge([other.before])
+        self.parts = max(self.parts, other.parts)
+        self.others.update(other.others)
+
+    def check(self, max_errors: int | None) -> None:
+        """Check the number of rows that failed.
+
+        Raises:
+            TooManyErrors: there are more than `max_errors`; None: any number is allowed.
+        """
+        failed = self.run.failed + self.before.failed
+        if max_errors is not None and failed > max_errors:
+            raise TooManyErrors(f"{failed:,} rows failed, more than --max-errors {max_errors:,}")

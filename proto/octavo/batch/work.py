@@ -1,19 +1,19 @@
-"""The main loop of a job: reads the input, collects answers from servers and writes parts."""
+"""The main loop of a job: sends documents to servers, collects their answers and writes parts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from octavo.batch.documents import Document
 from octavo.batch.drivers import IN_FLIGHT, IN_FLIGHT_OF_SEVERAL, Answered, Ask, Computed, Driver, Event, Gone, Paused
-from octavo.batch.errors import TooManyErrors, Unserved
-from octavo.batch.output import Output
+from octavo.batch.errors import Unserved
 from octavo.batch.parts import OpenPart, Place, Share
 from octavo.batch.pool import Pool, Waiting
 from octavo.batch.progress import Progress
 from octavo.batch.records import Layout, Record
 from octavo.batch.rows import Problem
-from octavo.batch.summary import Tally
+from octavo.batch.summary import Counts, Tally
 from octavo.cli.connection import failure
 from octavo.client import Analysis, Client, OctavoError
 
@@ -21,31 +21,37 @@ OPEN_PARTS = 16  # reading stops while this many parts wait for rows
 _TICK = 1.0  # seconds between progress updates while nothing happens
 
 
+class Parts(Protocol):
+    """Where parts are written."""
+
+    def write_part(self, number: int, records: Sequence[Record], layout: Layout) -> None:
+        """Write a part, which completes it."""
+
+    def tally(self, number: int) -> Tally:
+        """Count the documents of a completed part."""
+
+
 @dataclass(slots=True)
 class Work:
-    """A run of a job.
+    """A run of a job, or of some of its parts.
 
     Attributes:
         output: where to write parts.
+        done: numbers of the parts that earlier runs completed.
         layout: the columns of the output.
         share: which parts this machine processes.
         max_errors: maximum rows that may fail, None for any number.
         progress: shows progress.
-        run: counts of this run.
-        before: counts of parts in our share that earlier runs completed.
-        parts: number of parts found so far.
-        others: numbers of parts of other shares.
+        counts: what became of the parts.
     """
 
-    output: Output
+    output: Parts
+    done: Container[int]
     layout: Layout
     share: Share
     max_errors: int | None
     progress: Progress
-    run: Tally = field(default_factory=Tally)
-    before: Tally = field(default_factory=Tally)
-    parts: int = 0
-    others: set[int] = field(default_factory=set)
+    counts: Counts = field(default_factory=Counts)
     _open: dict[int, OpenPart[Record]] = field(default_factory=dict)
     _pool: Pool = field(default_factory=Pool)
     _inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
@@ -71,12 +77,12 @@ class Work:
                 try:
                     event = self._inbox.get(timeout=_TICK)
                 except Empty:
-                    self.progress.advance(self.run)
+                    self.progress.advance(self.counts.run)
                     continue
                 match event:
                     case Computed(task, segments):
                         self.progress.within(task, len(task.document.text), segments)
-                        self.progress.advance(self.run)
+                        self.progress.advance(self.counts.run)
                     case Answered(task, outcome):
                         self.progress.done(task)
                         self._put(task.place, task.document, outcome)
@@ -97,28 +103,27 @@ class Work:
 
     def _todo(self, documents: Iterator[tuple[Place, Document]]) -> Iterator[tuple[Place, Document]]:
         """Yield the documents of our parts that are not completed."""
-        done = self.output.parts()
         for place, document in documents:
             if place.last:
-                self.parts = place.part + 1
+                self.counts.parts = place.part + 1
             if not self.share.has(place.part):
                 self._pass_over(place)
-            elif place.part not in done:
+            elif place.part not in self.done:
                 yield place, document
             elif place.last:
                 self._count(place)
 
     def _pass_over(self, place: Place) -> None:
         if place.last:
-            self.others.add(place.part)
+            self.counts.others[place.part] = place.row + 1
             self.progress.done_before(place.row + 1)
 
     def _count(self, place: Place) -> None:
         """Count a part of ours that was completed before."""
         found = self.output.tally(place.part)
-        self.before.merge([found])
+        self.counts.before.merge([found])
         self.progress.done_before(found.documents)
-        self._check_errors()
+        self.counts.check(self.max_errors)
 
     def _fill(self, todo: Iterator[tuple[Place, Document]]) -> bool:
         """Read documents while there is room; False after the last one."""
@@ -138,14 +143,9 @@ class Work:
         record = Record(document.id, document.kept, outcome)
         part = self._open[place.part]
         part.put(place.row, record)
-        self.run.add_record(record)
+        self.counts.run.add_record(record)
         if part.complete:
             self.output.write_part(place.part, part.records(), self.layout)
             del self._open[place.part]
-        self.progress.advance(self.run)
-        self._check_errors()
-
-    def _check_errors(self) -> None:
-        failed = self.run.failed + self.before.failed
-        if self.max_errors is not None and failed > self.max_errors:
-            raise TooManyErrors(f"{failed:,} rows failed, more than --max-errors {self.max_errors:,}")
+        self.progress.advance(self.counts.run)
+        self.counts.check(self.max_errors)
