@@ -24,6 +24,7 @@ class _Flow(Generic[T]):
     weight: float
     finish: float = 0.0  # virtual time at which the service received so far is paid for
     items: OrderedDict[T, float] = field(default_factory=OrderedDict)  # with their costs
+    cost: float = 0.0  # of all items
     listed: bool = False  # whether the heap holds it
 
 
@@ -42,10 +43,16 @@ class FairQueue(Generic[T]):
         self._order = itertools.count()
         self._now = 0.0  # virtual time: the start of the item served last
         self._length = 0
+        self._ready_cost = 0.0
         self._sweep_at = SPARE_FLOWS
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def ready_cost(self) -> float:
+        """The cost of all items but those of parked flows."""
+        return self._ready_cost
 
     @property
     def cost(self) -> float:
@@ -63,6 +70,7 @@ class FairQueue(Generic[T]):
         flow = self._flows.setdefault(flow_name, _Flow(weight))
         flow.weight = weight
         flow.items[item] = cost
+        self._count(flow_name, flow, cost)
         self._length += 1
         self._list(flow_name, flow)
 
@@ -79,6 +87,7 @@ class FairQueue(Generic[T]):
         self._now, _, name = heapq.heappop(self._heap)
         flow.listed = False
         item, cost = flow.items.popitem(last=False)
+        self._count(name, flow, -cost)
         flow.finish = self._now + cost / flow.weight
         self._list(name, flow)
         self._removed()
@@ -87,16 +96,21 @@ class FairQueue(Generic[T]):
     def discard(self, flow_name: str, item: T) -> None:
         """Remove an item that is not wanted any more, without charging its flow; others are left alone."""
         flow = self._flows.get(flow_name)
-        if flow and flow.items.pop(item, None) is not None:
+        if flow and (cost := flow.items.pop(item, None)) is not None:
+            self._count(flow_name, flow, -cost)
             self._removed()
 
     def park(self, flow_name: str) -> None:
         """Do not serve a flow until `unpark`; its items keep their places."""
-        self._parked.add(flow_name)
+        if flow_name not in self._parked:
+            self._parked.add(flow_name)
+            self._ready_cost -= self._cost_of(flow_name)
 
     def unpark(self, flow_name: str) -> None:
         """Serve a flow again."""
-        self._parked.discard(flow_name)
+        if flow_name in self._parked:
+            self._parked.remove(flow_name)
+            self._ready_cost += self._cost_of(flow_name)
         if flow := self._flows.get(flow_name):
             self._list(flow_name, flow)
 
@@ -107,7 +121,17 @@ class FairQueue(Generic[T]):
         self._heap.clear()
         self._parked.clear()
         self._length = 0
+        self._ready_cost = 0.0
         return items
+
+    def _cost_of(self, name: str) -> float:
+        return self._flows[name].cost if name in self._flows else 0.0
+
+    def _count(self, name: str, flow: _Flow[T], cost: float) -> None:
+        """Count an item that came, or with a negative cost one that left."""
+        flow.cost += cost
+        if name not in self._parked:
+            self._ready_cost += cost
 
     def _list(self, name: str, flow: _Flow[T]) -> None:
         if flow.items and not flow.listed and name not in self._parked:
@@ -132,6 +156,7 @@ class FairQueue(Generic[T]):
         """
         self._length -= 1
         if not self._length:
+            self._ready_cost = 0.0  # whatever rounding left
             self._flows.clear()
             self._heap.clear()
         elif len(self._flows) > self._sweep_at:
@@ -153,6 +178,11 @@ class PriorityFairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
+
+    @property
+    def ready_cost(self) -> float:
+        """The cost of all items but those of parked clients."""
+        return sum(queue.ready_cost for queue in self._queues.values())
 
     def holds(self, name: str) -> bool:
         """Whether a client has items, parked or not."""

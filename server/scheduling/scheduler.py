@@ -248,16 +248,19 @@ class Scheduler:
         self._queue.park(name)
         timer = asyncio.get_running_loop().call_later(seconds, self._unpark, name)
         self._parked[name] = _Parked(item.priority, timer)
+        self._measure()
 
     def _unpark(self, name: str) -> None:
         """Let a client try again; does nothing for one that is not parked."""
         if parked := self._parked.pop(name, None):
             parked.timer.cancel()
             self._queue.unpark(name)
+            self._measure()
             self._news.set()
 
     def _measure(self) -> None:
         self._metrics.queue_depth.set(len(self._queue))
+        self._metrics.queue_tokens.set(self._queue.ready_cost)
 
 
 def _expire(future: asyncio.Future[Computed | None]) -> None:

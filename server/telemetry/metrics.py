@@ -131,6 +131,9 @@ class Metrics:
         )
 
         self.queue_depth = self._gauge("queue_depth_segments", "Segments waiting to be computed.")
+        self.queue_tokens = self._gauge(
+            "queue_depth_tokens", "Tokens of waiting segments, without those of clients that have no credit."
+        )
         self.queue_wait = self._histogram("queue_wait_seconds", "Time that a segment waited.", STAGE_SECONDS)
         self.tokenize_seconds = self._histogram(
             "tokenize_seconds", "Time to tokenise and cut one step of a document.", STAGE_SECONDS

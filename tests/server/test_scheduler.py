@@ -376,8 +376,9 @@ async def test_the_queue_and_its_waits_are_measured(machine: Machine, metrics: M
         async with held(scheduler, machine):
             tasks = [submitted(scheduler, machine, b"-", tokens=100) for _ in range(3)]
             await until(lambda: sample("queue_depth_segments") == 3)
+            assert sample("queue_depth_tokens") == 300
             await asyncio.sleep(0.02)
         done = await asyncio.gather(*tasks)
-    assert sample("queue_depth_segments") == 0
+    assert sample("queue_depth_segments") == sample("queue_depth_tokens") == 0
     assert sample("queue_wait_seconds_count") == 4  # and the one that was held
     assert all(computed.started - computed.queued >= 0.02 for computed in done)

@@ -328,6 +328,10 @@ class States(RuleBasedStateMachine):
     def the_queue_is_as_deep_as_is_told(self) -> None:
         depth = self.metrics.registry.get_sample_value("octavo_queue_depth_segments")
         assert depth == len(self.scheduler._queue)
+        ready = self.metrics.registry.get_sample_value("octavo_queue_depth_tokens")
+        queues, parked = self.scheduler._queue._queues.values(), self.scheduler._parked
+        flows = (flow for queue in queues for name, flow in queue._flows.items() if name not in parked)
+        assert ready == sum(item.cost for flow in flows for item in flow.items)
 
     @invariant()
     def who_came_first_is_served_first(self) -> None:
