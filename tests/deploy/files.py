@@ -32,7 +32,7 @@ def ports(settings: Settings) -> dict[str, int]:
         "http": settings.server.http_listen,
         "metrics": settings.metrics.listen,
     }
-    return {name: split_address(address)[1] for name, address in addresses.items()}
+    return {name: split_address(address)[1] for name, address in addresses.items() if address}
 
 
 def read(path: Path) -> Any:
@@ -49,12 +49,6 @@ def kind(name: str) -> Any:
 def serve_config() -> Any:
     """What the RayService gives to Ray Serve."""
     return yaml.safe_load(read(RAY_SERVICE)["spec"]["serveConfigV2"])
-
-
-def constraints() -> dict[str, str]:
-    """The pinned version of each package."""
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
 
 
 def project() -> dict[str, Any]:

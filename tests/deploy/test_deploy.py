@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from tests.deploy.files import (
     RAY_SERVICE,
     ROOT,
     UNIT,
-    constraints,
     instructions,
     kind,
     pod_specs,
@@ -262,20 +260,40 @@ def test_the_unit_says_everything_once() -> None:
     assert sorted(name for name in set(names) if names.count(name) > 1) == ["SystemCallFilter"]
 
 
-def test_ray_serves_the_contract() -> None:
-    serve, cluster = serve_config(), read(RAY_SERVICE)["spec"]["rayClusterConfig"]
-    added = []
-    for name in serve["grpc_options"]["grpc_servicer_functions"]:
-        module, _, function = name.rpartition(".")
-        assert callable(getattr(import_module(module), function))
-        added.append(function)
-    assert added == ["add_InferenceServiceServicer_to_server", "add_ModelServiceServicer_to_server"]
-    (worker,) = cluster["workerGroupSpecs"]
-    for group in (cluster["headGroupSpec"], worker):
-        (container,) = group["template"]["spec"]["containers"]
-        served = {port["name"]: port["containerPort"] for port in container["ports"]}
-        assert served["serve-grpc"] == serve["grpc_options"]["port"]
-        assert {"name": "OCTAVO_CONFIG", "value": "/etc/octavo/octavo.toml"} in container["env"]
-    (application,) = serve["applications"]
+def test_the_fleet_s_front_is_where_clients_look() -> None:
+    """On the head, which has the only `front`: engines need CPUs, and the head has none."""
+    (application,) = serve_config()["applications"]
+    (front,) = application["deployments"]
+    cluster = read(RAY_SERVICE)["spec"]["rayClusterConfig"]
+    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert json.loads(json.loads(head["rayStartParams"]["resources"])) == front["ray_actor_options"]["resources"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert "resources" not in workers["rayStartParams"]
+    (container,) = head["template"]["spec"]["containers"]
+    numbers = {port["name"]: port["containerPort"] for port in container["ports"]}
+    own = ports(settings("kuberay"))
+    assert (numbers["grpc"], numbers["octavo-metrics"]) == (own["grpc"], own["metrics"])
+    # A list of ports replaces the one that KubeRay has for the head's service.
+    assert numbers.items() >= {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000}.items()
+
+
+def test_an_engine_fills_a_pod() -> None:
+    (application,) = serve_config()["applications"]
+    (workers,) = read(RAY_SERVICE)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    arguments = application["args"]
+    (container,) = workers["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["cpu"] == arguments["threads"]
+    assert (arguments["replicas"], arguments["max_replicas"]) == (
+        f"{workers['minReplicas']}",
+        f"{workers['maxReplicas']}",
+    )
+    (directory,) = (Path(m["mountPath"]) for m in container["volumeMounts"] if m["name"] == "settings")
+    assert Path(arguments["config"]) == directory / "octavo.toml"
+
+
+def test_ray_is_the_pinned_one() -> None:
+    (extra,) = project()["project"]["optional-dependencies"]["ray"]
+    version = read(RAY_SERVICE)["spec"]["rayClusterConfig"]["rayVersion"]
+    assert extra == f"ray[serve]=={version}"
+    (application,) = serve_config()["applications"]
     assert find_spec(application["import_path"].partition(":")[0])
-    assert cluster["rayVersion"] == constraints()["ray"]

@@ -73,4 +73,4 @@ def test_systemd_analyze_security(unit: Path) -> None:
 
 def test_ray_s_schema() -> None:
     schema = pytest.importorskip("ray.serve.schema", exc_type=ImportError)
-    assert schema.ServeDeploySchema.parse_obj(serve_config())
+    assert schema.ServeDeploySchema.model_validate(serve_config())
