@@ -7,7 +7,7 @@ DIST := dist
 WHEEL_TOOLS := build==1.6.1 hatchling==1.33.0 ziglang==0.17.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-clients test-fleet test-gpu test-emulated sanitize check format proto wheel lock bench bench-check clean
+.PHONY: help setup demo test test-clients test-deploy test-fleet test-gpu test-emulated sanitize check format proto wheel lock bench bench-check clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ test-clients: $(VENV)/.ready-dev $(CLIENTS:%=.venv-clients/%/.ready) ## Try othe
 test-fleet: $(VENV)/.ready-dev ## Run the tests that need Ray, which it installs
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(RUN)/python -m pytest tests/fleet
+
+test-deploy: $(VENV)/.ready-dev .venv-deploy/.ready ## Have other tools' validators read deploy/
+	$(RUN)/python -m pytest tests/deploy
+
+.venv-deploy/.ready: tests/deploy/requirements.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 test-gpu: $(VENV)/.ready-dev ## Run the tests that need a CUDA device; they skip with a reason where there is none
 	$(RUN)/python -m pytest -m gpu
@@ -78,7 +86,7 @@ bench-check: $(VENV)/.ready-dev ## Fail if engine or server became slower than t
 	$(RUN)/python -m benchmarks check
 
 clean: ## Remove environments and caches of tools; models stay in the cache folder
-	rm -rf $(VENV) .venv-system .venv-clients .venv-proto .venv-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .venv-system .venv-clients .venv-deploy .venv-proto .venv-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -486,7 +486,7 @@ class States(RuleBasedStateMachine):
         """What the door and the service do."""
         group = [prepared(number, known, heads) for number, known in wanted]
         states = {each.key for each, (_, known) in zip(group, wanted, strict=True) if known == "state"}
-        async with self.admission.enter(call.client) as slot:
+        async with within(call.deadline), self.admission.enter(call.client) as slot:  # gRPC ends what waits for Redis
             slot.hold(REQUEST_BYTES)
             with self.pipeline.reserve(call) as reservation:
                 async with within(call.deadline):
