@@ -18,13 +18,13 @@ from server.kserve import messages
 from server.kserve.servicer import KServeServicer
 from server.limits import Admission, Gate, Limiter
 from server.rpc.call_gate import CallGate
-from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Outermost
 from server.rpc.listener import Listener
-from server.rpc.models import ModelServicer
-from server.rpc.requests import Limits
 from server.scheduling.scheduler import Scheduler
 from server.telemetry.metrics import Metrics
+from server.v1.inference import InferenceServicer
+from server.v1.models import ModelServicer
+from server.v1.requests import Limits
 
 if TYPE_CHECKING:
     import grpc

@@ -18,7 +18,7 @@ from server.errors import InvalidCall
 from server.fleet.calls import BYTES_OF_TOKEN, PROCESS_DOCUMENTS, id_key, text_key
 from server.fleet.replicas import Replica, Replicas
 from server.fleet.upstream import Relayed, forwarded
-from server.rpc.messages import parse
+from server.v1.messages import parse
 
 WAITING_RESPONSES: Final = 2  # not yet written
 

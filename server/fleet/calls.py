@@ -9,7 +9,7 @@ from octavo.v1 import inference_pb2
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
 from server.fleet.affinity import affinity_key
-from server.rpc.messages import parse
+from server.v1.messages import parse
 
 SERVICE: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 PROCESS_DOCUMENTS: Final = f"/{SERVICE.full_name}/ProcessDocuments"

@@ -16,6 +16,7 @@ from server.inference.service import Service
 from server.limits import Context
 from server.scheduling.fair_queue import FairGate
 from server.types import Priority
+from server.v1.inference import InferenceServicer
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class Octavo:
         readers: places of those who tokenise.
     """
 
-    inference: Any
+    inference: InferenceServicer
     service: Service
     catalogue: Catalogue
     limits: Bounds

@@ -7,5 +7,5 @@ outputs.py     tasks' answers as tensors
 statistics.py  what was answered, by model
 servicer.py    the methods
 
-A front end beside `server.rpc`: it converts and delegates to the inference service.
+A front end beside `server.rpc` and `server.http`: it converts and delegates to the inference service.
 """

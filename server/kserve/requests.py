@@ -12,7 +12,7 @@ from server.inference.models import Catalogue, ServedModel
 from server.inference.truncation import Keep
 from server.kserve.outputs import ENCODINGS, QUERY, TEXT, TOKEN_COUNT, Encoding, Kind, outputs_of
 from server.kserve.tensors import texts_of
-from server.rpc.requests import DATA_TYPES, Limits
+from server.v1.requests import DATA_TYPES, Limits
 
 T = TypeVar("T")
 

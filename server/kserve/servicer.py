@@ -20,9 +20,9 @@ from server.kserve.outputs import QUERY, TEXT, TOKEN_COUNT, VARIES, Output, outp
 from server.kserve.requests import Inference, named_fields, read, reference
 from server.kserve.statistics import Counts
 from server.limits import Context
-from server.rpc.replies import Reply
-from server.rpc.requests import Limits, calls_of
 from server.status import reason_of
+from server.v1.replies import Reply
+from server.v1.requests import Limits, calls_of
 
 NAME = "octavo"
 EXTENSIONS = ("model_configuration", "model_repository", "schedule_policy", "statistics")

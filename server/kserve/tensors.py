@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from server.errors import DocumentTooLarge, InvalidCall
-from server.rpc.requests import Limits
+from server.v1.requests import Limits
 
 DATATYPES = {"f4": "FP32", "f2": "FP16", "i1": "INT8", "u1": "UINT8", "i4": "INT32", "i8": "INT64"}
 """By NumPy's type."""

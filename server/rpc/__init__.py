@@ -1,1 +1,1 @@
-"""The gRPC service `octavo.v1`: converts messages and delegates to `server.inference`."""
+"""gRPC: who may call, what is read when, how a call ends. What is asked and answered is in `server.v1`."""

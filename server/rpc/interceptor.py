@@ -22,11 +22,11 @@ from server.inference.call import within
 from server.limits import Context, Slot
 from server.rpc.call_gate import BUSY_SECONDS, HEALTH, HEALTH_CLIENT, MAX_HEALTH_BYTES, CallGate, GrpcContext
 from server.rpc.hang_up import hang_up
-from server.rpc.messages import parse
 from server.rpc.status import CODES, trailers_of
 from server.status import Reason, reason_of, status_of
 from server.telemetry.logs import report
 from server.telemetry.metrics import Metrics
+from server.v1.messages import parse
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # None: no such method
 

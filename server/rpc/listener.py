@@ -17,10 +17,10 @@ from octavo.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_
 from server.errors import StartError, words_of
 from server.rpc.addresses import check_free
 from server.rpc.call_gate import GrpcContext
-from server.rpc.inference import InferenceServicer
 from server.rpc.interceptor import Outermost
-from server.rpc.models import ModelServicer
-from server.rpc.requests import Limits
+from server.v1.inference import InferenceServicer
+from server.v1.models import ModelServicer
+from server.v1.requests import Limits
 
 MIB = 1 << 20
 KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives

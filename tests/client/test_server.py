@@ -279,7 +279,7 @@ def test_no_call_ends_at_the_servers_default_deadline_without_an_error(slow: Non
 
 @pytest.mark.parametrize("retry", [Retry(), NEVER])
 def test_documents_go_on_in_another_stream_when_one_is_full(monkeypatch: pytest.MonkeyPatch, retry: Retry) -> None:
-    monkeypatch.setattr("server.rpc.bulk.MOST_DOCUMENTS", 5)
+    monkeypatch.setattr("server.v1.bulk.MOST_DOCUMENTS", 5)
     with serving(settings()) as server, Client(server.address, retry=retry) as client:
         answers = dict(client.process((number, f"text {number}") for number in range(23)))
         streams = server.sample("requests_total", method="/octavo.v1.InferenceService/ProcessDocuments")

@@ -11,8 +11,8 @@ from chunking import Segment
 from octavo.v1 import inference_pb2 as pb
 from server.inference.tasks import Embedding, EmbedMerge, EmbedTask, Size
 from server.inference.tasks.embed import DataTypeName
-from server.rpc.results import tensor
 from server.types import Head, Pool, SumRanges
+from server.v1.results import tensor
 from tests.server.helpers import array
 
 HIDDEN = 16

@@ -11,7 +11,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.inference.tasks import EmbedTask, Size
-from server.rpc import replies
+from server.v1 import replies
 from tests.server.helpers import (
     E5,
     MINILM,

@@ -12,8 +12,8 @@ from octavo.v1 import inference_pb2 as pb
 from server.auth.keys import KeptKey, Key, changing_keys
 from server.config.schema import ClientSettings, LimitSettings, PlanSettings
 from server.inference.known import DIGEST_BYTES
-from server.rpc import streams
-from server.rpc.requests import MAX_KNOWN_DIGESTS
+from server.v1 import streams
+from server.v1.requests import MAX_KNOWN_DIGESTS
 from tests.server.helpers import (
     MINILM,
     SOON,

@@ -7,7 +7,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall, Malformed
-from server.rpc.messages import MOST_FIELDS, UNCHECKED_BYTES, check_fields, parse
+from server.v1.messages import MOST_FIELDS, UNCHECKED_BYTES, check_fields, parse
 
 EMPTY_DOCUMENT = b"\x0a\x00"  # field 1 of an EmbedRequest, of no bytes
 

@@ -12,7 +12,7 @@ import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import PlanSettings
-from server.rpc import bulk
+from server.v1 import bulk
 from tests.models import tokens_model
 from tests.server.helpers import SOON, Server, eventually, model, prose, serving, settings
 

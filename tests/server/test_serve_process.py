@@ -33,8 +33,8 @@ from server.config.schema import Settings
 from server.limits import Limiter
 from server.rpc.interceptor import Outermost
 from server.rpc.listener import SERVICES, Listener
-from server.rpc.requests import Limits
 from server.telemetry.metrics import Metrics
+from server.v1.requests import Limits
 from tests.server.entry import gate_of
 from tests.server.helpers import SOON, TINY, document, eventually, prose, refused, serving, settings, task
 

@@ -1,7 +1,7 @@
 """Tasks: which heads of a segment a task needs, and how their numbers become the document's answer. A file each.
 
 To add one: a file here with its task, its merge and its answer; its options and its result in `Task` and `TaskResult`
-of the contract; its lines in `server.rpc.requests` and `results`, in `server.kserve.requests` and `outputs`; a head in
+of the contract; its lines in `server.v1.requests` and `results`, in `server.kserve.requests` and `outputs`; a head in
 `encoder.heads`, if it needs a new one.
 """
 

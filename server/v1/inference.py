@@ -17,13 +17,13 @@ from server.inference.cursor import Cursors
 from server.inference.models import Catalogue
 from server.inference.service import Job, Service
 from server.limits import Context
-from server.rpc import ranks, replies, requests
-from server.rpc.bulk import Bulk
-from server.rpc.requests import Limits
-from server.rpc.results import Results
-from server.rpc.streams import SegmentWriter
 from server.status import status_of
 from server.types import Priority
+from server.v1 import ranks, replies, requests
+from server.v1.bulk import Bulk
+from server.v1.requests import Limits
+from server.v1.results import Results
+from server.v1.streams import SegmentWriter
 
 _KNOWN = "use Embed, Analyze or StreamSegments"
 

@@ -22,12 +22,12 @@ from server.inference.call import Call, Timings, Usage
 from server.inference.known import KnownDigests
 from server.inference.service import Service
 from server.limits import Slot
-from server.rpc import replies
-from server.rpc.requests import Limits, check_message, known_digests, offset_unit
-from server.rpc.results import Results, SegmentBatch
 from server.scheduling.forecast import Reservation
 from server.status import status_of
 from server.telemetry.logs import report
+from server.v1 import replies
+from server.v1.requests import Limits, check_message, known_digests, offset_unit
+from server.v1.results import Results, SegmentBatch
 
 READ_AHEAD_BYTES = 1 << 20  # of text, about 250,000 tokens; a longer document is read when it is alone
 DOCUMENT_BYTES = 4096  # that a document takes beside its text, so that tiny ones are bounded too

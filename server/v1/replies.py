@@ -17,7 +17,7 @@ from server.inference.service import Service
 from server.inference.tasks import Size, Task
 from server.inference.tasks.tokens import entity_labels
 from server.limits import Slot
-from server.rpc.requests import POLICIES, POOLINGS, Limits, check_reply, fingerprint_of
+from server.v1.requests import POLICIES, POOLINGS, Limits, check_reply, fingerprint_of
 
 SEGMENT_INFO_BYTES = 64  # of a SegmentInfo with every field at its largest, and a little more
 KEPT_SEGMENT_BYTES = 10  # of a kept segment in KeptSegments

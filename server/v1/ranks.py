@@ -9,10 +9,10 @@ from server.errors import EmptyDocument
 from server.inference.answer import Answer
 from server.inference.call import Call, Timings, Usage
 from server.inference.tasks.rank import Ranking, best_first, fused
-from server.rpc import replies
-from server.rpc.requests import offset_unit, passages_of
-from server.rpc.results import ranking
 from server.status import status_of
+from server.v1 import replies
+from server.v1.requests import offset_unit, passages_of
+from server.v1.results import ranking
 
 Answers = Sequence[Answer | EmptyDocument]
 FEWER = "ask for fewer passages, or rank fewer documents at a time"

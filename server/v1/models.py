@@ -4,7 +4,7 @@ from octavo.v1 import models_pb2, models_pb2_grpc
 from server.errors import InvalidCall
 from server.inference.models import Catalogue
 from server.limits import Context
-from server.rpc.replies import model_of
+from server.v1.replies import model_of
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

@@ -7,9 +7,9 @@ from octavo.v1 import inference_pb2 as pb
 from server.inference.answer import Answer, SegmentAnswer
 from server.inference.cursor import Cursors
 from server.inference.pipeline import Result
-from server.rpc import replies
-from server.rpc.requests import check_message
-from server.rpc.results import Results
+from server.v1 import replies
+from server.v1.requests import check_message
+from server.v1.results import Results
 
 MOST_KEPT = 50_000  # of one message, which stays below 1 MiB
 

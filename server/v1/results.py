@@ -24,8 +24,8 @@ from server.inference.tasks.classify import LabelScore
 from server.inference.tasks.embed import Vectors, encoded
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
-from server.rpc.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
-from server.rpc.requests import DATA_TYPES, check_message
+from server.v1.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
+from server.v1.requests import DATA_TYPES, check_message
 
 
 class Results:
