@@ -37,7 +37,6 @@ _NAMES = {kind: name.replace("-", "_") for name, kind in TASKS.items()}
 def embed(  # noqa: PLR0913 - an option each, by keyword
     dataset: Any,
     *,
-    model: str | None = None,
     tasks: Sequence[Task] = (Embed(),),
     text_column: str = TEXT_COLUMN,
     id_column: str = ID_COLUMN,
@@ -59,7 +58,6 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
 
     Args:
         dataset: the documents, in rows.
-        model: the name or folder of the model; None: as the machines' settings say.
         tasks: what to compute, at most one task of a kind.
         text_column: the column of the text.
         id_column: the column of the id, a string or an integer.
@@ -71,7 +69,8 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
         batch_size: documents that are sent to an actor at a time.
         max_document_bytes: maximum UTF-8 bytes of a document.
         settings: other settings of the servers, docs/configuration.md, such as {"cache.enabled": "false"}.
-        **arguments: keyword arguments of the client's calls, such as `segmentation`.
+        **arguments: keyword arguments of the client's calls, such as `segmentation`; `model` is a name or folder, by
+            default as the machines' settings say.
 
     Raises:
         ValueError: the dataset lacks a column, or arguments exclude each other.
@@ -83,6 +82,7 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
     kept = _kept(dataset, columns, named)
     least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
     told = tuple((name, str(value)) for name, value in (settings or {}).items())
+    model = arguments.pop("model", None)
     pool = Replicas(least, most, num_cpus, num_gpus, model, max_document_bytes, told)
     served = pool.probe(Ask(named, arguments))
     arguments["expected_fingerprint"] = served.fingerprint
@@ -99,8 +99,7 @@ def _named(tasks: Iterable[Task], segments: bool) -> dict[str, Task]:
         name = _NAMES[type(task)]
         if name in named:
             raise ValueError(f"tasks: {name} is given twice, but has columns of its own")
-        has_vectors = isinstance(task, Embed | EmbedSparse)
-        named[name] = replace(task, segment_vectors=segments) if has_vectors else task
+        named[name] = replace(task, segment_vectors=segments) if isinstance(task, Embed | EmbedSparse) else task
     if segments and not named.keys() & {"embed", "embed_sparse"}:
         raise ValueError("segments: no task has vectors: add Embed or EmbedSparse")
     return named
