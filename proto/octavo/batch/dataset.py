@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -81,6 +82,7 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
     named = _named(tasks, segments)
     kept = _kept(dataset, columns, named)
     least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
+    _warn_of_cores(least * num_cpus)
     told = tuple((name, str(value)) for name, value in (settings or {}).items())
     model = arguments.pop("model", None)
     pool = Replicas(least, most, num_cpus, num_gpus, model, max_document_bytes, told)
@@ -91,6 +93,15 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
     layout = Layout(kept, columns_of(named), served, segments, metadata)
     wanted = dataset.select_columns(list(dict.fromkeys((text_column, id_column, *columns.kept))))
     return pool.map(wanted, _Embedder, columns, layout, Ask(named, arguments), batch_size=batch_size)
+
+
+def _warn_of_cores(wanted: float) -> None:
+    import ray  # noqa: PLC0415 - an extra
+
+    cores = ray.cluster_resources().get("CPU", 0)
+    if wanted + 1 > cores:
+        told = f"replicas with {wanted:g} CPUs leave none of the cluster's {cores:g} for reading, which may never start"
+        warnings.warn(told, stacklevel=3)
 
 
 def _named(tasks: Iterable[Task], segments: bool) -> dict[str, Task]:
