@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from octavo.batch.errors import BatchError
 from octavo.client import Classify, Embed, Segmentation
 
 ray = pytest.importorskip("ray", reason="needs Ray: make test-fleet")
@@ -158,6 +159,14 @@ def test_what_cannot_run_says_so_and_why(tmp_path: Path) -> None:
     wrong = batch(docs, tmp_path / "c", *ON_RAY, "--task", "classify")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "classify" in wrong.stderr
+    none = subprocess.run(
+        command(docs, tmp_path / "e", *ON_RAY),
+        env={**ENVIRONMENT, "RAY_ADDRESS": "nowhere"},
+        capture_output=True,
+        check=False,
+    )
+    assert (none.returncode, none.stdout) == (3, b"")
+    assert b"no Ray cluster can be reached or started" in none.stderr
     errors = batch(written(tmp_path / "bad.jsonl", [], *BAD), tmp_path / "d", *ON_RAY, "--max-errors", "1")
     assert (errors.returncode, errors.stdout) == (1, "")
     assert "more than --max-errors 1" in errors.stderr
@@ -210,6 +219,8 @@ def test_wrong_arguments_are_named_at_once() -> None:
         embed(dataset, text_column="body", keep=["error"])
     with pytest.raises(ValueError, match="no task has vectors"):
         embed(dataset, text_column="body", tasks=[Classify()], segments=True)
+    with pytest.warns(UserWarning, match="leave none of the cluster's 2 for reading"), pytest.raises(BatchError):
+        embed(dataset, text_column="body", tasks=[Classify()], replicas=2)
     with pytest.raises(ValueError, match="embed is given twice"):
         embed(dataset, text_column="body", tasks=[Embed(), Embed(dimensions=8)])
 
@@ -219,7 +230,7 @@ import sys
 import ray
 from octavo.ray import embed
 folder = sys.argv[1]
-ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
 ray.data.DataContext.get_current().checkpoint_config = ray.data.checkpoint.CheckpointConfig(
     id_column="id", checkpoint_path=f"{folder}/done", delete_checkpoint_on_success=False)
 dataset = ray.data.read_parquet(f"{folder}/docs", override_num_blocks=10)

@@ -23,8 +23,10 @@ from octavo.batch.job import Job, Started
 from octavo.batch.manifest import Served
 from octavo.batch.progress import Progress
 from octavo.batch.replicas import Actor, Replicas
+from octavo.batch.sources import first_line
 from octavo.batch.summary import Counts
 from octavo.batch.work import Work
+from octavo.cli.exits import Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def cluster(
 
     Raises:
         BatchError: it has too few cores.
+        Unreachable: there is none.
     """
     import ray.data  # noqa: PLC0415
 
@@ -69,7 +72,10 @@ def cluster(
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it warns of does not concern a job
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as fault:
+        raise Unreachable(f"no Ray cluster can be reached or started: {first_line(fault)}") from fault
     signal.signal(signal.SIGTERM, handler)  # in place of Ray's
     with contextlib.ExitStack() as stack:
         stack.callback(ray.shutdown)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -37,7 +38,6 @@ _NAMES = {kind: name.replace("-", "_") for name, kind in TASKS.items()}
 def embed(  # noqa: PLR0913 - an option each, by keyword
     dataset: Any,
     *,
-    model: str | None = None,
     tasks: Sequence[Task] = (Embed(),),
     text_column: str = TEXT_COLUMN,
     id_column: str = ID_COLUMN,
@@ -59,7 +59,6 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
 
     Args:
         dataset: the documents, in rows.
-        model: the name or folder of the model; None: as the machines' settings say.
         tasks: what to compute, at most one task of a kind.
         text_column: the column of the text.
         id_column: the column of the id, a string or an integer.
@@ -71,7 +70,8 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
         batch_size: documents that are sent to an actor at a time.
         max_document_bytes: maximum UTF-8 bytes of a document.
         settings: other settings of the servers, docs/configuration.md, such as {"cache.enabled": "false"}.
-        **arguments: keyword arguments of the client's calls, such as `segmentation`.
+        **arguments: keyword arguments of the client's calls, such as `segmentation`; `model` is a name or folder, by
+            default as the machines' settings say.
 
     Raises:
         ValueError: the dataset lacks a column, or arguments exclude each other.
@@ -82,7 +82,9 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
     named = _named(tasks, segments)
     kept = _kept(dataset, columns, named)
     least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
+    _warn_of_cores(least * num_cpus)
     told = tuple((name, str(value)) for name, value in (settings or {}).items())
+    model = arguments.pop("model", None)
     pool = Replicas(least, most, num_cpus, num_gpus, model, max_document_bytes, told)
     served = pool.probe(Ask(named, arguments))
     arguments["expected_fingerprint"] = served.fingerprint
@@ -93,14 +95,22 @@ def embed(  # noqa: PLR0913 - an option each, by keyword
     return pool.map(wanted, _Embedder, columns, layout, Ask(named, arguments), batch_size=batch_size)
 
 
+def _warn_of_cores(wanted: float) -> None:
+    import ray  # noqa: PLC0415 - an extra
+
+    cores = ray.cluster_resources().get("CPU", 0)
+    if wanted + 1 > cores:
+        told = f"replicas with {wanted:g} CPUs leave none of the cluster's {cores:g} for reading, which may never start"
+        warnings.warn(told, stacklevel=3)
+
+
 def _named(tasks: Iterable[Task], segments: bool) -> dict[str, Task]:
     named: dict[str, Task] = {}
     for task in tasks:
         name = _NAMES[type(task)]
         if name in named:
             raise ValueError(f"tasks: {name} is given twice, but has columns of its own")
-        has_vectors = isinstance(task, Embed | EmbedSparse)
-        named[name] = replace(task, segment_vectors=segments) if has_vectors else task
+        named[name] = replace(task, segment_vectors=segments) if isinstance(task, Embed | EmbedSparse) else task
     if segments and not named.keys() & {"embed", "embed_sparse"}:
         raise ValueError("segments: no task has vectors: add Embed or EmbedSparse")
     return named
