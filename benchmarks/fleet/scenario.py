@@ -16,7 +16,7 @@ while replicas are killed at random moments.
 
 rolling_failed: the same while the model changes, there and back: failed calls, and answers of neither model.
 
-scale_up_s: 1.4 times what one replica can do is asked of it; seconds until the number of waiting calls is at its
+scale_up_s: 1.5 times what one replica can do is asked of it; seconds until the number of waiting calls is at its
 largest.
 
 The others: `benchmarks/fleet/simulated.py`.
