@@ -61,7 +61,7 @@ def speed(rounds: int, seed: int) -> Figures:
         clients = [Client(address) for address in addresses]
         for round_ in range(rounds + 1):  # the first one warms up
             taken = [
-                (_rate(client, [next(texts)[: 8_000 * TOKEN] for _ in range(2 * CALLERS)]), _short(client, texts))
+                (_rate(client, [next(texts)[: 8_000 * TOKEN] for _ in range(6 * CALLERS)]), _short(client, texts))
                 for client in clients
             ]
             if round_:
@@ -133,15 +133,15 @@ def _calls(stub: InferenceServiceStub, text: str) -> list[tuple[Callable[..., Me
     """A call of each unary method."""
     document = pb.Document(text=text)
     several = [pb.Document(text=part) for part in (text, text[: len(text) // 2], text[:300])]
-    of = lambda model: pb.CallOptions(model=model)  # noqa: E731
+    entities, classes, sparse = (pb.CallOptions(model=model) for model in (ENTITIES, CLASSES, FAST))
     return [
         (stub.Segment, pb.SegmentRequest(document=document)),
         (stub.Embed, pb.EmbedRequest(documents=several, embed=pb.EmbedOptions(return_segment_vectors=True))),
         (stub.Analyze, pb.AnalyzeRequest(document=document, tasks=_tasks())),
-        (stub.ClassifyTokens, pb.ClassifyTokensRequest(document=document, options=of(ENTITIES))),
-        (stub.Redact, pb.RedactRequest(document=document, options=of(ENTITIES))),
-        (stub.Classify, pb.ClassifyRequest(document=document, options=of(CLASSES))),
-        (stub.EmbedSparse, pb.EmbedSparseRequest(document=document, options=of(FAST))),
+        (stub.ClassifyTokens, pb.ClassifyTokensRequest(document=document, options=entities)),
+        (stub.Redact, pb.RedactRequest(document=document, options=entities)),
+        (stub.Classify, pb.ClassifyRequest(document=document, options=classes)),
+        (stub.EmbedSparse, pb.EmbedSparseRequest(document=document, options=sparse)),
         (stub.Rank, pb.RankRequest(documents=several, rank=pb.RankOptions(query="the state of the union"))),
     ]
 

@@ -50,7 +50,7 @@ PARTS: Final = {
 @click.option("--replicas", default=1_000, show_default=True, help="Of affinity_simulated and affinity_imbalance.")
 @click.option("--requests", default=500, show_default=True, help="For each simulated replica.")
 @click.option("--edits", default=400, show_default=True, help="Of real texts, for simulated replicas.")
-@click.option("--rounds", default=8, show_default=True, help="Of throughput.")
+@click.option("--rounds", default=5, show_default=True, help="Of throughput.")
 @click.option("--documents", default=400, show_default=True, help="Edited documents.")
 @click.option("--kills", default=50, show_default=True, help="Of replicas.")
 @click.option("--seed", default=8**3, show_default=True, help="Makes documents, traffic and edits.")
