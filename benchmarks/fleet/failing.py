@@ -12,7 +12,7 @@ from itertools import count
 
 from benchmarks.figures import Curve, Figure, Figures
 from benchmarks.fleet.measured import DENSE, FAST, QUIET
-from benchmarks.fleet.served import fleet, wait_for_engines
+from benchmarks.fleet.served import Fleet, fleet, wait_for_engines
 from benchmarks.served import serve
 from benchmarks.statistics import summarise
 from benchmarks.texts import english
@@ -72,6 +72,7 @@ class Load:
             for _ in stream:
                 pass
             summary = stream.summary
+            assert summary is not None
             self.judge(text, summary.model.name, summary.results["embed"].vector.tobytes())
 
         self._again(address, texts, draw, call)
@@ -140,7 +141,7 @@ def rolling(seed: int) -> Figures:
     }
 
 
-def scaling(seed: int, seconds: float = 75.0, excess: float = 1.4) -> Figures:
+def scaling(seed: int, seconds: float = 75.0, excess: float = 1.5) -> Figures:
     """Ask more of one replica than it can do, at a steady rate; the seconds until the queue shrinks."""
     draw = random.Random(seed)
     numbers = count()
@@ -152,26 +153,27 @@ def scaling(seed: int, seconds: float = 75.0, excess: float = 1.4) -> Figures:
     with fleet(*QUIET, *sizes, "--model", DENSE) as served, Client(served.address) as client:
         rate = excess * _capacity(client, [text() for _ in range(24)])
         time.sleep(3 * SETTLE_SECONDS)
-        waiting = _waiting(client, [text() for _ in range(round(rate * seconds))], rate)
-        engines = len(served.engines())
-    if engines == 1:
-        raise RuntimeError("there was never a second replica")
-    times, depths = zip(*waiting, strict=True)
+        samples = _samples(served, client, [text() for _ in range(round(rate * seconds))], rate)
+    times, depths, engines = zip(*samples, strict=True)
+    peak = depths.index(max(depths))
+    if engines[peak] == 1:
+        raise RuntimeError("the queue was longest before there was a second replica: is the machine busy?")
     return {
-        "scale_up_s": Figure(times[depths.index(max(depths))], "s", n=len(waiting)),
+        "scale_up_s": Figure(times[peak], "s", n=len(samples)),
         "fleet_queue.calls": Curve(times, depths, "seconds", "calls that wait", "Scaling up"),
     }
 
 
-def _waiting(client: Client, texts: list[str], rate: float) -> list[tuple[float, float]]:
-    """Send so many texts a second; how many calls wait whenever one is sent."""
+def _samples(served: Fleet, client: Client, texts: list[str], rate: float) -> list[tuple[float, float, int]]:
+    """Send so many texts a second; how many calls wait, and how many engines there are, whenever one is sent."""
     began, samples = time.monotonic(), []
     with ThreadPoolExecutor(len(texts)) as callers:
         calls: list[Future[object]] = []
         for i, text in enumerate(texts):
             time.sleep(max(0.0, began + i / rate - time.monotonic()))
             calls.append(callers.submit(client.embed, text, timeout=PATIENCE))
-            samples.append((time.monotonic() - began, float(sum(not call.done() for call in calls))))
+            waiting = float(sum(not call.done() for call in calls))
+            samples.append((time.monotonic() - began, waiting, len(served.engines())))
         for call in calls:
             call.result()
     return samples

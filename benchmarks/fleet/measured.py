@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -28,6 +28,7 @@ FAST, DENSE, ENTITIES, CLASSES = "splade-tiny", "all-MiniLM-L6-v2", "sensitive-i
 TOKEN = 4  # characters, about
 WITHIN = 120.0  # seconds of a call
 CALLERS = 8
+Pairs: TypeAlias = tuple[list[float], list[float]]  # of one server, and of the fleet
 _VARYING = ("usage", "timings", "request_id", "cursor", "resumed_from_layer", "uncached_tokens")
 
 
@@ -53,12 +54,14 @@ def same(documents: int, seed: int) -> Figures:
 def speed(rounds: int, seed: int) -> Figures:
     """Send documents that nobody has seen, and cached ones, to one server and to a fleet in turn."""
     texts = _texts(random.Random(seed))
-    long, short, hop = ([[], []] for _ in range(3))  # type: tuple[list[list[float]], ...]
+    long: Pairs = ([], [])
+    short: Pairs = ([], [])
+    hop: Pairs = ([], [])
     with pair(models=(DENSE,)) as addresses:
         clients = [Client(address) for address in addresses]
         for round_ in range(rounds + 1):  # the first one warms up
             taken = [
-                (_rate(client, [next(texts)[: 8_000 * TOKEN] for _ in range(2 * CALLERS)]), _short(client, texts))
+                (_rate(client, [next(texts)[: 8_000 * TOKEN] for _ in range(6 * CALLERS)]), _short(client, texts))
                 for client in clients
             ]
             if round_:
@@ -130,15 +133,15 @@ def _calls(stub: InferenceServiceStub, text: str) -> list[tuple[Callable[..., Me
     """A call of each unary method."""
     document = pb.Document(text=text)
     several = [pb.Document(text=part) for part in (text, text[: len(text) // 2], text[:300])]
-    of = lambda model: pb.CallOptions(model=model)  # noqa: E731
+    entities, classes, sparse = (pb.CallOptions(model=model) for model in (ENTITIES, CLASSES, FAST))
     return [
         (stub.Segment, pb.SegmentRequest(document=document)),
         (stub.Embed, pb.EmbedRequest(documents=several, embed=pb.EmbedOptions(return_segment_vectors=True))),
         (stub.Analyze, pb.AnalyzeRequest(document=document, tasks=_tasks())),
-        (stub.ClassifyTokens, pb.ClassifyTokensRequest(document=document, options=of(ENTITIES))),
-        (stub.Redact, pb.RedactRequest(document=document, options=of(ENTITIES))),
-        (stub.Classify, pb.ClassifyRequest(document=document, options=of(CLASSES))),
-        (stub.EmbedSparse, pb.EmbedSparseRequest(document=document, options=of(FAST))),
+        (stub.ClassifyTokens, pb.ClassifyTokensRequest(document=document, options=entities)),
+        (stub.Redact, pb.RedactRequest(document=document, options=entities)),
+        (stub.Classify, pb.ClassifyRequest(document=document, options=classes)),
+        (stub.EmbedSparse, pb.EmbedSparseRequest(document=document, options=sparse)),
         (stub.Rank, pb.RankRequest(documents=several, rank=pb.RankOptions(query="the state of the union"))),
     ]
 
@@ -155,7 +158,7 @@ def _plain(message: Message) -> Message:
     for field, value in message.ListFields():
         if field.name in _VARYING:
             message.ClearField(field.name)
-        elif field.message_type and not field.message_type.GetOptions().map_entry:
+        elif field.message_type:
             for each in value if field.is_repeated else [value]:
                 _plain(each)
     return message

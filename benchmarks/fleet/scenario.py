@@ -16,7 +16,7 @@ while replicas are killed at random moments.
 
 rolling_failed: the same while the model changes, there and back: failed calls, and answers of neither model.
 
-scale_up_s: 1.4 times what one replica can do is asked of it; seconds until the number of waiting calls is at its
+scale_up_s: 1.5 times what one replica can do is asked of it; seconds until the number of waiting calls is at its
 largest.
 
 The others: `benchmarks/fleet/simulated.py`.
@@ -50,7 +50,7 @@ PARTS: Final = {
 @click.option("--replicas", default=1_000, show_default=True, help="Of affinity_simulated and affinity_imbalance.")
 @click.option("--requests", default=500, show_default=True, help="For each simulated replica.")
 @click.option("--edits", default=400, show_default=True, help="Of real texts, for simulated replicas.")
-@click.option("--rounds", default=8, show_default=True, help="Of throughput.")
+@click.option("--rounds", default=5, show_default=True, help="Of throughput.")
 @click.option("--documents", default=400, show_default=True, help="Edited documents.")
 @click.option("--kills", default=50, show_default=True, help="Of replicas.")
 @click.option("--seed", default=8**3, show_default=True, help="Makes documents, traffic and edits.")

@@ -14,7 +14,6 @@ from server.errors import StartError
 from server.telemetry import logs
 
 APPLICATION: Final = "octavo"
-METRIC_SECONDS: Final = "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"
 
 
 @click.command()
@@ -39,7 +38,6 @@ def fleet(replicas: int, max_replicas: int | None, threads: int | None, own_cach
     settings = configuration(**options).settings
     logs.configure(settings.log.level, settings.log.format)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(METRIC_SECONDS, "2")
     try:
         import ray  # noqa: PLC0415 - an extra
         from ray import serve  # noqa: PLC0415

@@ -123,7 +123,7 @@ class _Split:
         return self._calls[replica] if replica in self._calls else await self._open(replica)
 
     async def _open(self, replica: Replica) -> Upstream:
-        call = replica.channel.stream_stream(PROCESS_DOCUMENTS)(
+        call: Upstream = replica.channel.stream_stream(PROCESS_DOCUMENTS)(
             metadata=forwarded(self._context), timeout=self._context.time_remaining()
         )
         self._calls[replica] = call

@@ -34,6 +34,7 @@ QUEUED_TOKENS: Final = 30_000.0  # of a replica, six seconds of computing on two
 UPSCALE_SECONDS: Final = 5.0
 DOWNSCALE_SECONDS: Final = 600.0
 METRIC: Final = "queued_tokens"
+METRIC_SECONDS: Final = 2.0
 STOP_SECONDS: Final = 15.0  # beside the server's own delay and grace
 HEALTH_SECONDS: Final = 5.0
 LOOPBACK: Final = "127.0.0.1"
@@ -61,7 +62,7 @@ class Shape:
 class Engine:
     """A replica: an ordinary server, on an address of its machine."""
 
-    async def __init__(self, settings: Settings, shape: Shape) -> None:
+    async def __init__(self, settings: Settings, shape: Shape) -> None:  # type: ignore[misc]
         logs.configure(settings.log.level, settings.log.format)
         rank = serve.get_replica_context().rank.rank
         self._name = f"engine-{rank}"
@@ -93,7 +94,9 @@ class Engine:
 class Front:
     """The fleet's address."""
 
-    async def __init__(self, engines: DeploymentHandle, settings: Settings, shape: Shape) -> None:
+    async def __init__(  # type: ignore[misc]
+        self, engines: DeploymentHandle, settings: Settings, shape: Shape
+    ) -> None:
         logs.configure(settings.log.level, settings.log.format)
         self._engines = engines
         self._settings = settings.server
@@ -186,6 +189,7 @@ def _autoscaling(shape: Shape) -> AutoscalingConfig:
         upscale_delay_s=UPSCALE_SECONDS,
         downscale_delay_s=DOWNSCALE_SECONDS,
         look_back_period_s=UPSCALE_SECONDS,
+        metrics_interval_s=METRIC_SECONDS,
     )
 
 

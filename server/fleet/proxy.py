@@ -46,10 +46,10 @@ class Proxy(grpc.GenericRpcHandler):
         while True:
             replica = await self._replicas.choose(key, tokens)
             connected = replica.channel.get_state() is grpc.ChannelConnectivity.READY
-            call = replica.channel.unary_stream(method)(
-                request, metadata=forwarded(context), timeout=context.time_remaining()
-            )
-            message, charged = b"", 0
+            open_: Any = replica.channel.unary_stream(method)  # of bytes, which the type stubs do not foresee
+            call = open_(request, metadata=forwarded(context), timeout=context.time_remaining())
+            message = b""
+            charged: int | None = 0
             try:
                 async for message in call:
                     yield message
@@ -83,9 +83,8 @@ class Proxy(grpc.GenericRpcHandler):
     ) -> AsyncGenerator[bytes, None]:
         """Have any replica say what it serves."""
         replica = await self._replicas.choose(id_key(method.encode()), 0)
-        call = replica.channel.stream_stream(method)(
-            requests, metadata=forwarded(context), timeout=context.time_remaining()
-        )
+        open_: Any = replica.channel.stream_stream(method)
+        call = open_(requests, metadata=forwarded(context), timeout=context.time_remaining())
         try:
             async for response in call:
                 yield response

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fleet.served import FRONT, NEEDS_RAY, Fleet, fleet, has_ray, wait_for_engines
-from octavo.client import Client
+from octavo.client import Client, Retry
 from tests.server.conftest import models, state_home  # noqa: F401 - fixtures
 from tests.server.helpers import MINILM, TINY, eventually, prose
 
@@ -44,10 +44,11 @@ def test_a_killed_engine_is_replaced_and_no_call_fails(served: Fleet, client: Cl
     wait_for_engines(served, len(engines))
 
 
-def test_a_killed_front_comes_back(served: Fleet, client: Client) -> None:
+def test_a_killed_front_comes_back(served: Fleet) -> None:
     (front,) = served.processes(FRONT)
     front.kill()
-    assert client.embed("text", timeout=60).segments
+    with Client(served.address, retry=Retry(attempts=1000)) as client:
+        assert client.embed("text", timeout=60).segments
 
 
 def test_a_change_of_model_replaces_the_engines(served: Fleet, client: Client) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -157,12 +158,12 @@ def test_errors_are_the_servers_own(fleet: Fleet, servers: tuple[Server, Server]
 
 def test_health_and_reflection_answer(fleet: Fleet, servers: tuple[Server, Server]) -> None:
     channel = fleet.channel()
-    check = health_pb2_grpc.HealthStub(channel).Check
+    check = cast("Any", health_pb2_grpc.HealthStub(channel)).Check
     assert check(health_pb2.HealthCheckRequest()).status == SERVING
     fleet.know({})
     assert check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
     fleet.know({"a": servers[0].address, "b": servers[1].address})
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = cast("Any", reflection_pb2_grpc.ServerReflectionStub)(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (response,) = stub.ServerReflectionInfo(iter([request]))
     assert "octavo.v1.InferenceService" in {each.name for each in response.list_services_response.service}
@@ -206,8 +207,8 @@ def test_keys_and_refusals_pass(models: Path) -> None:  # noqa: F811
             fleet.inference.Embed(
                 request.__class__(documents=[pb.Document(text=prose(800, 1))]), metadata=metadata, timeout=1
             )
-        trailers = dict(caught.value.trailing_metadata())
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        trailers = dict(cast("Any", caught.value).trailing_metadata())
+        assert cast("Any", caught.value).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         details = Status.FromString(trailers["grpc-status-details-bin"]).details
         assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in details)
         assert int(trailers["grpc-retry-pushback-ms"]) > 1000
