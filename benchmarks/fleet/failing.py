@@ -1,5 +1,6 @@
 """A fleet under load while replicas are killed, its model changes, or too much is asked of one replica."""
 
+import math
 import random
 import threading
 import time
@@ -7,8 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
 
 from benchmarks.figures import Curve, Figure, Figures
 from benchmarks.fleet.measured import DENSE, FAST, QUIET
@@ -24,6 +23,10 @@ DOCUMENTS = 60
 REPLICAS = ("--replicas", "2", "--threads", "1")
 SETTLE_SECONDS = 2.0
 PATIENCE = 300.0
+FIRST_RATE, GROWTH = 2.0, 1.05  # calls a second, and how it grows each second
+CHARACTERS = 6_000  # of each of these calls, about 1,500 tokens
+LONG = 24  # calls that wait: more tokens than a replica's queue may hold
+MOST_WAITING = 1_000
 
 Vectors = dict[str, dict[str, bytes]]
 
@@ -141,39 +144,38 @@ def rolling(seed: int) -> Figures:
     }
 
 
-def scaling(seed: int, seconds: float = 75.0, excess: float = 1.5) -> Figures:
-    """Ask more of one replica than it can do, at a steady rate; the seconds until the queue shrinks."""
-    draw = random.Random(seed)
-    numbers = count()
-
-    def text() -> str:
-        return f"Number {next(numbers)}. {english(draw, 6_000)}"
-
+def scaling(seed: int, seconds: float = 60.0) -> Figures:
+    """Ask more and more of one replica, and no more once its queue is long; the seconds from there until it shrinks."""
     sizes = ("--replicas", "1", "--max-replicas", "2", "--threads", "1")
     with fleet(*QUIET, *sizes, "--model", DENSE) as served, Client(served.address) as client:
-        rate = excess * _capacity(client, [text() for _ in range(24)])
-        time.sleep(3 * SETTLE_SECONDS)
-        samples = _samples(served, client, [text() for _ in range(round(rate * seconds))], rate)
+        samples = _samples(served, client, random.Random(seed), seconds)
     times, depths, engines = zip(*samples, strict=True)
+    long = next(i for i, depth in enumerate(depths) if depth >= LONG)
     peak = depths.index(max(depths))
     if engines[peak] == 1:
-        raise RuntimeError("the queue was longest before there was a second replica: is the machine busy?")
+        raise RuntimeError("the queue was longest before there was a second replica")
     return {
-        "scale_up_s": Figure(times[peak], "s", n=len(samples)),
+        "scale_up_s": Figure(times[peak] - times[long], "s", n=len(samples)),
         "fleet_queue.calls": Curve(times, depths, "seconds", "calls that wait", "Scaling up"),
     }
 
 
-def _samples(served: Fleet, client: Client, texts: list[str], rate: float) -> list[tuple[float, float, int]]:
-    """Send so many texts a second; how many calls wait, and how many engines there are, whenever one is sent."""
-    began, samples = time.monotonic(), []
-    with ThreadPoolExecutor(len(texts)) as callers:
-        calls: list[Future[object]] = []
-        for i, text in enumerate(texts):
-            time.sleep(max(0.0, began + i / rate - time.monotonic()))
-            calls.append(callers.submit(client.embed, text, timeout=PATIENCE))
-            waiting = float(sum(not call.done() for call in calls))
-            samples.append((time.monotonic() - began, waiting, len(served.engines())))
+def _samples(served: Fleet, client: Client, draw: random.Random, seconds: float) -> list[tuple[float, float, int]]:
+    """Send ever more texts a second, and for some time as many; times, calls that wait, and engines at each."""
+    text = english(draw, 1_000_000)
+    began, end, rate = time.monotonic(), math.inf, FIRST_RATE
+    samples: list[tuple[float, float, int]] = []
+    calls: list[Future[object]] = []
+    with ThreadPoolExecutor(MOST_WAITING) as callers:
+        while (now := time.monotonic()) < end:
+            start = draw.randrange(len(text) - CHARACTERS)
+            calls.append(callers.submit(client.embed, text[start : start + CHARACTERS], timeout=PATIENCE))
+            waiting = sum(not call.done() for call in calls)
+            samples.append((now - began, float(waiting), len(served.engines())))
+            if end == math.inf:
+                rate *= GROWTH ** (1 / rate)
+                end = now + seconds if waiting >= LONG else end
+            time.sleep(max(0.0, now + 1 / rate - time.monotonic()))
         for call in calls:
             call.result()
     return samples
@@ -186,14 +188,6 @@ def _vectors(seed: int, *models: str) -> Vectors:
     flags = [flag for model in models for flag in ("--model", model)]
     with serve(*QUIET, *flags) as server, Client(server.address) as client:
         return {model: {text: client.embed(text, model=model).vector.tobytes() for text in texts} for model in models}
-
-
-def _capacity(client: Client, texts: list[str]) -> float:
-    """Documents a second."""
-    began = time.monotonic()
-    with ThreadPoolExecutor(CALLERS) as callers:
-        list(callers.map(partial(client.embed, timeout=DEADLINE), texts))
-    return len(texts) / (time.monotonic() - began)
 
 
 def _config(model: str) -> str:

@@ -16,8 +16,8 @@ while replicas are killed at random moments.
 
 rolling_failed: the same while the model changes, there and back: failed calls, and answers of neither model.
 
-scale_up_s: 1.5 times what one replica can do is asked of it; seconds until the number of waiting calls is at its
-largest.
+scale_up_s: ever more is asked of one replica, until 24 calls wait, and as much for another minute; seconds from there
+until the number of waiting calls is at its largest, a second replica being there.
 
 The others: `benchmarks/fleet/simulated.py`.
 """

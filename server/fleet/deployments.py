@@ -64,16 +64,15 @@ class Engine:
 
     async def __init__(self, settings: Settings, shape: Shape) -> None:  # type: ignore[misc]
         logs.configure(settings.log.level, settings.log.format)
-        rank = serve.get_replica_context().rank.rank
-        self._name = f"engine-{rank}"
         self._stack = AsyncExitStack()
-        self._server = await self._stack.enter_async_context(running(_of_replica(settings, shape, rank)))
+        own = _of_replica(settings, shape, _name())
+        self._server = await self._stack.enter_async_context(running(own))
         self._address = self._server.addresses[0]
         gc.freeze()
 
     async def where(self) -> tuple[str, str]:
-        """Name and address; no address once it stops."""
-        return self._name, self._address
+        """Name and address; no address once it stops. Ray may change the name."""
+        return _name(), self._address
 
     async def check_health(self) -> None:
         """Let Ray restart a replica of which something essential has ended."""
@@ -126,9 +125,10 @@ class Front:
             answers = []
         except (RayError, TimeoutError) as error:  # calls find out by themselves who has left
             loops.report("replicas", error, self._front.metrics)
+            await asyncio.sleep(POLL_SECONDS)
             return
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
-        await self._front.update({name: address for name, address in found if address})
+        await self._front.update((name, address) for name, address in found if address)
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -204,7 +204,12 @@ def _versioned(deployment: serve.Deployment, settings: Settings, shape: Shape) -
     return deployment.options(version=version, _internal=True)
 
 
-def _of_replica(settings: Settings, shape: Shape, rank: int) -> Settings:
+def _name() -> str:
+    """The replica's name, which one that takes its place gets too."""
+    return f"engine-{serve.get_replica_context().rank.rank}"
+
+
+def _of_replica(settings: Settings, shape: Shape, name: str) -> Settings:
     """A replica's settings: the front has the fleet's address, its certificate, and who may call from where."""
     host = LOOPBACK if shape.local else ray.util.get_node_ip_address()
     remote = not shape.local
@@ -221,7 +226,7 @@ def _of_replica(settings: Settings, shape: Shape, rank: int) -> Settings:
     )
     cache = settings.cache
     if shape.own_caches:
-        cache = cache.model_copy(update={"dir": cache.dir / f"engine-{rank}"})
+        cache = cache.model_copy(update={"dir": cache.dir / name})
     compute = settings.compute.model_copy(update={"threads": shape.threads})
     metrics = settings.metrics
     if metrics.listen:

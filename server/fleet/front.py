@@ -1,7 +1,7 @@
 """A fleet's front, put together: settings and replicas in, a running listener out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,9 +34,9 @@ class Front:
     _listener: Listener
     _drain: Drain
 
-    async def update(self, addresses: dict[str, str]) -> None:
-        """Set the fleet's replicas: their addresses by name."""
-        self._replicas.update(addresses)
+    async def update(self, found: Iterable[tuple[str, str]]) -> None:
+        """Set the fleet's replicas: names with addresses."""
+        self._replicas.update(found)
         if not self._drain.begun:
             await self._listener.tell(serving=len(self._replicas) > 0)
 

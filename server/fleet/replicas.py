@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),  # replicas bound requests and replies
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS // 4),
     ("grpc.enable_retries", 0),  # ours know the other replicas
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -54,8 +55,11 @@ class Replicas:
         """How many replicas take calls now."""
         return len(self._usable())
 
-    def update(self, addresses: Mapping[str, str]) -> None:
-        """Set the fleet's replicas: their addresses by name."""
+    def update(self, found: Iterable[tuple[str, str]]) -> None:
+        """Set the fleet's replicas: names with addresses. Of two with the same name, one goes by its address."""
+        addresses: dict[str, str] = {}
+        for name, address in sorted(found):
+            addresses[address if name in addresses else name] = address
         for name, replica in list(self._known.items()):
             if addresses.get(name) != replica.address:
                 self._leave(self._known.pop(name))

@@ -23,6 +23,7 @@ from server.auth.keys import Key
 from server.config.schema import ClientSettings, PlanSettings, Settings
 from server.fleet.calls import charge_of, place_of
 from server.fleet.front import Front, fronting
+from server.fleet.replicas import Replicas
 from tests.server.conftest import models, state_home  # noqa: F401 - fixtures
 from tests.server.helpers import (
     SOON,
@@ -49,7 +50,7 @@ class Fleet(Server):
     front: Front
 
     def know(self, addresses: Mapping[str, str]) -> None:
-        asyncio.run_coroutine_threadsafe(self.front.update(dict(addresses)), self.loop).result(SOON)
+        asyncio.run_coroutine_threadsafe(self.front.update(addresses.items()), self.loop).result(SOON)
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def fronted(configured: Settings, servers: Mapping[str, str]) -> Iterator[Fleet]
     async def run() -> None:
         try:
             async with fronting(configured, 2) as front:
-                await front.update(dict(servers))
+                await front.update(servers.items())
                 fleet = Fleet(front.addresses[0], front.metrics, asyncio.get_running_loop())
                 object.__setattr__(fleet, "front", front)
                 started.set_result(fleet)
@@ -237,6 +238,13 @@ def test_calls_wait_for_the_first_server(servers: tuple[Server, Server]) -> None
             waiting.result(0.3)
         fleet.know({"a": servers[0].address})
         assert waiting.result(SOON).results
+
+
+async def test_replicas_with_one_name_are_both_used() -> None:
+    replicas = Replicas(0)
+    replicas.update([("engine-0", "127.0.0.1:1"), ("engine-0", "127.0.0.1:2")])
+    assert {(await replicas.choose(key << 55, 0)).address for key in range(100)} == {"127.0.0.1:1", "127.0.0.1:2"}
+    await replicas.close()
 
 
 def test_places_and_charges_are_read_from_bytes(servers: tuple[Server, Server]) -> None:
