@@ -19,6 +19,12 @@ rolling_failed: the same while the model changes, there and back: failed calls, 
 scale_up_s: ever more is asked of one replica, until 24 calls wait, and as much for another minute; seconds from there
 until the number of waiting calls is at its largest, a second replica being there.
 
+ray_batch_same: rows of `octavo batch --engine ray` that equal those of `octavo batch --local`, all columns, vectors bit
+for bit.
+
+ray_batch_x: throughput over that, two replicas with half of the cores each. A job's time is its command's less that of a
+job of one document, which starts all the same; in turns. ray_batch_start_s: what starting costs more.
+
 The others: `benchmarks/fleet/simulated.py`.
 """
 
@@ -29,7 +35,7 @@ from typing import Final
 import click
 
 from benchmarks.figures import Figures, Missing, Outcome, attempt
-from benchmarks.fleet import failing, measured
+from benchmarks.fleet import bulk, failing, measured
 from benchmarks.fleet.served import NEEDS_RAY, has_ray
 from benchmarks.fleet.simulated import simulate
 
@@ -41,6 +47,7 @@ PARTS: Final = {
     "kills": ("fleet_kills_lost", "fleet_kills_wrong"),
     "rolling": ("rolling_failed",),
     "scaling": ("scale_up_s",),
+    "bulk": ("ray_batch_same", "ray_batch_x"),
 }
 """The figures that each part promises."""
 
@@ -66,6 +73,7 @@ def run(only_simulated: bool, parts: Sequence[str], rounds: int, documents: int,
         "kills": partial(failing.kills, kills, seed),
         "rolling": partial(failing.rolling, seed),
         "scaling": partial(failing.scaling, seed),
+        "bulk": partial(bulk.measure, rounds, seed),
     }
     figures: dict[str, Outcome] = {}
     for part, ids in PARTS.items():

@@ -1,13 +1,4 @@
-"""Bulk jobs on Ray against those of one local server on the same cores, for `fleet`; needs the extra `ray`.
-
-ray_batch_same: rows of both that are equal, all columns, vectors bit for bit.
-
-ray_batch_x: throughput of `octavo batch --engine ray`, two replicas with half of the cores each, over that of
-`octavo batch --local`. A job's time is its command's less that of a job of one document, which starts all the same; in
-turns.
-
-ray_batch_start_s: what starting costs more: the time of the job of one document on Ray less the same locally.
-"""
+"""Bulk jobs on Ray against those of one local server, on the same cores."""
 
 import random
 import statistics
@@ -49,12 +40,12 @@ def measure(rounds: int, seed: int, characters: int = _CHARACTERS) -> Figures:
                 taken.append(time.perf_counter() - start)
         ours, theirs = (rows_of(folder / f"{engine}-all-0") for engine in _ENGINES)
     same = [a == b for a, b in zip(ours, theirs, strict=True)]
-    start = {engine: statistics.median(seconds[engine, "one"]) for engine in _ENGINES}
-    local, ray = ([each - start[engine] for each in seconds[engine, "all"]] for engine in _ENGINES)
+    starts = {engine: statistics.median(seconds[engine, "one"]) for engine in _ENGINES}
+    local, ray = ([each - starts[engine] for each in seconds[engine, "all"]] for engine in _ENGINES)
     return {
         "ray_batch_same": proportion(same),
         "ray_batch_x": Figure(statistics.median(a / b for a, b in zip(local, ray, strict=True)), "x", n=rounds),
-        "ray_batch_start_s": Figure(start["ray"] - start["local"], "s", n=rounds),
+        "ray_batch_start_s": Figure(starts["ray"] - starts["local"], "s", n=rounds),
         "ray_batch_seconds.local": Figure(statistics.median(local), "s", n=rounds),
         "ray_batch_seconds.ray": Figure(statistics.median(ray), "s", n=rounds),
     }
