@@ -22,8 +22,8 @@ until the number of waiting calls is at its largest, a second replica being ther
 ray_batch_same: rows of `octavo batch --engine ray` that equal those of `octavo batch --local`, all columns, vectors bit
 for bit.
 
-ray_batch_x: throughput over that, two replicas with half of the cores each. A job's time is its command's less that of a
-job of one document, which starts all the same; in turns. ray_batch_start_s: what starting costs more.
+ray_batch_x: throughput over that, two replicas with half of the cores each. A job's time is its command's less that of
+a job of one document, which starts all the same; in turns. ray_batch_start_s: what starting costs more.
 
 The others: `benchmarks/fleet/simulated.py`.
 """
@@ -53,7 +53,7 @@ PARTS: Final = {
 
 
 @click.option("--simulate", "only_simulated", is_flag=True, help="Only replay traffic on simulated replicas.")
-@click.option("--part", "parts", type=click.Choice([*PARTS]), multiple=True, help="Only this part. Repeatable.")
+@click.option("--only", "parts", type=click.Choice([*PARTS]), multiple=True, help="Only this part. Repeatable.")
 @click.option("--replicas", default=1_000, show_default=True, help="Of affinity_simulated and affinity_imbalance.")
 @click.option("--requests", default=500, show_default=True, help="For each simulated replica.")
 @click.option("--edits", default=400, show_default=True, help="Of real texts, for simulated replicas.")
