@@ -7,7 +7,6 @@ do not go through its handles or proxies.
 import asyncio
 import gc
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -26,11 +25,11 @@ from server.app import running
 from server.config.load import load
 from server.config.schema import Settings
 from server.fleet.front import fronting
+from server.fleet.scaling import replicas_for
 from server.telemetry import logs, loops
 
 POLL_SECONDS: Final = 0.5  # between two looks at the replicas
 POLL_TIMEOUT_SECONDS: Final = 5.0
-QUEUED_TOKENS: Final = 30_000.0  # of a replica, six seconds of computing on two cores; more ask for another replica
 UPSCALE_SECONDS: Final = 5.0
 DOWNSCALE_SECONDS: Final = 600.0
 METRIC: Final = "queued_tokens"
@@ -80,7 +79,7 @@ class Engine:
             raise RuntimeError(fault)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `replicas_for` decides by."""
+        """What `policy` decides by."""
         return {METRIC: self._server.queued_tokens}
 
     async def __del__(self) -> None:
@@ -169,23 +168,17 @@ def app(args: Mapping[str, str]) -> serve.Application:
     return application(settings, Shape(replicas, most, threads, args.get("own_caches") == "true"))
 
 
-def replicas_for(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """How many replicas the queues ask for: Ray's autoscaling policy.
-
-    A queue that is not empty keeps what there is.
-    """
+def policy(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Ray's autoscaling policy: by the queues of all engines."""
     queued = sum((context.aggregated_metrics.get(METRIC) or {}).values())
-    now = context.target_num_replicas
-    if queued > QUEUED_TOKENS * now:
-        return math.ceil(queued / QUEUED_TOKENS), {}
-    return (now if queued else now - 1), {}
+    return replicas_for(queued, context.target_num_replicas), {}
 
 
 def _autoscaling(shape: Shape) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=shape.replicas,
         max_replicas=shape.most,
-        policy=AutoscalingPolicy(policy_function=f"{__name__}:{replicas_for.__name__}"),
+        policy=AutoscalingPolicy(policy_function=f"{__name__}:{policy.__name__}"),
         upscale_delay_s=UPSCALE_SECONDS,
         downscale_delay_s=DOWNSCALE_SECONDS,
         look_back_period_s=UPSCALE_SECONDS,

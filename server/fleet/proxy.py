@@ -45,7 +45,6 @@ class Proxy(grpc.GenericRpcHandler):
         context, deaths = relayed.grpc, 0
         while True:
             replica = await self._replicas.choose(key, tokens)
-            connected = replica.channel.get_state() is grpc.ChannelConnectivity.READY
             open_: Any = replica.channel.unary_stream(method)  # of bytes, which the type stubs do not foresee
             call = open_(request, metadata=forwarded(context), timeout=context.time_remaining())
             message = b""
@@ -54,7 +53,7 @@ class Proxy(grpc.GenericRpcHandler):
                 async for message in call:
                     yield message
             except grpc.aio.AioRpcError as error:
-                deaths += connected and is_lost(error)
+                deaths += is_lost(error)
                 if not has_left(error) or deaths == MOST_DEATHS:
                     await refuse(error, context)
                 self._replicas.lose(replica)

@@ -12,6 +12,7 @@ import grpc
 from server.fleet.router import Router
 
 LOST_SECONDS: Final = 1.0  # in which a replica that failed or stops gets no calls, unless it comes back elsewhere
+CONNECT_SECONDS: Final = 3.0
 KEEPALIVE_MS: Final = 20_000  # of silence, after which a replica is asked whether it lives
 
 _OPTIONS: Final = (
@@ -70,18 +71,13 @@ class Replicas:
                 self._arrived.set()
 
     async def choose(self, key: int, tokens: float) -> Replica:
-        """The replica for a document of about so many tokens; waits until there is one."""
-        while not (usable := self._usable()):
-            self._arrived.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOST_SECONDS / 4):
-                    await self._arrived.wait()
-        if self._router is None:
-            self._router = Router(usable)
-        elif self._routed != usable.keys():
-            self._router.replace(usable)
-        self._routed = set(usable)
-        return usable[self._router.route(key, tokens)]
+        """A replica for a document of about so many tokens, which is connected; waits until there is one."""
+        while True:
+            replica = await self._route(key, tokens)
+            if await _connects(replica.channel):
+                return replica
+            self.lose(replica)
+            self.settle(replica, tokens, 0)
 
     def settle(self, replica: Replica, tokens: float, charged: float) -> None:
         """Correct a replica's load by what a document cost."""
@@ -98,6 +94,19 @@ class Replicas:
             task.cancel()
         await asyncio.gather(*(replica.channel.close() for replica in self._known.values()))
 
+    async def _route(self, key: int, tokens: float) -> Replica:
+        while not (usable := self._usable()):
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOST_SECONDS / 4):
+                    await self._arrived.wait()
+        if self._router is None:
+            self._router = Router(usable)
+        elif self._routed != usable.keys():
+            self._router.replace(usable)
+        self._routed = set(usable)
+        return usable[self._router.route(key, tokens)]
+
     def _usable(self) -> dict[str, Replica]:
         now = self._clock()
         self._lost = {address: until for address, until in self._lost.items() if until > now}
@@ -107,3 +116,15 @@ class Replicas:
         task = asyncio.create_task(replica.channel.close(self._grace))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Whether a channel is connected, or soon is."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
+                    return False
+                await channel.wait_for_state_change(state)
+            return True
+    return False

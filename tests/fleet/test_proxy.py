@@ -23,6 +23,7 @@ from server.auth.keys import Key
 from server.config.schema import ClientSettings, PlanSettings, Settings
 from server.fleet.calls import charge_of, place_of
 from server.fleet.front import Front, fronting
+from server.fleet.proxy import MOST_DEATHS
 from server.fleet.replicas import Replicas
 from tests.server.conftest import models, state_home  # noqa: F401 - fixtures
 from tests.server.helpers import (
@@ -240,11 +241,45 @@ def test_calls_wait_for_the_first_server(servers: tuple[Server, Server]) -> None
         assert waiting.result(SOON).results
 
 
-async def test_replicas_with_one_name_are_both_used() -> None:
-    replicas = Replicas(0)
-    replicas.update([("engine-0", "127.0.0.1:1"), ("engine-0", "127.0.0.1:2")])
-    assert {(await replicas.choose(key << 55, 0)).address for key in range(100)} == {"127.0.0.1:1", "127.0.0.1:2"}
-    await replicas.close()
+async def test_a_call_that_replicas_die_of_is_refused() -> None:
+    """Each replica ends the call as a connection that breaks does: without a status of Octavo."""
+    asked = []
+
+    async def break_off(request: bytes, context: Any) -> bytes:
+        asked.append(request)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return b""
+
+    class Broken(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(break_off)
+
+    server = grpc.aio.server(handlers=[Broken()])
+    ports = [server.add_insecure_port("127.0.0.1:0") for _ in range(6)]
+    await server.start()
+
+    def ask() -> None:
+        with fronted(settings(), {f"{port}": f"127.0.0.1:{port}" for port in ports}) as fleet:
+            refusal = refused(lambda: segment(fleet, "text"))
+            assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+
+    try:
+        await asyncio.to_thread(ask)
+    finally:
+        await server.stop(None)
+    assert len(asked) == MOST_DEATHS
+
+
+def test_replicas_with_one_name_are_both_used(servers: tuple[Server, Server]) -> None:
+
+    async def chosen() -> set[str]:
+        replicas = Replicas(0)
+        replicas.update([("engine-0", server.address) for server in servers])
+        found = {(await replicas.choose(key << 55, 0)).address for key in range(100)}
+        await replicas.close()
+        return found
+
+    assert asyncio.run(chosen()) == {server.address for server in servers}
 
 
 def test_places_and_charges_are_read_from_bytes(servers: tuple[Server, Server]) -> None:
