@@ -17,7 +17,7 @@ from octavo.v1 import inference_pb2 as pb
 from server.errors import InvalidCall
 from server.fleet.calls import BYTES_OF_TOKEN, PROCESS_DOCUMENTS, id_key, text_key
 from server.fleet.replicas import Replica, Replicas
-from server.fleet.upstream import Relayed, forwarded
+from server.fleet.upstream import Relayed, forwarded, has_left
 from server.v1.messages import parse
 
 WAITING_RESPONSES: Final = 2  # not yet written
@@ -88,7 +88,9 @@ class _Split:
 
     async def _feed(self, requests: AsyncIterator[bytes]) -> None:
         """Send each document to its replica, and the start to each replica."""
-        self._start = await anext(requests)
+        if (start := await anext(requests, None)) is None:
+            raise InvalidCall("start", "the start comes first, and once")
+        self._start = start
         call = await self._open(await self._replicas.choose(id_key(self._start), 0))
         within = False  # a document, of which more parts follow
         while (request := await self._next(requests, within=within)) is not None:
@@ -143,8 +145,9 @@ class _Split:
             async for response in call:
                 if self._is_new(pb.ProcessDocumentsResponse.FromString(response)):
                     await self._responses.put(response)
-        except grpc.aio.AioRpcError:
-            self._replicas.lose(replica)
+        except grpc.aio.AioRpcError as error:
+            if has_left(error):
+                self._replicas.lose(replica)
             raise
         finally:
             call.cancel()

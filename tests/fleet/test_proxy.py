@@ -147,15 +147,23 @@ def test_bulk_is_shared_and_each_document_answered_once(fleet: Fleet, servers: t
 
 
 def test_errors_are_the_servers_own(fleet: Fleet, servers: tuple[Server, Server]) -> None:
+    unknown = pb.ProcessDocumentsRequest(
+        start=pb.ProcessStart(
+            options=pb.CallOptions(model="nobody"), tasks=[pb.Task(name="e", embed=pb.EmbedOptions())]
+        )
+    )
     for call in (
         lambda server: embed(server, "text", options=pb.CallOptions(model="nobody")),
         lambda server: segment(server, ""),
         lambda server: list(stream(server, "text", expected_fingerprint="another")),
+        lambda server: list(server.inference.ProcessDocuments(iter([]), timeout=SOON)),
+        lambda server: list(server.inference.ProcessDocuments(iter([unknown]), timeout=SOON)),
         lambda server: server.channel().unary_unary("/octavo.v1.InferenceService/Nothing")(b""),
         lambda server: server.channel().unary_unary("/octavo.v1.InferenceService/Embed")(b"\xff"),
     ):
         ours, theirs = refused(lambda: call(fleet)), refused(lambda: call(servers[0]))  # noqa: B023
         assert ours == theirs
+        assert len(fleet.front._replicas) == 2, "a caller's fault is not the server's"
 
 
 def test_health_and_reflection_answer(fleet: Fleet, servers: tuple[Server, Server]) -> None:
