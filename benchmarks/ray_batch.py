@@ -50,12 +50,12 @@ def measure(rounds: int, seed: int, characters: int = _CHARACTERS) -> Figures:
                 taken.append(time.perf_counter() - start)
         ours, theirs = (rows_of(folder / f"{engine}-all-0") for engine in _ENGINES)
     same = [lasting(a) == lasting(b) for a, b in zip(ours, theirs, strict=True)]
-    start = {engine: statistics.median(seconds[engine, "one"]) for engine in _ENGINES}
-    local, ray = ([each - start[engine] for each in seconds[engine, "all"]] for engine in _ENGINES)
+    starts = {engine: statistics.median(seconds[engine, "one"]) for engine in _ENGINES}
+    local, ray = ([each - starts[engine] for each in seconds[engine, "all"]] for engine in _ENGINES)
     return {
         "ray_batch_same": proportion(same),
         "ray_batch_x": Figure(statistics.median(a / b for a, b in zip(local, ray, strict=True)), "x", n=rounds),
-        "ray_batch_start_s": Figure(start["ray"] - start["local"], "s", n=rounds),
+        "ray_batch_start_s": Figure(starts["ray"] - starts["local"], "s", n=rounds),
         "ray_batch_seconds.local": Figure(statistics.median(local), "s", n=rounds),
         "ray_batch_seconds.ray": Figure(statistics.median(ray), "s", n=rounds),
     }
