@@ -139,7 +139,7 @@ def kills(model: str, trials: int, seed: int, folder: Path) -> Figures:
         start = time.monotonic()
         served.do(folder / "undisturbed")
         usual = time.monotonic() - start
-        truth = [_lasting(row) for row in rows_of(folder / "undisturbed")]
+        truth = [lasting(row) for row in rows_of(folder / "undisturbed")]
         while done < trials:
             jobs += 1
             output = folder / f"job-{jobs}"
@@ -147,7 +147,7 @@ def kills(model: str, trials: int, seed: int, folder: Path) -> Figures:
             job = Job(file, ("--local", "--model", model, *small)) if local else served
             longest = usual + 4.0 if local else usual
             done += _killed(job, output, draw, longest, min(trials - done, _LOCAL_KILLS if local else trials))
-            wrong += _differences(truth, [_lasting(row) for row in rows_of(output)])
+            wrong += _differences(truth, [lasting(row) for row in rows_of(output)])
     return {
         "batch_kills_wrong": Figure(wrong, "rows", n=done),
         "batch_kills_jobs": Figure(jobs, "jobs"),
@@ -172,7 +172,8 @@ def _killed(job: Job, output: Path, draw: random.Random, longest: float, most: i
     return most
 
 
-def _lasting(row: dict[str, Any]) -> dict[str, Any]:
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the tokens that depend on what else was computed before or at the same time."""
     usage = row["usage"] and {name: row["usage"][name] for name in ("tokens", "processed_tokens")}
     return {**row, "usage": usage}
 

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.batch import Job, all_texts, rows_of, written
+from benchmarks.batch import Job, all_texts, lasting, rows_of, written
 from benchmarks.figures import Figure, Figures
 from benchmarks.statistics import proportion
 from benchmarks.workloads import DEFAULT_MODEL
@@ -39,7 +39,7 @@ def measure(rounds: int, seed: int, characters: int = _CHARACTERS) -> Figures:
                 Job(files[name], (*_FLAGS, *_ENGINES[engine])).do(folder / f"{engine}-{name}-{number}")
                 taken.append(time.perf_counter() - start)
         ours, theirs = (rows_of(folder / f"{engine}-all-0") for engine in _ENGINES)
-    same = [a == b for a, b in zip(ours, theirs, strict=True)]
+    same = [lasting(a) == lasting(b) for a, b in zip(ours, theirs, strict=True)]
     starts = {engine: statistics.median(seconds[engine, "one"]) for engine in _ENGINES}
     local, ray = ([each - starts[engine] for each in seconds[engine, "all"]] for engine in _ENGINES)
     return {
