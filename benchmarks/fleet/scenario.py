@@ -19,8 +19,8 @@ rolling_failed: the same while the model changes, there and back: failed calls, 
 scale_up_s: ever more is asked of one replica, until 24 calls wait, and as much for another minute; seconds from there
 until the number of waiting calls is at its largest, a second replica being there.
 
-ray_batch_same: rows of `octavo batch --engine ray` that equal those of `octavo batch --local`, vectors bit for bit. A row's
-computed and cached tokens depend on what else was computed at the same time, and are left out.
+ray_batch_same: rows of `octavo batch --engine ray` that equal those of `octavo batch --local`, vectors bit for bit; a
+row's computed and cached tokens depend on what else was computed at the same time, and are left out.
 
 ray_batch_x: throughput over that, two replicas with half of the cores each. A job's time is its command's less that of
 a job of one document, which starts all the same; in turns. ray_batch_start_s: what starting costs more.
