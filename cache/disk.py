@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cache.entry import Entry, Slab, decode, encode
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.entry import MAX_FILE_BYTES, Entry, decode, encode
 from cache.errors import (
     CacheError,
     CorruptEntryError,
@@ -86,14 +89,22 @@ class Disk:
 
     # Look-ups.
 
-    def find(self, keys: Sequence[Key], now: float) -> dict[Key, Entry]:
-        """Return the entries of those keys that have a valid one."""
+    def find(self, keys: Sequence[Key], now: float, *, in_place: bool = False) -> Iterator[Entry | None]:
+        """Yield the valid entry of each key, or None. Values are read one by one, in one thread.
+
+        Those that are read `in_place` all lie in the same memory, so each array is valid only until the next one.
+        """
+        done = 0
         with self._faults(keys) as index:
             if index is not None:
-                by_name = {bytes(key): key for key in keys}
-                rows = index.find(list(by_name)).items()  # a damaged index may return other keys
-                return self._read(index, now, [(by_name[name], row) for name, row in rows if name in by_name])
-        return {}
+                rows = index.find([bytes(key) for key in keys])
+                room = np.empty(max(map(_file_bytes, rows.values()), default=0), np.uint8) if in_place else None
+                for key in keys:
+                    row = rows.get(bytes(key))
+                    entry = None if row is None else self._read(index, key, row, now, room)
+                    done += 1
+                    yield entry
+        yield from [None] * (len(keys) - done)
 
     def holds(self, keys: Sequence[Key]) -> set[bytes]:
         """Return the keys, encoded as on disk, that the index has. Does not read values."""
@@ -102,28 +113,24 @@ class Disk:
                 return set(index.find([bytes(key) for key in keys]))
         return set()
 
-    def _read(self, index: Index, now: float, rows: Sequence[tuple[Key, Row]]) -> dict[Key, Entry]:
-        # In one thread: a second one waits for the interpreter's lock as long as it saves.
-        slab = Slab.for_sizes(row.size for _, row in rows)
-        entries: dict[Key, Entry] = {}
-        for key, row in rows:
-            try:
-                entries[key] = decode(
-                    index.fetch(row, slab), key, now, self._sealing_key, slab if row.filename else None
-                )
-            except ExpiredEntryError:
-                pass  # `tick` removes it
-            except (EntryError, FileNotFoundError) as error:
-                self._invalid[key] = row
-                if isinstance(error, CorruptEntryError):
-                    self._counters.add(Event.CORRUPT, {key.kind: 1})
-                    self._report(error, Fault.CORRUPT_ENTRY)
-                elif isinstance(error, OldFormatError):
-                    self._counters.add(Event.OLD_FORMAT, {key.kind: 1})
-                    self._report(error, Fault.OLD_FORMAT)
-            except OSError as error:  # e.g. too many open files: the entry may be valid
-                self._report(error, classify(error))
-        return entries
+    def _read(
+        self, index: Index, key: Key, row: Row, now: float, room: NDArray[np.uint8] | None
+    ) -> Entry | None:
+        try:
+            return decode(index.fetch(row, room), key, now, self._sealing_key)
+        except ExpiredEntryError:
+            pass  # `tick` removes it
+        except (EntryError, FileNotFoundError) as error:
+            self._invalid[key] = row
+            if isinstance(error, CorruptEntryError):
+                self._counters.add(Event.CORRUPT, {key.kind: 1})
+                self._report(error, Fault.CORRUPT_ENTRY)
+            elif isinstance(error, OldFormatError):
+                self._counters.add(Event.OLD_FORMAT, {key.kind: 1})
+                self._report(error, Fault.OLD_FORMAT)
+        except OSError as error:  # e.g. too many open files: the entry may be valid
+            self._report(error, classify(error))
+        return None
 
     # Writes.
 
@@ -356,3 +363,9 @@ class Disk:
         """Count a fault, and report the first of its kind."""
         if self._counters.fault(fault):
             self._on_fault(fault, f"{type(error).__name__}: {error}")
+
+
+def _file_bytes(row: Row) -> int:
+    """The size of a row's file, as far as the row can be trusted."""
+    size = row.size
+    return size if row.filename is not None and type(size) is int and 0 < size <= MAX_FILE_BYTES else 0

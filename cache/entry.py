@@ -27,10 +27,8 @@ import math
 import os
 import stat
 import struct
-import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from blake3 import blake3
@@ -60,39 +58,6 @@ MAC_BYTES = 32
 assert _HEAD.size + MAC_BYTES == HEADER_BYTES  # the layout above
 
 
-class Slab:
-    """One buffer for values that are read together. Safe between threads.
-
-    A fresh process pays for each page that it touches first: 72 states of 393 kB in arrays of their own are 7,000 page
-    faults, 12 ms of CPU time. NumPy asks for huge pages from 4 MiB on: in one array they take 2 ms. The buffer begins
-    with a huge page, so it has up to one more than its values need.
-    """
-
-    MIN_BYTES, MAX_BYTES = 3 << 20, 64 << 20
-    PAGE_BYTES, HUGE_BYTES = 2 << 20, 4 << 20  # of a huge page, and from where on NumPy asks for them
-
-    def __init__(self, nbytes: int) -> None:
-        buffer = np.empty(max(min(nbytes, self.MAX_BYTES) + self.PAGE_BYTES, self.HUGE_BYTES), np.uint8)
-        self._buffer = buffer[-buffer.ctypes.data % self.PAGE_BYTES :]
-        self._used = 0
-        self._lock = threading.Lock()
-
-    @classmethod
-    def for_sizes(cls, sizes: Iterable[Any]) -> Self | None:
-        """Return a slab for values of these sizes, which are not trusted, or None if they are too small for one."""
-        nbytes = sum(size + 64 for size in sizes if type(size) is int and size > 0)
-        return cls(nbytes) if nbytes >= cls.MIN_BYTES else None
-
-    def take(self, nbytes: int) -> NDArray[np.uint8] | None:
-        """Return room for one value, aligned to cache lines, or None when there is none left."""
-        with self._lock:
-            start = -(-self._used // 64) * 64
-            if start + nbytes > self._buffer.nbytes:
-                return None
-            self._used = start + nbytes
-        return self._buffer[start : start + nbytes]
-
-
 class Entry(NamedTuple):  # 0.4 µs to make, a frozen dataclass 0.9, and they are made by the hundred
     """An array and its metadata. The array is read-only, and the store owns it."""
 
@@ -101,7 +66,6 @@ class Entry(NamedTuple):  # 0.4 µs to make, a frozen dataclass 0.9, and they ar
     stored_at: float
     expires_at: float
     array: Array
-    slab: Slab | None = None  # memory that the array shares with others read at the same time
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +95,7 @@ def encode(entry: Entry, sealing_key: bytes) -> tuple[bytes, memoryview]:
     return head + _mac(sealing_key, head, content), content
 
 
-def decode(view: memoryview, key: Key, now: float, sealing_key: bytes, slab: Slab | None = None) -> Entry:
+def decode(view: memoryview, key: Key, now: float, sealing_key: bytes) -> Entry:
     """Verify stored bytes and return the entry of `key`; its array is a read-only view of them.
 
     Raises:
@@ -165,7 +129,7 @@ def decode(view: memoryview, key: Key, now: float, sealing_key: bytes, slab: Sla
         raise ExpiredEntryError("expired")
     array = np.frombuffer(content, dtype).reshape(shape)
     array.flags.writeable = False
-    return Entry(key, tag, stored_at, expires_at, array, slab)
+    return Entry(key, tag, stored_at, expires_at, array)
 
 
 def _mac(sealing_key: bytes, head: bytes | memoryview, content: memoryview) -> bytes:
@@ -200,8 +164,8 @@ def write_file(path: Path, header: bytes, content: memoryview) -> int:
     return size
 
 
-def read_file(path: str, slab: Slab | None) -> memoryview:
-    """Read a whole file, into the slab if one is given and has room.
+def read_file(path: str, room: NDArray[np.uint8] | None) -> memoryview:
+    """Read a whole file, into `room` if that is given and large enough.
 
     Not mapped: truncating a mapped file kills the process that reads it (SIGBUS).
 
@@ -220,10 +184,9 @@ def read_file(path: str, slab: Slab | None) -> memoryview:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             raise CorruptEntryError("not the file of a value")
-        buffer = slab.take(status.st_size) if slab else None
-        if buffer is None:
-            buffer = np.empty(status.st_size, np.uint8)
-        size = os.readv(descriptor, (buffer.data,))
+        if room is None or room.nbytes < status.st_size:
+            room = np.empty(status.st_size, np.uint8)
+        size = os.readv(descriptor, (room.data[: status.st_size],))
     finally:
         os.close(descriptor)
-    return buffer.data[:size]
+    return room.data[:size]

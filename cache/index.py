@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import diskcache  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
 
-from cache.entry import Entry, Slab, decode, read_file, write_file
+from cache.entry import Entry, decode, read_file, write_file
 from cache.errors import CorruptEntryError, ExpiredEntryError, Fault, classify
 from cache.key import Key, Kind
 from cache.stats import Report, Usage
@@ -189,8 +191,8 @@ class Index:
             found.update((key, Row(*columns)) for key, *columns in rows)
         return found
 
-    def fetch(self, row: Row, slab: Slab | None = None) -> memoryview:
-        """Return a row's value; a file is read into the slab if one is given.
+    def fetch(self, row: Row, room: NDArray[np.uint8] | None = None) -> memoryview:
+        """Return a row's value; a file is read into `room` if that is given and large enough.
 
         Raises:
             CorruptEntryError: the store cannot have written the row.
@@ -199,7 +201,7 @@ class Index:
         if row.filename is None and type(row.value) is bytes:
             return memoryview(row.value)
         if type(row.filename) is str and _FILENAME.fullmatch(row.filename):
-            return read_file(f"{self._folder}/{row.filename}", slab)
+            return read_file(f"{self._folder}/{row.filename}", room)
         raise CorruptEntryError("the row names no value")
 
     def place(self, key: Key, header: bytes, content: memoryview) -> Placed:

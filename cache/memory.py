@@ -1,14 +1,10 @@
-"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency is tracked only here.
-
-Entries that were read together share a slab (`cache.entry.Slab`), which is freed only as a whole, so they are evicted
-together.
-"""
+"""The memory tier: a bounded, least-recently-used map in front of the disk. Recency is tracked only here."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from cache.entry import Array, Entry, Slab
+from cache.entry import Array, Entry
 from cache.key import Key
 from cache.tag import Selector
 
@@ -20,7 +16,6 @@ class Memory:
         self._limit = limit
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._slabs: dict[Slab, set[Key]] = {}
         self._nbytes = 0
 
     def get_many(self, keys: Sequence[Key], now: float) -> list[Array | None]:
@@ -36,13 +31,8 @@ class Memory:
                 return
             self._entries[entry.key] = entry
             self._nbytes += entry.nbytes
-            if entry.slab is not None:
-                self._slabs.setdefault(entry.slab, set()).add(entry.key)
             while self._nbytes > self._limit:
-                oldest = next(iter(self._entries.values()))
-                together = self._slabs[oldest.slab] if oldest.slab else {oldest.key}
-                for key in list(together):
-                    self._remove(key)
+                self._remove(next(iter(self._entries)))
 
     def purge(self, selector: Selector) -> int:
         """Drop the selected entries; return how many."""
@@ -69,11 +59,5 @@ class Memory:
 
     def _remove(self, key: Key) -> None:
         entry = self._entries.pop(key, None)
-        if entry is None:
-            return
-        self._nbytes -= entry.nbytes
-        if entry.slab is not None:
-            together = self._slabs[entry.slab]
-            together.discard(key)
-            if not together:
-                del self._slabs[entry.slab]
+        if entry is not None:
+            self._nbytes -= entry.nbytes

@@ -1,6 +1,7 @@
 """The store: arrays under a key, in memory and on disk.
 
     get_many   purges are noticed → memory → disk: rows, values, verified → kept in memory
+    each       the same for large values, one at a time, not kept in memory
     put        a copy in memory → queued → written by the writer's thread: values, then rows
 
 Faults of the disk are never raised: what cannot be read is a miss, what cannot be written is dropped.
@@ -8,7 +9,7 @@ Faults of the disk are never raised: what cannot be read is a miss, what cannot 
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -52,26 +53,48 @@ class Store:
     def get_many(self, keys: Sequence[Key], *, modest: bool = False) -> list[Array | None]:
         """Return the arrays under several keys, None for each that is absent. Reads the disk: keep it off the loop.
 
-        A modest look-up evicts nothing from memory.
+        What is on disk comes into memory; a modest look-up evicts nothing there.
         """
-        self._disk.notice()
         now = time.time()
-        arrays = self._memory.get_many(keys, now)
-        absent = [key for key, array in zip(keys, arrays, strict=True) if array is None]
-        self._count(Event.MEMORY_HIT, [key for key, array in zip(keys, arrays, strict=True) if array is not None])
-        if not absent:
-            return arrays
+        found = self._in_memory(keys, now)
         position = self._folder.position
-        entries = self._disk.find(absent, now)
-        for entry in entries.values():
-            self._memory.put(entry, modest=modest)
+        for key, entry in self._on_disk(found, now):
+            if entry is not None:
+                self._memory.put(entry, modest=modest)
+                found[key] = entry.array
         self._drop_since(position)
-        self._count(Event.DISK_HIT, list(entries))
-        self._count(Event.MISS, [key for key in absent if key not in entries])
-        return [
-            entries[key].array if array is None and key in entries else array
-            for key, array in zip(keys, arrays, strict=True)
-        ]
+        return [found[key] for key in keys]
+
+    def each(self, keys: Iterable[Key]) -> Iterator[tuple[Key, Array | None]]:
+        """Yield every different key and the array under it, or None; each array is valid only until the next one.
+
+        For large values: what is on disk is read into the same memory, which stays in the processor's cache, and not
+        kept. 28 states of 393 kB in memory of their own took 4 to 12 ms for new pages alone, and the files are in the
+        system's cache.
+        """
+        now = time.time()
+        found = self._in_memory(keys, now)
+        yield from ((key, array) for key, array in found.items() if array is not None)
+        for key, entry in self._on_disk(found, now, in_place=True):
+            yield key, None if entry is None else entry.array
+
+    def _in_memory(self, keys: Iterable[Key], now: float) -> dict[Key, Array | None]:
+        self._disk.notice()
+        different = list(dict.fromkeys(keys))
+        found = dict(zip(different, self._memory.get_many(different, now), strict=True))
+        self._count(Event.MEMORY_HIT, [key for key, array in found.items() if array is not None])
+        return found
+
+    def _on_disk(
+        self, found: Mapping[Key, Array | None], now: float, *, in_place: bool = False
+    ) -> Iterator[tuple[Key, Entry | None]]:
+        """Look up the keys that were not found in memory."""
+        absent = [key for key, array in found.items() if array is None]
+        if not absent:
+            return
+        for key, entry in zip(absent, self._disk.find(absent, now, in_place=in_place), strict=True):
+            self._counters.add(Event.MISS if entry is None else Event.DISK_HIT, {key.kind: 1})
+            yield key, entry
 
     def contains_many(self, keys: Sequence[Key]) -> list[bool]:
         """Tell which keys have an entry, without reading or counting it. Entries may be damaged."""

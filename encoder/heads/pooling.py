@@ -29,7 +29,7 @@ def pool(states: Tensor, lengths: Sequence[int], pooling: Pooling) -> Vectors:
     if bounds[-1] != states.shape[0]:
         raise BatchError(f"lengths sum to {bounds[-1]}, but there are {states.shape[0]} token states")
     if pooling == "cls":
-        return _rows(states[:1] if len(lengths) == 1 else states[bounds[:-1]])
+        return _rows(states[:1] if len(lengths) == 1 else states[bounds[:-1]]).copy()
     # In float64, one segment at a time: rounding does not depend on other segments.
     sums = np.stack([_sum(states[first:last]) for first, last in pairwise(bounds)])
     means: Vectors = sums.astype(np.float32) / np.asarray(lengths, np.float32)[:, None]

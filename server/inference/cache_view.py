@@ -9,7 +9,7 @@ Methods of `CacheView` block on the disk: they are called in worker threads.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -120,20 +120,25 @@ class CacheView:
                 found[i][head] = part
         return found
 
-    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> list[tuple[int, StateArray] | None]:
-        """For each segment, with the key of its last state, the deepest cut whose state is known, and that state."""
-        best: list[tuple[int, StateArray] | None] = [None] * len(wanted)
-        if self._source is None:
-            return best
+    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> Iterator[tuple[int, int, StateArray]]:
+        """For segments, with the keys of their last states: those of which a state is known, in any order.
+
+        Yields:
+            The segment's position, the deepest cut whose state is known, and that state, valid until the next one.
+        """
         last = self._model.cuts[-1]
+        missing: Sequence[int] = range(len(wanted) if self._source else 0)
         for cut in reversed(self._model.cuts):
-            missing = [i for i, found in enumerate(best) if found is None]
-            keys = [wanted[i][1] if cut == last else self.key(wanted[i][0], cut) for i in missing]
-            states = self._look_up(keys)
-            for i, state in zip(missing, states, strict=True):
-                if state is not None:
-                    best[i] = cut, state
-        return best
+            positions: dict[Key, list[int]] = {}
+            for i in missing:
+                segment, key = wanted[i]
+                positions.setdefault(key if cut == last else self.key(segment, cut), []).append(i)
+            missing = []
+            for key, state in self._source.each(positions) if self._source else ():
+                if state is None:
+                    missing += positions[key]
+                else:
+                    yield from ((i, cut, state) for i in positions[key])
 
     def holds(self, keys: Sequence[Key]) -> list[bool]:
         """Whether each state is known, without reading it."""

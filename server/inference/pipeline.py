@@ -249,18 +249,16 @@ class Pipeline:
 
     def _with_states(self, document: Document, group: list[Prepared]) -> tuple[list[Prepared], float, float]:
         began = time.monotonic()
-        missing = [prepared for prepared in group if not prepared.complete]
-        states = document.view.states([(prepared.segment, prepared.key) for prepared in missing])
-        resumed = iter([self._resumed(document, *each) for each in zip(missing, states, strict=True)])
-        return [prepared if prepared.complete else next(resumed) for prepared in group], began, time.monotonic()
+        resumed = list(group)
+        missing = [i for i, prepared in enumerate(group) if not prepared.complete]
+        for i, layer, state in document.view.states([(group[i].segment, group[i].key) for i in missing]):
+            resumed[missing[i]] = self._resumed(document, group[missing[i]], layer, state)
+        return resumed, began, time.monotonic()
 
-    def _resumed(self, document: Document, prepared: Prepared, found: tuple[int, StateArray] | None) -> Prepared:
-        if found is None:
-            return prepared
-        layer, state = found
+    def _resumed(self, document: Document, prepared: Prepared, layer: int, state: StateArray) -> Prepared:
         runner = document.call.model.runner
         if layer < runner.layers:
-            return replace(prepared, layer=layer, state=state)
+            return replace(prepared, layer=layer, state=state.copy())
         made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
         document.view.keep_results(prepared.key, made)
         return replace(prepared, parts={**prepared.parts, **made})

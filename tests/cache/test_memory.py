@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 
-from cache.entry import HEADER_BYTES, Entry, Slab
+from cache.entry import HEADER_BYTES, Entry
 from cache.key import Kind
 from cache.memory import Memory
 from cache.tag import Selector
@@ -59,17 +59,6 @@ def test_a_purge_takes_what_matches() -> None:
     assert memory.purge(Selector(kind=Kind.RESULT)) == 0
     assert memory.purge(Selector(document=TAG.document)) == 4
     assert memory.size() == (0, 0)
-
-
-def test_what_shares_memory_leaves_together_and_nobody_else_does() -> None:
-    memory = Memory(5 * SIZE)
-    slab = Slab(0)
-    for number in range(6):
-        memory.put(entry(number)._replace(slab=slab if number in (1, 3) else None))
-        memory.get_many([key(0), key(3)], 0.0)  # in use all the time
-    assert present(memory, range(6)) == [0, 2, 4, 5], "1 was the least recently used"
-    memory.put(entry(3)._replace(slab=slab))
-    assert present(memory, range(6)) == [0, 2, 3, 4, 5]
 
 
 def test_threads_do_not_break_the_sums() -> None:

@@ -262,15 +262,34 @@ def test_what_has_no_room_together_is_written_as_far_as_there_is_room(
     assert (counts(store)[Event.STORED], counts(store)[Event.DROPPED]) == (5, 3)
 
 
-def test_entries_that_are_read_together_share_a_slab(open_store: Opener) -> None:
+def test_large_values_are_read_one_at_a_time_and_not_kept(open_store: Opener) -> None:
     with open_store() as store:
-        for number in range(12):
-            store.put(key(number), state(number, 200_000), TAG)  # together over Slab.MIN_BYTES
+        for number in range(6):
+            store.put(key(number), state(number, 20_000 + 1_000 * number), TAG)
+    store = open_store(memory_bytes=1 << 20)
+    store.put(key(7), state(7), TAG)  # in memory
+    wanted = [key(number) for number in (0, 7, 3, 9, 3, 5)]
+    found = {name: None if array is None else array.copy() for name, array in store.each(wanted)}
+    assert [name.digest for name in found] == [name.digest for name in (key(7), key(0), key(3), key(9), key(5))]
+    assert found.pop(key(9)) is None
+    assert np.array_equal(found[key(7)], state(7))
+    for number in (0, 3, 5):
+        assert np.array_equal(found[key(number)], state(number, 20_000 + 1_000 * number))
+    events = counts(store)
+    assert (events[Event.MEMORY_HIT], events[Event.DISK_HIT], events[Event.MISS]) == (1, 3, 1)
+    assert store.stats().memory_entries == 1
+    first, second = (array for _, array in store.each([key(0), key(5)]))
+    assert first is not None
+    assert second is not None
+    assert np.shares_memory(first, second)
+
+
+def test_a_look_up_of_large_values_may_end_early(open_store: Opener) -> None:
+    with open_store() as store:
+        fill(store, 0, 1, 2)
     store = open_store()
-    found = store.get_many([key(number) for number in range(12)])
-    assert [array is not None and np.array_equal(array, state(n, 200_000)) for n, array in enumerate(found)] == [
-        True
-    ] * 12
+    assert next(store.each([key(number) for number in range(3)]))[1] is not None
+    assert served(store, 0, 1, 2) == [0, 1, 2]
     assert not store.stats().faults
 
 
