@@ -113,9 +113,7 @@ class Disk:
                 return set(index.find([bytes(key) for key in keys]))
         return set()
 
-    def _read(
-        self, index: Index, key: Key, row: Row, now: float, room: NDArray[np.uint8] | None
-    ) -> Entry | None:
+    def _read(self, index: Index, key: Key, row: Row, now: float, room: NDArray[np.uint8] | None) -> Entry | None:
         try:
             return decode(index.fetch(row, room), key, now, self._sealing_key)
         except ExpiredEntryError:

@@ -6,7 +6,8 @@ of tokens are scored by the native core where it runs the layers, else by PyTorc
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,7 @@ class TrainedHead:
             float32: logits (tokens, labels) of a tokens head; logits (labels,) of a sequence head; of a vocabulary head
             (2, words), ids with a positive weight, ascending, and their weights (SPLADE; Formal et al., 2021).
         """
-        with torch.inference_mode(), one_thread():
-            scores: Scores = self._apply(states.cpu()).numpy()
+        scores: Scores = self._apply(states.cpu()).numpy()
         return scores
 
 
@@ -57,15 +57,19 @@ def _widened(states: Tensor) -> Tensor:
     return states.to(torch.float32, copy=True)  # bits depend on the alignment of memory
 
 
+def _in_torch(head: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+    with torch.inference_mode(), one_thread():
+        return head(states)
+
+
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """A linear map; `native` computes it of bfloat16."""
+    """A linear map."""
 
     out: Linear
-    native: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self.native(states) if self.native else self.out(_widened(states))
+        return self.out(_widened(states))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,8 @@ def load_head(
         return PooledHead(facts, digest.hexdigest(), facts.pooling, weight, bias)
     if operations and isinstance(head, _Tokens) and (native := operations.scores(head.out)):
         digest.update(operations.name.encode())  # the scores' last bits are not PyTorch's
-        head = replace(head, native=native)
-    return TrainedHead(facts, digest.hexdigest(), head)
+        return TrainedHead(facts, digest.hexdigest(), native)
+    return TrainedHead(facts, digest.hexdigest(), partial(_in_torch, head))
 
 
 def _tokens(checkpoint: Checkpoint, shape: Architecture, labels: int) -> _Tokens:

@@ -346,7 +346,7 @@ class Core:
         return state
 
     def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int) -> Tensor:
-        """Rows times weights, plus biases: (rows, inputs) bfloat16 to (rows, outputs) float32.
+        """Rows times weights, plus biases, on one thread: (rows, inputs) bfloat16 to (rows, outputs) float32.
 
         Args:
             x: the rows.
@@ -368,7 +368,7 @@ class Core:
             outputs,
             out.data_ptr(),
         )
-        self._kernels.scores(byref(call), torch.get_num_threads())
+        self._kernels.scores(byref(call), 1)
         return out
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
