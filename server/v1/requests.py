@@ -418,6 +418,8 @@ def _embed_task(task: pb.Task, field: str, model: ServedModel, text: str, unit: 
 
 def _spans(spans: Sequence[pb.Span], field: str, text: str, unit: Unit) -> NDArray[np.int64]:
     edges = np.array([(span.start, span.end) for span in spans], np.int64).reshape(-1, 2)
+    if not len(edges):  # as in most calls, each of which would pay for the rest
+        return edges
     if wrong := np.flatnonzero(edges[:, 0] >= edges[:, 1]).tolist():
         raise InvalidCall(f"{field}[{wrong[0]}]", "a span's start is less than its end")
     order = np.argsort(edges, axis=None)  # a ruler goes forward alone
