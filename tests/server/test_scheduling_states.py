@@ -7,7 +7,7 @@ cache, and the script that runs in Redis.
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -112,8 +112,8 @@ class Cache:
     def __init__(self, known: set[Key]) -> None:
         self._known = known
 
-    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> list[tuple[int, StateArray] | None]:
-        return [(1, segment.ids) if key in self._known else None for segment, key in wanted]
+    def states(self, wanted: Sequence[tuple[Segment, Key]]) -> Iterator[tuple[int, int, StateArray]]:
+        return ((i, 1, segment.ids) for i, (segment, key) in enumerate(wanted) if key in self._known)
 
     def keep_computed(self, segment: Segment, key: Key, states: Mapping[int, StateArray], parts: Parts) -> None:
         assert states[1][0] == segment.ids[0]
