@@ -143,11 +143,13 @@ def test_a_model_that_differs_in_its_top_layer_finds_the_lower_ones_states(model
     save_file({**tensors, name: tensors[name] * np.float32(1.01)}, tuned / "model.safetensors")
     both = (model(TINY, "auto"), model(str(tuned), "auto"))
     with serving(cached(tmp_path / "cache", *both)) as server:
-        analyze(server, TEXT)
-        resumed = analyze(server, TEXT, model="tuned")
-        assert {info.resumed_from_layer for info in resumed.segments} == {1}
-        assert resumed.results == analyze(server, TEXT, model="tuned", mode=BYPASS).results
-        assert resumed.results != analyze(server, TEXT).results
+        known = analyze(server, TEXT)
+    for mode in (READ_ONLY, READ_WRITE):
+        with serving(cached(tmp_path / "cache", *both)) as server:  # from disk, segment by segment
+            resumed = analyze(server, TEXT, model="tuned", mode=mode)
+            assert {info.resumed_from_layer for info in resumed.segments} == {1}
+            assert resumed.results == analyze(server, TEXT, model="tuned", mode=BYPASS).results
+            assert resumed.results != known.results
 
 
 def test_segments_price_tells_what_would_be_computed(warm: Server) -> None:
