@@ -77,6 +77,16 @@ def test_another_head_reads_states_and_computes_no_layer(warm: Server, server: S
     assert other.results == analyze(server, TEXT, pooling=2).results
 
 
+def test_another_head_reads_states_of_float32_from_disk(models: Path, tmp_path: Path) -> None:
+    with serving(cached(tmp_path, model(TINY, "fp32"))) as server:
+        analyze(server, TEXT)
+        truth = analyze(server, TEXT, pooling=2, mode=BYPASS)
+    with serving(cached(tmp_path, model(TINY, "fp32"))) as server:  # into the same memory, and unconverted
+        other = analyze(server, TEXT, pooling=2)
+    assert computed(other) == 0
+    assert other.results == truth.results
+
+
 def test_spans_are_answered_from_states(warm: Server, server: Server) -> None:
     tasks = [pb.Task(name="e", embed=pb.EmbedOptions(spans=[pb.Span(start=5, end=9000)]))]
     request = pb.AnalyzeRequest(document=pb.Document(text=TEXT), tasks=tasks)
