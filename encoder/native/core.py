@@ -155,7 +155,7 @@ class _Kernels(Structure):
         ),
         ("layers", CFUNCTYPE(None, POINTER(_LayersCall), _THREADS)),
         ("embed", CFUNCTYPE(None, POINTER(_EmbedCall), _THREADS)),
-        ("scores", CFUNCTYPE(None, POINTER(_ScoresCall), _THREADS)),
+        ("scores", CFUNCTYPE(None, POINTER(_ScoresCall))),
     )
 
 
@@ -346,7 +346,7 @@ class Core:
         return state
 
     def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int) -> Tensor:
-        """Rows times weights, plus biases, on one thread: (rows, inputs) bfloat16 to (rows, outputs) float32.
+        """Rows times weights, plus biases, on this thread: (rows, inputs) bfloat16 to (rows, outputs) float32.
 
         Args:
             x: the rows.
@@ -368,7 +368,7 @@ class Core:
             outputs,
             out.data_ptr(),
         )
-        self._kernels.scores(byref(call), 1)
+        self._kernels.scores(byref(call))
         return out
 
     def _linear(self, linear: ops.Linear8) -> _Linear:

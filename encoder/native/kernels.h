@@ -126,7 +126,7 @@ struct Kernels {
 
   void (*layers)(const LayersCall&, int32_t threads);
   void (*embed)(const EmbedCall&, int32_t threads);
-  void (*scores)(const ScoresCall&, int32_t threads);
+  void (*scores)(const ScoresCall&);
 };
 
 }  // namespace octavo

@@ -21,6 +21,6 @@ void linear_norm_quantise(const Rows& rows, int64_t count, const Linear& map, co
 
 void layers(const LayersCall& call, int32_t threads);
 void embed(const EmbedCall& call, int32_t threads);
-void scores(const ScoresCall& call, int32_t threads);
+void scores(const ScoresCall& call);
 
 }  // namespace octavo::OCTAVO_FORM

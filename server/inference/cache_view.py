@@ -126,15 +126,17 @@ class CacheView:
         Yields:
             The segment's position, the deepest cut whose state is known, and that state, valid until the next one.
         """
+        if self._source is None:
+            return
         last = self._model.cuts[-1]
-        missing: Sequence[int] = range(len(wanted) if self._source else 0)
+        missing: Sequence[int] = range(len(wanted))
         for cut in reversed(self._model.cuts):
             positions: dict[Key, list[int]] = {}
             for i in missing:
                 segment, key = wanted[i]
                 positions.setdefault(key if cut == last else self.key(segment, cut), []).append(i)
             missing = []
-            for key, state in self._source.each(positions) if self._source else ():
+            for key, state in self._source.each(positions):
                 if state is None:
                     missing += positions[key]
                 else:

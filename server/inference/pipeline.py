@@ -251,8 +251,9 @@ class Pipeline:
         began = time.monotonic()
         resumed = list(group)
         missing = [i for i, prepared in enumerate(group) if not prepared.complete]
-        for i, layer, state in document.view.states([(group[i].segment, group[i].key) for i in missing]):
-            resumed[missing[i]] = self._resumed(document, group[missing[i]], layer, state)
+        for place, layer, state in document.view.states([(group[i].segment, group[i].key) for i in missing]):
+            i = missing[place]
+            resumed[i] = self._resumed(document, group[i], layer, state)
         return resumed, began, time.monotonic()
 
     def _resumed(self, document: Document, prepared: Prepared, layer: int, state: StateArray) -> Prepared:

@@ -69,7 +69,9 @@ class States:
         keys = [
             self._keys.state(run, SegmentFields(layout_fields(len(segment.ids)), segment.ids)) for _, segment in group
         ]
-        states: list[StateArray | None] = self._store.get_many(keys) if self._store else [None] * len(keys)
+        looked_up = self._store.each(keys) if self._store else ()
+        known = {key: state.copy() for key, state in looked_up if state is not None}
+        states: list[StateArray | None] = [known.get(key) for key in keys]
         missing = [index for index, state in enumerate(states) if state is None]
         works = [
             Work(bytes(keys[i]), self.model.runner, group[i][1].ids, self.model.window, 0, None, (layers,), ())
