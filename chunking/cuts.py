@@ -67,7 +67,7 @@ def keys(ids: Ids, kinds: NDArray[np.uint8]) -> Keys:
     Returns:
         uint64 (n,).
     """
-    hashes = window_hashes(ids, HASHED, np.arange(HASHED, len(ids)))
+    hashes = window_hashes(ids, HASHED, slice(len(kinds)))
     return kinds.astype(np.uint64) << _KIND | hashes >> np.uint64(64) - _KIND
 
 

@@ -74,7 +74,7 @@ def _length(window: str, start: int) -> int:
         candidates = first + np.flatnonzero(_IS_SPACE[np.minimum(points[first:last], np.uint32(0x3001))])
     if not len(candidates):
         candidates = np.arange(first, last)
-    return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates]))])
+    return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates] - HASHED))])
 
 
 def utf8_widths(points: NDArray[np.uint32]) -> NDArray[np.int64]:

@@ -24,5 +24,5 @@ def affinity_key(text: str) -> int:
     """
     data = np.frombuffer(bytes(WIDTH) + text.encode(), np.uint8)
     is_end = (data[:-1] > _SPACE) & (data[1:] <= _SPACE) | (data[1:] >= _LEAD_OF_THREE)
-    ends = np.append(np.flatnonzero(is_end[WIDTH:]) + WIDTH + 1, len(data))
-    return int(window_hashes(data, WIDTH, ends).min())
+    starts = np.append(np.flatnonzero(is_end[WIDTH:]) + 1, len(data) - WIDTH)
+    return int(window_hashes(data, WIDTH, starts).min())

@@ -55,6 +55,7 @@ class Fields:
 
     run: Callable[["ServedModel", str, int, int], RunFields]
     layout: Callable[[int, int], LayoutFields]
+    head: Callable[[str, Pool | Trained], HeadFields]
 
 
 class LayerCache:
@@ -63,7 +64,11 @@ class LayerCache:
     def __init__(self, keys: KeyMaker, store: Store | None, *, keep_results: bool) -> None:
         self._keys = keys
         # Equal fields are one object, so that the key maker digests them once.
-        self._fields = Fields(lru_cache(maxsize=1024)(run_fields), lru_cache(maxsize=512)(layout_fields))
+        self._fields = Fields(
+            lru_cache(maxsize=1024)(run_fields),
+            lru_cache(maxsize=512)(layout_fields),
+            lru_cache(maxsize=1024)(head_fields),
+        )
         self._store = store
         self._keep_results = keep_results
         self._seen = Doorkeeper()
@@ -173,12 +178,7 @@ class CacheView:
         self._target.put(key, array, self._tag, modest=self._seen is not None)
 
     def _result_key(self, state: Key, head: Pool | Trained) -> Key:
-        match head:
-            case Trained():
-                fields = HeadFields(self._tenant, head=b"trained 1", options=head.digest)
-            case _:
-                fields = HeadFields(self._tenant, head=b"pool 1", options=head.pooling)
-        return self._keys.result(fields, state)
+        return self._keys.result(self._fields.head(self._tenant, head), state)
 
     def known(self, regions: Sequence[Region]) -> Sequence[RegionTokens | None]:
         """Tokens of regions that were read earlier."""
@@ -230,6 +230,13 @@ def run_fields(model: "ServedModel", tenant: str, cut: int, window: int) -> RunF
         numerics=encoder.numerics(cut).encode(),
         window=window or None,
     )
+
+
+def head_fields(tenant: str, head: Pool | Trained) -> HeadFields:
+    """What decides a head's result, apart from the state."""
+    if isinstance(head, Trained):
+        return HeadFields(tenant, head=b"trained 1", options=head.digest)
+    return HeadFields(tenant, head=b"pool 1", options=head.pooling)
 
 
 def layout_fields(tokens: int, second: int = 0) -> LayoutFields:

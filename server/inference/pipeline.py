@@ -343,7 +343,8 @@ class Pipeline:
             self._metrics.segment(model.name, tokens, computed=resumed_from < model.runner.layers)
         else:
             self._metrics.kept_segment(model.name)
-        return Result(replace(prepared, state=None), parts, resumed_from)
+        dropped = prepared if prepared.state is None else replace(prepared, state=None)
+        return Result(dropped, parts, resumed_from)
 
 
 def _digest(key: Key) -> bytes:

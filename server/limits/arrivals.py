@@ -53,8 +53,8 @@ class Arrivals:
             try:
                 for _ in range(QUICK_TRIES):
                     began = time.monotonic()
-                    await asyncio.wait({arriving}, timeout=QUICK_SECONDS)
-                    await asyncio.sleep(0)  # after a pause of the loop the timer runs before what arrived meanwhile
+                    if not (await asyncio.wait({arriving}, timeout=QUICK_SECONDS))[0]:
+                        await asyncio.sleep(0)  # after a pause of the loop the timer runs before what arrived meanwhile
                     if arriving.done() or time.monotonic() - began < 1.5 * QUICK_SECONDS:
                         break
             finally:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -165,7 +166,8 @@ class Outermost(grpc.aio.ServerInterceptor):
                 self._metrics.requests_in_flight.labels(method.name).dec()
                 self._metrics.observe_request(method.name, code.name, reason, seconds)
                 tell = log.debug if method.name.startswith(HEALTH) else log.info  # probes come every few seconds
-                tell("call", code=code.name, reason=reason, seconds=round(seconds, 4))
+                line = partial(tell, "call", code=code.name, reason=reason, seconds=round(seconds, 4))
+                asyncio.get_running_loop().call_soon(line)  # once the status is on its way: a line takes 0.1 ms
 
     async def _let_in(self, method: _Method, context: GrpcContext, writer: _Writer, request_id: str) -> None:
         entering = self._gate.enter(method.name, context, request_id, streams_requests=method.streams_requests)
