@@ -191,7 +191,7 @@ class KeyMaker:
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes, not {len(secret)}")
         # BLAKE2b takes keys of up to 64 bytes: a longer secret is digested first.
         self._secret = secret if len(secret) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(secret).digest()
-        self._started = lru_cache(maxsize=1024)(self._start)  # a segment's length makes a layout
+        self._started = lru_cache(maxsize=1 << 14)(self._start)  # half a kB each; a segment's length makes a layout
 
     def state(self, run: RunFields, segment: SegmentFields) -> Key:
         """Name the state of a segment after `run.cut` layers."""

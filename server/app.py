@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from cache import KeyMaker
 from encoder.threads import usable_cores
 from server.auth.authenticator import Authenticator
-from server.auth.clients import Client
+from server.auth.clients import ANONYMOUS, Client
 from server.config.schema import (
     LimitSettings,
     ServerSettings,
@@ -147,6 +147,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(pipeline.close)
 
         await warm_up(catalogue, layer_cache)
+        await pipeline.prepare()
         service = Service(pipeline)
         front = FrontEnds(
             settings,
@@ -200,6 +201,7 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
         async with aclosing(Service(pipeline).stream([call], WARM_UP_TEXT, Timings())) as results:
             async for _ in results:
                 pass
+        layer_cache.prepare(model, ANONYMOUS.tenant)
     await pipeline.close()
     await scheduler.close()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import HeadFields, Key, KeyMaker, LayoutFields, RunFields, SegmentFields, Store, Tag, TokensFields
+from cache import HeadFields, Key, KeyMaker, Kind, LayoutFields, RunFields, SegmentFields, Store, Tag, TokensFields
 from chunking import FORMAT_VERSION, Region, RegionTokens, Segment, Tokens
 from server.inference.call import Call
 from server.types import Head, Pool, Priority, StateArray, SumRanges, Trained
@@ -66,12 +66,26 @@ class LayerCache:
         # Equal fields are one object, so that the key maker digests them once.
         self._fields = Fields(
             lru_cache(maxsize=1024)(run_fields),
-            lru_cache(maxsize=512)(layout_fields),
+            lru_cache(maxsize=1024)(layout_fields),
             lru_cache(maxsize=1024)(head_fields),
         )
         self._store = store
         self._keep_results = keep_results
         self._seen = Doorkeeper()
+
+    def prepare(self, model: "ServedModel", tenant: str) -> None:
+        """Digest what a tenant's segments of each length have in common: 14 µs each, which a first call need not take.
+
+        Segments of another window or of pairs, and other tenants', are digested as they come.
+        """
+        run = self._fields.run(model, tenant, model.cuts[-1], model.window)
+        for tokens in range(1, model.runner.encoder.max_tokens + 1):
+            self._keys.state(run, SegmentFields(self._fields.layout(tokens, 0), np.zeros(tokens, np.int32)))
+
+    def connect(self) -> None:
+        """Connect the calling thread to the store."""
+        if self._store is not None:
+            self._store.contains_many([Key(Kind.TOKENS, bytes(32))])
 
     def view(self, call: Call, text: str) -> "CacheView":
         """Return a call's view for one document."""

@@ -129,6 +129,7 @@ class Pipeline:
         self._verifier = Verifier(scheduler, metrics, share=verify)
         self._single_flight: SingleFlight[Computed] = SingleFlight()
         self._gate = FairGate(tokenizer_threads)
+        self._reader_count = tokenizer_threads
         self._readers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="reader")
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
@@ -137,6 +138,13 @@ class Pipeline:
         await self._verifier.close()
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._keeper.shutdown(wait=True)
+
+    async def prepare(self) -> None:
+        """Start the reader threads and connect each to the cache, which takes a millisecond of a first call."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(
+            *(loop.run_in_executor(self._readers, self._layer_cache.connect) for _ in range(self._reader_count))
+        )
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
         """Reserve machine time for a call while it lasts."""

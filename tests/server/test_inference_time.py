@@ -1,5 +1,6 @@
 """Time at a real server: deadlines, cancelling, and one computation for many callers."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ import grpc
 import numpy as np
 import pytest
 
+from cache import HeadFields, TokensFields
+from cache.key import encode_fields
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings, ComputeSettings
 from server.inference.runner import Runner
@@ -334,6 +337,29 @@ def test_heads_over_a_known_segment_teach_the_forecast_nothing(
         assert [info.resumed_from_layer for info in answer.segments] == [2], "known: heads alone"
         assert array(answer.results[0].embed.span_vectors).any()
         assert observed == before
+
+
+def test_a_first_call_sets_nothing_up(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: list[str] = []
+    digested: list[type] = []
+    connect, encode = sqlite3.connect, encode_fields
+
+    def connected(*arguments: Any, **options: Any) -> Any:
+        connections.append(threading.current_thread().name)
+        return connect(*arguments, **options)
+
+    def encoded(record: Any) -> bytes:
+        digested.append(type(record))
+        return encode(record)
+
+    cache = CacheSettings(dir=tmp_path / "cache", secret_file=tmp_path / "secret")
+    with serving(settings().model_copy(update={"cache": cache})) as server:
+        monkeypatch.setattr(sqlite3, "connect", connected)
+        monkeypatch.setattr("cache.key.encode_fields", encoded)
+        answer = analyze(server, prose(2000), cache_mode=pb.CACHE_MODE_READ_ONLY)
+        assert len(answer.segments) > 3
+        assert not connections
+        assert {*digested} == {HeadFields, TokensFields}
 
 
 def test_heads_that_take_long_do_not_make_the_machine_slow(
