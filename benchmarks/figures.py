@@ -126,11 +126,16 @@ def attempt(ids: Iterable[str], measure: Callable[[], Figures]) -> dict[str, Out
 
 
 def attempt_each(parts: Mapping[tuple[str, ...], Callable[[Path], Figures]]) -> dict[str, Outcome]:
-    """Measure parts, by the ids that they promise, one after the other, each with an empty folder of its own."""
+    """Measure parts, by the ids that they promise, one after the other, each with an empty folder of its own.
+
+    Folders stay until the end: within minutes of the deletion of thousands, ext4 takes 0.2 ms to make a file, not 0.02.
+    """
     figures: dict[str, Outcome] = {}
-    for ids, measure in parts.items():
-        with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
-            figures |= attempt(ids, partial(measure, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="octavo-bench-") as root:
+        for number, (ids, measure) in enumerate(parts.items()):
+            folder = Path(root) / str(number)
+            folder.mkdir()
+            figures |= attempt(ids, partial(measure, folder))
     return figures
 
 
