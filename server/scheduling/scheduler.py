@@ -15,6 +15,9 @@ from server.telemetry import loops
 from server.telemetry.metrics import Metrics
 from server.types import Computed, Priority, Work
 
+BULK_PAUSE_SECONDS = 1.0
+"""At least, between a bulk client's runs once it is out of credit: what it is granted meanwhile shares a run."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
@@ -251,6 +254,8 @@ class Scheduler:
     def _park(self, item: _Waiting, seconds: float) -> None:
         name = item.client.name
         self._queue.park(name)
+        if item.priority is Priority.BULK:
+            seconds = max(seconds, BULK_PAUSE_SECONDS)
         timer = asyncio.get_running_loop().call_later(seconds, self._unpark, name)
         self._parked[name] = _Parked(item.priority, timer)
         self._measure()

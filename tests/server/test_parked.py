@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -110,6 +111,31 @@ def test_three_thousand_waiting_segments_cost_no_more_than_what_is_granted(monke
         assert machine.computed == [b"%d" % i for i in range(3_000)]
 
     simulate(main())
+
+
+def test_a_bulk_client_out_of_credit_runs_once_a_second_and_loses_nothing() -> None:
+    runs: list[tuple[float, int]] = []
+
+    class Noting(Machine):
+        def compute(self, works: Sequence[Work], threads: int) -> list[Computed]:
+            runs.append((time.monotonic() - START, len(works)))
+            return super().compute(works, threads)
+
+    async def main() -> None:
+        machine = Noting(batch_tokens=1_000)
+        async with scheduling() as scheduler:
+            for number in range(600):  # what it may have, a tenth of a second apart: so it comes back
+                await asyncio.sleep(START + number / 10 - time.monotonic())
+                await submitted(scheduler, machine, b"%d" % number, 10, priority=Priority.BULK)
+            waiting = [submitted(scheduler, machine, b"%d" % i, 10, priority=Priority.BULK) for i in range(600, 1_200)]
+            await asyncio.gather(*waiting)
+        assert machine.computed == [b"%d" % i for i in range(1_200)]
+
+    simulate(main())
+    later = [run for run in runs if run[0] > 62]
+    assert len(later) == pytest.approx(58, abs=3)
+    assert all(after - before >= 1 for (before, _), (after, _) in pairwise(later))
+    assert runs[-1][0] < 122, "the second minute's tokens were granted within it"
 
 
 def test_what_expires_while_its_client_is_parked_says_so_at_once() -> None:
