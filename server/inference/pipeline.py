@@ -15,8 +15,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
+from threading import Barrier, BrokenBarrierError
 from typing import ParamSpec, TypeVar
 
 import chunking
@@ -40,6 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STEP_SECONDS = 0.004  # of tokenising and cutting before yielding to other calls; a thread hop takes 0.1 ms
+PREPARE_SECONDS = 1.0  # at most, that reader threads wait for each other at the start
 LOOP_STEP_SECONDS = 0.001  # of a call's work on the event loop before yielding: every other call waits for it
 
 
@@ -141,10 +143,15 @@ class Pipeline:
 
     async def prepare(self) -> None:
         """Start the reader threads and connect each to the cache, which takes a millisecond of a first call."""
+        all_started = Barrier(self._reader_count)  # else a quick thread would serve twice, and another not be started
+
+        def connect() -> None:
+            self._layer_cache.connect()
+            with suppress(BrokenBarrierError):
+                all_started.wait(PREPARE_SECONDS)
+
         loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(loop.run_in_executor(self._readers, self._layer_cache.connect) for _ in range(self._reader_count))
-        )
+        await asyncio.gather(*(loop.run_in_executor(self._readers, connect) for _ in range(self._reader_count)))
 
     def reserve(self, call: Call) -> AbstractContextManager[Reservation]:
         """Reserve machine time for a call while it lasts."""

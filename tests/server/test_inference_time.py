@@ -358,7 +358,8 @@ def test_a_first_call_sets_nothing_up(models: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setattr("cache.key.encode_fields", encoded)
         answer = analyze(server, prose(2000), cache_mode=pb.CACHE_MODE_READ_ONLY)
         assert len(answer.segments) > 3
-        assert not [name for name in connections if name.startswith("reader")]  # the writer maintains the disk meanwhile
+        # The cache's writer connects when it likes.
+        assert not [name for name in connections if name.startswith("reader")]
         assert {*digested} == {HeadFields, TokensFields}
 
 
