@@ -28,7 +28,7 @@ def window_hashes(
     """
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     step = 8 // little.itemsize  # items in a word
-    words = np.ndarray(len(little) - step + 1, "<u8", little, strides=little.strides)  # begin at each item
+    words = np.ndarray(len(little) - step + 1, "<u8", little, strides=little.strides)  # one begins at each item
     fitting = len(little) - width + 1
     hashes = np.zeros_like(words[:fitting][starts])
     for first in range(0, width, step):
