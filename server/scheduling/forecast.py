@@ -34,7 +34,11 @@ and forgotten after about twenty.
 LEAST_DEMAND = 1.0  # tokens a second; clients that ask for less are forgotten
 
 ESTIMATE_CALLS = 16  # texts of a client to remember; with fewer, nothing is estimated
-SAMPLE_EVERY = 8  # one in so many texts that the estimate would refuse is read anyway, to notice a change
+SAMPLE_SECONDS = 1.0
+"""A client's text that the estimate would refuse is read anyway so often, to notice a change.
+
+Not one in so many: a flood of 80 calls a second would have nine of them read, which takes a twentieth of a core.
+"""
 
 
 class Speed:
@@ -135,7 +139,7 @@ class TokenEstimate:
 
     def __init__(self) -> None:
         self._ratios: dict[str, deque[float]] = {}  # tokens per character
-        self._refusals = Counter[str]()
+        self._sampled: dict[str, float] = {}  # when, by client
 
     def learn(self, name: str, characters: int, tokens: int) -> None:
         """Remember a text that was read and looked up."""
@@ -152,8 +156,11 @@ class TokenEstimate:
 
     def is_sample(self, name: str) -> bool:
         """Whether a text that the estimate would refuse is read anyway."""
-        self._refusals[name] += 1
-        return self._refusals[name] % SAMPLE_EVERY == 0
+        now = time.monotonic()
+        if now - self._sampled.get(name, -math.inf) < SAMPLE_SECONDS:
+            return False
+        self._sampled[name] = now
+        return True
 
 
 class Reservation:

@@ -67,6 +67,8 @@ class Scheduler:
         self._busy = 0
         self._executor = ThreadPoolExecutor(streams, thread_name_prefix="stream")
         self._tasks: list[asyncio.Task[None]] = []
+        metrics.queue_depth.set_function(lambda: len(self._queue))
+        metrics.queue_tokens.set_function(lambda: self.queued_tokens)
 
     def start(self) -> None:
         """Start the streams on the running loop."""
@@ -155,7 +157,6 @@ class Scheduler:
         client, priority = item.client, item.priority
         within_share = self.forecast.within_share(client, priority)
         self._queue.push(item, item.cost, priority, client.name, client.plan.weight, within_share=within_share)
-        self._measure()
         parked = self._parked.get(client.name)
         if parked and parked.priority is Priority.BULK and priority is Priority.INTERACTIVE:
             self._unpark(client.name)  # there may be credit enough for this one
@@ -168,7 +169,6 @@ class Scheduler:
         self._queue.discard(item, item.priority, name)
         if name in self._parked and not self._queue.holds(name):
             self._unpark(name)
-        self._measure()
 
     async def _step(self) -> None:
         """Compute the next segments, once there are some."""
@@ -225,7 +225,6 @@ class Scheduler:
             for item in batch:
                 item.future.set_exception(error)
             raise
-        self._measure()
         return batch
 
     def _release(self, item: _Waiting) -> bool:
@@ -258,19 +257,13 @@ class Scheduler:
             seconds = max(seconds, BULK_PAUSE_SECONDS)
         timer = asyncio.get_running_loop().call_later(seconds, self._unpark, name)
         self._parked[name] = _Parked(item.priority, timer)
-        self._measure()
 
     def _unpark(self, name: str) -> None:
         """Let a client try again; does nothing for one that is not parked."""
         if parked := self._parked.pop(name, None):
             parked.timer.cancel()
             self._queue.unpark(name)
-            self._measure()
             self._news.set()
-
-    def _measure(self) -> None:
-        self._metrics.queue_depth.set(len(self._queue))
-        self._metrics.queue_tokens.set(self.queued_tokens)
 
 
 def _expire(future: asyncio.Future[Computed | None]) -> None:

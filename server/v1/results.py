@@ -22,6 +22,7 @@ from server.inference.tasks import (
 )
 from server.inference.tasks.classify import LabelScore
 from server.inference.tasks.embed import Vectors, encoded
+from server.inference.tasks.redact import Masked
 from server.inference.tasks.sparse import SparseVector
 from server.inference.tasks.tokens import Entity
 from server.v1.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
@@ -207,24 +208,33 @@ def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
 
 def _entities(entities: Sequence[Entity], ruler: Ruler) -> pb.Entities:
     written = pb.Entities()
-    for each in entities:
-        _write(each, written.entities.add(), ruler)
+    for each, span in zip(entities, _spans(entities, ruler), strict=True):
+        _write(each, span, written.entities.add())
     return written
 
 
-def _write(entity: Entity, to: pb.Entity, ruler: Ruler) -> None:
-    """Fill in a message field by field: 0.7 µs, with keywords 2 µs, and a long document has thousands."""
-    to.span.start, to.span.end = ruler.span(entity.start, entity.end)
+def _spans(places: Sequence[Entity | Masked], ruler: Ruler) -> list[list[int]]:
+    """Where each starts and ends in the caller's unit."""
+    edges = ruler.units([edge for each in places for edge in (each.start, each.end)])
+    spans: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return spans
+
+
+def _write(entity: Entity, span: Sequence[int], to: pb.Entity) -> None:
+    """Fill in a message field by field: 0.5 µs, with keywords 2 µs, and a long document has thousands."""
+    place = to.span
+    place.start, place.end = span
     to.label, to.score, to.segment_index = entity.label, entity.score, entity.segment
 
 
 def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
-    redacted = Ruler(answer.text, unit)
+    spans = _spans([each.entity for each in answer.masked], ruler)
+    masks = _spans(answer.masked, Ruler(answer.text, unit))
     written = pb.Redaction(text=answer.text)
-    for each in answer.masked:
+    for each, span, mask in zip(answer.masked, spans, masks, strict=True):
         to = written.entities.add()
-        _write(each.entity, to.entity, ruler)
-        to.redacted.start, to.redacted.end = redacted.span(each.start, each.end)
+        _write(each.entity, span, to.entity)
+        to.redacted.start, to.redacted.end = mask
     return written
 
 

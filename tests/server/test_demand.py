@@ -4,14 +4,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 from types import SimpleNamespace
 
 import pytest
 
 from server.auth.clients import Client, Plan
 from server.errors import QueueFull
-from server.scheduling.fair_queue import FairQueue
+from server.scheduling.fair_queue import PriorityFairQueue
 from server.scheduling.forecast import DEMAND_MEMORY_SECONDS, Demand, Forecast, Reservation
 from server.types import Priority
 
@@ -115,7 +114,7 @@ def outcome(  # noqa: C901
 ) -> Outcome:
     """Offer shares of a machine's speed in documents of 1 to 15 segments, served as a scheduler does."""
     draw, forecast = random.Random(0), Forecast(2)
-    queues: list[FairQueue[tuple[Call, int]]] = [FairQueue(), FairQueue()]
+    queue: PriorityFairQueue[tuple[Call, int]] = PriorityFairQueue()
     latencies: dict[str, list[float]] = {name: [] for name in shares}
     refusals = Counter[str]()
     forecast.speed.observe(int(SPEED / 2), 1.0, threads=1)
@@ -125,8 +124,8 @@ def outcome(  # noqa: C901
 
     def leave(call: Call) -> None:
         taken.remove(call)
-        for queue, number in product(queues, range(call.segments)):
-            queue.discard(call.client.name, (call, number))
+        for number in range(call.segments):
+            queue.discard((call, number), Priority.INTERACTIVE, call.client.name)
 
     for at, name in [*arrivals, (end, "")]:
         while clock.now < at:
@@ -134,7 +133,7 @@ def outcome(  # noqa: C901
                 leave(call)
                 call.reservation.close()
                 ends["late"] += 1
-            popped = queues[0].pop() or queues[1].pop()
+            popped = queue.pop()
             if popped is None:
                 clock.now = at
                 break
@@ -165,8 +164,8 @@ def outcome(  # noqa: C901
                 continue
             taken.append(call)
             for number in range(segments):
-                within_share = not queues[1].holds(name) and forecast.within_share(caller, Priority.INTERACTIVE)
-                queues[not within_share].push(name, 1.0, SEGMENT, (call, number))
+                within_share = forecast.within_share(caller, Priority.INTERACTIVE)
+                queue.push((call, number), SEGMENT, Priority.INTERACTIVE, name, 1.0, within_share=within_share)
     kept = ends["kept"] / (ends["kept"] + ends["late"])
     return Outcome(ends["tokens"] / (SPEED * seconds), kept, latencies, refusals)
 

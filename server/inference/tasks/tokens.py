@@ -121,6 +121,7 @@ class ClassifyTokensMerge:
         self._task = task
         self._text = text
         self._labels, self._kinds, self._begins = _tags(task.labels)
+        self._wanted = np.array([not task.wanted or label in task.wanted for label in self._labels])
         self._coming: list[tuple[Segment, Scores]] = []  # with their logits
         self._words = 0  # seen so far
         self._waiting: _Pieces | None = None  # the last word, which may go on
@@ -159,8 +160,9 @@ class ClassifyTokensMerge:
         known = int(np.searchsorted(pieces.words, complete))
         words = _aggregated(pieces[:known], self._task.aggregation)
         self._waiting = pieces[known:]
-        closed = self._join(words if self._open is None else self._open.followed_by(words), None if last else complete)
-        self._closed = tuple(filter(self._is_wanted, closed))
+        self._closed = self._join(
+            words if self._open is None else self._open.followed_by(words), None if last else complete
+        )
         if self._all is not None:
             self._all += self._closed
 
@@ -194,8 +196,8 @@ class ClassifyTokensMerge:
         self._words += int(own[-1])
         return pieces if self._waiting is None else self._waiting.followed_by(pieces)
 
-    def _join(self, words: _Pieces, complete: int | None) -> list[Entity]:
-        """Words to entities. A stray "I-" begins one.
+    def _join(self, words: _Pieces, complete: int | None) -> tuple[Entity, ...]:
+        """Words to the entities that are wanted. A stray "I-" begins one.
 
         The last one stays open if it may go on behind the `complete` words that are known; None: nothing comes behind.
         """
@@ -205,30 +207,28 @@ class ClassifyTokensMerge:
         kinds, begins = self._kinds[best], self._begins[best]
         follows = (np.diff(words.words) == 1) & (np.diff(kinds) == 0)
         follows &= ~begins[1:] | (np.diff(words.segments) != 0)
-        firsts = np.concatenate([np.arange(len(words))[:1], 1 + np.flatnonzero(~follows)])
-        lasts = np.append(firsts[1:], len(words))[: len(firsts)] - 1
+        bounds = np.concatenate([[0], 1 + np.flatnonzero(~follows), [len(words)]])[0 if len(words) else 1 :]
         self._open = None
         if complete is not None and len(words) and words.words[-1] == complete - 1:
-            self._open, firsts, lasts = words[firsts[-1] :], firsts[:-1], lasts[:-1]
-        scores = words.scores[np.arange(len(words)), best].tolist()
-        columns = firsts, lasts, kinds[firsts], words.starts[firsts], words.ends[lasts], words.segments[firsts]
-        return [
-            self._entity(kind, start, end, scores[first : last + 1], segment)
-            for first, last, kind, start, end, segment in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+            self._open, bounds = words[bounds[-2] :], bounds[:-1]
+        firsts, lasts = bounds[:-1], bounds[1:] - 1
+        certain = words.scores[np.arange(bounds[-1]), best[: bounds[-1]]].astype(np.float64)
+        scores = np.add.reduceat(certain, firsts) / np.diff(bounds)
+        wanted = np.flatnonzero(self._wanted[kinds[firsts]] & (scores >= self._task.min_score))
+        firsts, lasts = firsts[wanted], lasts[wanted]
+        spans = map(self._trimmed, words.starts[firsts].tolist(), words.ends[lasts].tolist())
+        labels = [self._labels[kind] for kind in kinds[firsts].tolist()]
+        columns = labels, scores[wanted].tolist(), words.segments[firsts].tolist()
+        return tuple(Entity(*span, *rest) for span, *rest in zip(spans, *columns, strict=True) if span[0] < span[1])
 
-    def _entity(self, kind: int, start: int, end: int, scores: list[float], segment: int) -> Entity:
-        """An entity without white space at its ends: SentencePiece's pieces begin with the space before them."""
-        while start < end and self._text[start].isspace():
+    def _trimmed(self, start: int, end: int) -> tuple[int, int]:
+        """A span without white space at its ends: SentencePiece's pieces begin with the space before them."""
+        text = self._text
+        while start < end and text[start].isspace():
             start += 1
-        while start < end and self._text[end - 1].isspace():
+        while start < end and text[end - 1].isspace():
             end -= 1
-        return Entity(start, end, self._labels[kind], sum(scores) / len(scores), segment)
-
-    def _is_wanted(self, entity: Entity) -> bool:
-        task = self._task
-        wanted = not task.wanted or entity.label in task.wanted
-        return wanted and entity.score >= task.min_score and entity.start < entity.end
+        return start, end
 
 
 def _tag(label: str) -> tuple[bool, str]:
