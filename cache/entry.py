@@ -47,11 +47,11 @@ HEADER_BYTES = 256
 MAX_DIMENSIONS = 4
 MAX_FILE_BYTES = 1 << 30
 # Only types that NumPy can rebuild from bytes: no objects, no records, no foreign byte order.
-DTYPES = frozenset(f"<{code}" for code in ("f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8")) | {
-    "|i1",
-    "|u1",
-    "|b1",
+DTYPES = {
+    name.encode().ljust(8, b"\0"): np.dtype(name)
+    for name in ("<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "|i1", "|u1", "|b1")
 }
+"""By their names in the header."""
 _HEAD = struct.Struct(f"<4sHBB8s{MAX_DIMENSIONS}QddQ24x{1 + DIGEST_BYTES}s{TAG_BYTES}s62x")
 _VERSION = struct.Struct("<4sH")  # how every version of the header begins
 MAC_BYTES = 32
@@ -79,7 +79,7 @@ def check_storable(array: Array) -> None:
     Raises:
         TypeError: for a dtype or a number of dimensions outside the format.
     """
-    if array.dtype.str not in DTYPES or array.ndim > MAX_DIMENSIONS:
+    if array.dtype not in DTYPES.values() or array.ndim > MAX_DIMENSIONS:
         raise TypeError(f"an array of shape {array.shape} and type {array.dtype} cannot be stored")
 
 
@@ -116,13 +116,13 @@ def decode(view: memoryview, key: Key, now: float, sealing_key: bytes) -> Entry:
     _, _, dimensions, cipher, name, *shape, stored_at, expires_at, length, full_key, tag = _HEAD.unpack(head)
     if full_key != bytes(key):
         raise CorruptEntryError("the value of another key")
-    dtype = name.rstrip(b"\0").decode("ascii", "replace")
+    dtype = DTYPES.get(name)
     shape = shape[:dimensions]
     if (
         magic != MAGIC
         or cipher != NO_CIPHER
-        or dtype not in DTYPES
-        or not math.prod(shape) * np.dtype(dtype).itemsize == length == len(content)
+        or dtype is None
+        or not math.prod(shape) * dtype.itemsize == length == len(content)
     ):
         raise CorruptEntryError("the header contradicts the value")
     if expires_at <= now:

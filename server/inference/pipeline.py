@@ -277,7 +277,7 @@ class Pipeline:
             return replace(prepared, layer=layer, state=state.copy())
         made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
         document.view.keep_results(prepared.key, made)
-        return replace(prepared, parts={**prepared.parts, **made})
+        return Prepared(prepared.segment, prepared.key, prepared.heads, {**prepared.parts, **made}, prepared.kept)
 
     async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
         """Charge cached segments; the others are charged when the scheduler releases them."""
