@@ -10,11 +10,11 @@
     48      8      stored at, unix time, float64
     56      8      expires at, unix time, float64
     64      8      length of the content in bytes
-    72      24     nonce of the cipher; 0 without one
+    72      24     nonce: random bytes that no other entry has
     96      33     the full key
     129     33     the tag
-    162     62     0
-    224     32     keyed BLAKE3 of the 224 bytes before and of the content
+    162     78     0
+    240     16     GMAC of the content, under a key of its own: keyed BLAKE2b of the 240 bytes before
 
 The MAC covers every byte, the key included, so an entry that is forged, damaged or moved under another key is refused.
 Index rows are never trusted: a row can name another valid file, a wrong tag or a later expiry. The header's size is a
@@ -22,6 +22,7 @@ multiple of 64, so arrays are aligned as well as the buffer they are read into.
 """
 
 import errno
+import hashlib
 import hmac
 import math
 import os
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from cache.errors import CorruptEntryError, ExpiredEntryError, OldFormatError
@@ -41,7 +42,7 @@ from cache.tag import TAG_BYTES
 Array: TypeAlias = NDArray[Any]
 
 MAGIC = b"octv"
-FORMAT = 2
+FORMAT = 3
 NO_CIPHER = 0
 HEADER_BYTES = 256
 MAX_DIMENSIONS = 4
@@ -52,9 +53,11 @@ DTYPES = {
     for name in ("<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "|i1", "|u1", "|b1")
 }
 """By their names in the header."""
-_HEAD = struct.Struct(f"<4sHBB8s{MAX_DIMENSIONS}QddQ24x{1 + DIGEST_BYTES}s{TAG_BYTES}s62x")
+NONCE_BYTES = 24
+_HEAD = struct.Struct(f"<4sHBB8s{MAX_DIMENSIONS}QddQ{NONCE_BYTES}s{1 + DIGEST_BYTES}s{TAG_BYTES}s78x")
 _VERSION = struct.Struct("<4sH")  # how every version of the header begins
-MAC_BYTES = 32
+MAC_BYTES = 16
+_ONCE = bytes(12)  # GMAC's nonce: no key is used twice
 assert _HEAD.size + MAC_BYTES == HEADER_BYTES  # the layout above
 
 
@@ -90,7 +93,7 @@ def encode(entry: Entry, sealing_key: bytes) -> tuple[bytes, memoryview]:
     content = array.reshape(-1).view(np.uint8).data
     head = _HEAD.pack(
         MAGIC, FORMAT, array.ndim, NO_CIPHER, array.dtype.str.encode(), *shape,
-        entry.stored_at, entry.expires_at, len(content), bytes(entry.key), entry.tag,
+        entry.stored_at, entry.expires_at, len(content), os.urandom(NONCE_BYTES), bytes(entry.key), entry.tag,
     )  # fmt: skip
     return head + _mac(sealing_key, head, content), content
 
@@ -113,7 +116,7 @@ def decode(view: memoryview, key: Key, now: float, sealing_key: bytes) -> Entry:
     head, content = view[: _HEAD.size], view[HEADER_BYTES:]
     if not hmac.compare_digest(_mac(sealing_key, head, content), view[_HEAD.size : HEADER_BYTES]):
         raise CorruptEntryError("the MAC differs: damaged, forged, or written under another secret")
-    _, _, dimensions, cipher, name, *shape, stored_at, expires_at, length, full_key, tag = _HEAD.unpack(head)
+    _, _, dimensions, cipher, name, *shape, stored_at, expires_at, length, _, full_key, tag = _HEAD.unpack(head)
     if full_key != bytes(key):
         raise CorruptEntryError("the value of another key")
     dtype = DTYPES.get(name)
@@ -133,9 +136,12 @@ def decode(view: memoryview, key: Key, now: float, sealing_key: bytes) -> Entry:
 
 
 def _mac(sealing_key: bytes, head: bytes | memoryview, content: memoryview) -> bytes:
-    # Chosen for speed without nonces: 393 kB take 90 µs, keyed BLAKE2b 600 µs, HMAC-SHA-256 350 µs. GMAC is faster,
-    # but a repeated nonce would reveal its key.
-    return blake3(head, key=sealing_key).update(content).digest()
+    """AES-256-GCM over nothing but additional data (NIST SP 800-38D), under a key that the header and its nonce give.
+
+    Chosen for speed: 393 kB take 14 µs on a Zen 5, keyed BLAKE3 47, Poly1305 27.
+    """
+    key = hashlib.blake2b(head, digest_size=32, key=sealing_key, person=b"octavo entry").digest()
+    return AESGCM(key).encrypt(_ONCE, b"", content)
 
 
 def write_file(path: Path, header: bytes, content: memoryview) -> int:

@@ -96,6 +96,14 @@ def test_an_entry_of_another_secret_is_refused() -> None:
         decode(memoryview(forged), key(1), NOW, bytes(32))
 
 
+def test_no_two_entries_share_a_key_of_the_mac() -> None:
+    """GMAC under a repeated key and nonce would reveal the key; an entry that is written again differs in both."""
+    first, second = (stored(np.arange(8, dtype="<u2"), key(1)) for _ in range(2))
+    assert first[:HEADER_BYTES] != second[:HEADER_BYTES]
+    assert first[-16:] == second[-16:]  # the content
+    assert len({bytes(stored(np.arange(8, dtype="<u2"), key(1))[72:96]) for _ in range(100)}) == 100
+
+
 def test_the_mac_binds_the_key() -> None:
     """An entry with its key's field rewritten is refused, though the rest of it is valid."""
     moved = stored(np.arange(8, dtype="<u2"), key(1))
