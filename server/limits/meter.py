@@ -135,8 +135,14 @@ class Meter:
         return max(0, math.ceil(amount / rate.amount - TINY) - 1) * rate.seconds
 
     def _missing(self, amount: float) -> float:
-        """How much has to be bought before so much may be spent."""
-        return min(amount, self._quota.rate.amount) - self._credit
+        """How much has to be bought before so much may be spent; first of all a debt, if a window does not hold both.
+
+        Else what is left of a window beside the debt would be bought for a cost that still has to wait, and another
+        could spend it on top of the next window.
+        """
+        window = self._quota.rate.amount
+        missing = min(amount, window) - self._credit
+        return missing if missing <= window else -self._credit
 
     def _units(self, amount: float) -> int:
         """The units that hold so much, of one window at most."""

@@ -148,6 +148,19 @@ def test_a_cost_above_the_window_is_granted_and_owed(clock: Clock) -> None:
     assert 179 <= waited <= 181, "three windows and a half were used, three had to pass before the fourth's rest"
 
 
+def test_what_waits_behind_a_debt_buys_nothing_that_another_could_spend(clock: Clock) -> None:
+    """Else a small cost took what was bought for the large one, which then got all of the next window too."""
+    tested = meter(Rate(150, 60))
+    assert tested.spend(362) == 0
+    while clock.now < START + 128:
+        assert tested.spend(362)
+        clock.now += 1
+    assert tested.spend(30) == 0
+    while seconds := tested.spend(362):
+        clock.now += seconds
+    assert clock.now >= START + 128 + 60
+
+
 def test_a_clock_that_is_set_locks_nobody_out_and_grants_nothing_twice(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
