@@ -92,16 +92,19 @@ class Disk:
     def find(self, keys: Sequence[Key], now: float, *, in_place: bool = False) -> Iterator[Entry | None]:
         """Yield the valid entry of each key, or None. Values are read one by one, in one thread.
 
-        Those that are read `in_place` all lie in the same memory, so each array is valid only until the next one.
+        Those that are read `in_place` lie in two places in turn: each array is valid only until the one after the next.
         """
         done = 0
         with self._faults(keys) as index:
             if index is not None:
                 rows = index.find([bytes(key) for key in keys])
-                room = np.empty(max(map(_file_bytes, rows.values()), default=0), np.uint8) if in_place else None
+                largest = max(map(_file_bytes, rows.values()), default=0)
+                rooms = [np.empty(largest, np.uint8) if in_place else None for _ in range(2)]
                 for key in keys:
                     row = rows.get(bytes(key))
-                    entry = None if row is None else self._read(index, key, row, now, room)
+                    entry = None if row is None else self._read(index, key, row, now, rooms[0])
+                    if entry is not None:
+                        rooms.reverse()
                     done += 1
                     yield entry
         yield from [None] * (len(keys) - done)

@@ -66,11 +66,13 @@ class Store:
         return [found[key] for key in keys]
 
     def each(self, keys: Iterable[Key]) -> Iterator[tuple[Key, Array | None]]:
-        """Yield every different key and the array under it, or None; each array is valid only until the next one.
+        """Yield every different key and the array under it, or None.
 
-        For large values: what is on disk is read into the same memory, and does not stay in this process. The files are
-        in the system's cache, and new pages cost more than reading again: 28 states of 393 kB take 4.4 ms, verified. In
-        a buffer that was kept they took 6.5 ms, and up to 39 where a virtual machine had to find the pages first.
+        Each array is valid only until the one after the next: work on one may go on while the next is read.
+
+        For large values: what is on disk is read into the same two places, and does not stay in this process. The files
+        are in the system's cache, and new pages cost more than reading again: where all of 28 states were
+        kept, they took half as long again, and up to nine times as long where a virtual machine had to find the pages.
         """
         now = time.time()
         found = self._in_memory(keys, now)

@@ -140,6 +140,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             layer_cache,
             limiter,
             metrics,
+            threads=threads,
             tokenizer_threads=compute.tokenizer_threads,
             in_flight=compute.in_flight_segments,
             verify=settings.cache.verify if store else 0.0,
@@ -179,7 +180,9 @@ async def warm_up(catalogue: Catalogue, layer_cache: LayerCache) -> None:
     uncounted = Metrics(CollectorRegistry())
     limiter = Limiter(LimitSettings(), uncounted)
     scheduler = Scheduler(1, 1, limiter, uncounted)
-    pipeline = Pipeline(scheduler, layer_cache, limiter, uncounted, tokenizer_threads=1, in_flight=1, verify=0.0)
+    pipeline = Pipeline(
+        scheduler, layer_cache, limiter, uncounted, threads=1, tokenizer_threads=1, in_flight=1, verify=0.0
+    )
     scheduler.start()
     for model in catalogue:
         if model.trunk:

@@ -40,26 +40,34 @@ class TrainedHead:
 
     facts: HeadFacts
     digest: str
-    _apply: Callable[[Tensor], Tensor]
+    _begin: Callable[[Tensor, int], Callable[[], Tensor]]
 
-    def __call__(self, states: Tensor) -> Scores:
-        """Apply to a segment's states after the last layer, (tokens, hidden).
+    def begin(self, states: Tensor, threads: int = 1) -> Callable[[], Scores]:
+        """Begin to apply it to a segment's states after the last layer, (tokens, hidden), which must not change.
+
+        With more than one thread, another may do it while the caller goes on.
 
         Returns:
-            float32: logits (tokens, labels) of a tokens head; logits (labels,) of a sequence head; of a vocabulary head
-            (2, words), ids with a positive weight, ascending, and their weights (SPLADE; Formal et al., 2021).
+            What waits for the scores, float32: logits (tokens, labels) of a tokens head; logits (labels,) of a sequence
+            head; of a vocabulary head (2, words), ids with a positive weight, ascending, and their weights (SPLADE;
+            Formal et al., 2021).
         """
-        scores: Scores = self._apply(states.cpu()).numpy()
-        return scores
+        end = self._begin(states.cpu(), threads)
+        return lambda: end().numpy()
+
+    def __call__(self, states: Tensor) -> Scores:
+        """Apply it; see `begin`."""
+        return self.begin(states)()
 
 
 def _widened(states: Tensor) -> Tensor:
     return states.to(torch.float32, copy=True)  # bits depend on the alignment of memory
 
 
-def _in_torch(head: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+def _in_torch(head: Callable[[Tensor], Tensor], states: Tensor, threads: int) -> Callable[[], Tensor]:  # noqa: ARG001
     with torch.inference_mode(), one_thread():
-        return head(states)
+        scores = head(states)
+    return lambda: scores
 
 
 @dataclass(frozen=True, slots=True)

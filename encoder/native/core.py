@@ -155,7 +155,8 @@ class _Kernels(Structure):
         ),
         ("layers", CFUNCTYPE(None, POINTER(_LayersCall), _THREADS)),
         ("embed", CFUNCTYPE(None, POINTER(_EmbedCall), _THREADS)),
-        ("scores", CFUNCTYPE(None, POINTER(_ScoresCall))),
+        ("begin_scores", CFUNCTYPE(_P, POINTER(_ScoresCall), _THREADS)),
+        ("end_scores", CFUNCTYPE(None, _P)),
     )
 
 
@@ -345,14 +346,15 @@ class Core:
         self._kernels.embed(byref(call), torch.get_num_threads())
         return state
 
-    def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int) -> Tensor:
-        """Rows times weights, plus biases, on this thread: (rows, inputs) bfloat16 to (rows, outputs) float32.
+    def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int, threads: int) -> "Scoring":
+        """Begin rows times weights, plus biases: (rows, inputs) bfloat16 to (rows, outputs) float32.
 
         Args:
             x: the rows.
             panels: for each sixteen outputs, (inputs, 16) float32.
             bias: in whole sixteens.
             outputs: how many of them are wanted.
+            threads: with more than one, another thread makes them if it is free.
         """
         rows, inputs = x.shape
         count = -(-outputs // LANES)
@@ -368,8 +370,7 @@ class Core:
             outputs,
             out.data_ptr(),
         )
-        self._kernels.scores(byref(call))
-        return out
+        return Scoring(self._kernels, call, out, (x, panels, bias), threads)
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
         outputs, inputs, outliers = linear.scale.shape[0], linear.input.factor.shape[0], linear.input.columns.shape[0]
@@ -384,6 +385,24 @@ class Core:
             _address(linear.outlier_weight, "outlier_weight", torch.bfloat16, outliers, outputs),
             _quantiser(linear.input, inputs),
         )
+
+
+class Scoring:
+    """Scores that another thread makes if one is free. What they are made of stays as it is until they are taken."""
+
+    def __init__(self, kernels: Any, call: _ScoresCall, out: Tensor, inputs: tuple[Tensor, ...], threads: int) -> None:
+        self._end, self._out, self._inputs = kernels.end_scores, out, inputs
+        self._begun: int | None = kernels.begin_scores(byref(call), threads)
+
+    def __call__(self) -> Tensor:
+        """Wait for the scores, or make them here if nobody has begun to."""
+        self.__del__()
+        return self._out
+
+    def __del__(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun:
+            self._end(begun)
 
 
 def _made(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -126,7 +126,9 @@ struct Kernels {
 
   void (*layers)(const LayersCall&, int32_t threads);
   void (*embed)(const EmbedCall&, int32_t threads);
-  void (*scores)(const ScoresCall&);
+  // Scores may be made by another thread, until `end_scores`, which must follow, of what `begin_scores` returns.
+  void* (*begin_scores)(const ScoresCall&, int32_t threads);
+  void (*end_scores)(void* scoring);
 };
 
 }  // namespace octavo

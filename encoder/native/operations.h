@@ -21,6 +21,7 @@ void linear_norm_quantise(const Rows& rows, int64_t count, const Linear& map, co
 
 void layers(const LayersCall& call, int32_t threads);
 void embed(const EmbedCall& call, int32_t threads);
-void scores(const ScoresCall& call);
+void* begin_scores(const ScoresCall& call, int32_t threads);
+void end_scores(void* scoring);
 
 }  // namespace octavo::OCTAVO_FORM

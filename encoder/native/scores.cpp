@@ -4,6 +4,7 @@
 #include "operations.h"
 #include "product.h"
 #include "scratch.h"
+#include "threads.h"
 
 namespace octavo::OCTAVO_FORM {
 namespace {
@@ -51,12 +52,27 @@ void block(const ScoresCall& call, int64_t row) {
   }
 }
 
-}  // namespace
-
-// On the caller's thread: a segment's take 0.2 ms.
 void scores(const ScoresCall& call) {
   for (int64_t row = 0; row < call.rows; row += kScoreRows)
     with_rows<kScoreRows>(smaller(call.rows - row, kScoreRows), [&]<int Rows>() { block<Rows>(call, row); });
 }
+
+struct Scoring {
+  ScoresCall call;
+  Aside aside;
+
+  explicit Scoring(const ScoresCall& call)
+      : call(call), aside([](void* own) { scores(static_cast<Scoring*>(own)->call); }, this) {}
+};
+
+}  // namespace
+
+void* begin_scores(const ScoresCall& call, int32_t threads) {
+  if (threads > 1) return new Scoring(call);
+  scores(call);
+  return nullptr;
+}
+
+void end_scores(void* scoring) { delete static_cast<Scoring*>(scoring); }
 
 }  // namespace octavo::OCTAVO_FORM

@@ -10,7 +10,7 @@ const Kernels& OCTAVO_JOIN(kernels_, OCTAVO_FORM)() {
   using namespace OCTAVO_FORM;
   static constexpr Kernels kernels = {
       attention, packed_bytes, pack,   product, quantise, linear, linear_activate_quantise, linear_norm_quantise,
-      layers,    embed,        scores,
+      layers,    embed,        begin_scores, end_scores,
   };
   return kernels;
 }

@@ -7,6 +7,7 @@
 #endif
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -77,19 +78,31 @@ void leave(int crowded) {
 #endif
 }
 
+// How long a helper waits awake for its next job: a caller of `Aside` has one for it every 0.1 ms.
+constexpr std::chrono::microseconds kAwake{200};
+
+}  // namespace
+
 struct Job {
   void (*body)(void*);
   void* context;
-  int processor;      // the caller's
   int32_t unclaimed;  // calls that a helper may still take; guarded by the pool's mutex
+  int processor;      // the caller's
+  bool taken = false;  // by a helper, ever; guarded likewise
   std::atomic<int32_t> running{0};
   Job* next = nullptr;
+
+  Job(int32_t helpers, void (*body)(void*), void* context)
+      : body(body), context(context), unclaimed(helpers), processor(octavo::processor()) {}
 };
+
+namespace {
 
 class Pool {
  public:
-  void run(int32_t helpers, void (*body)(void*), void* context) noexcept {
-    Job job{body, context, processor(), helpers};
+  // Lets as many helpers as it has unclaimed calls take a job, until it is closed.
+  void offer(Job& job) noexcept {
+    const int32_t helpers = job.unclaimed;
     {
       const std::lock_guard lock(mutex_);
       while (helpers_ < helpers && start()) ++helpers_;
@@ -98,12 +111,16 @@ class Pool {
       waiting_.store(true, std::memory_order_relaxed);
     }
     for (int32_t i = 0; i < helpers; ++i) wake_.notify_one();
-    body(context);
+  }
+
+  // Returns once no helper runs the job any more: whether any did.
+  bool close(Job& job) noexcept {
     std::unique_lock lock(mutex_);
     remove(&job);
     lock.unlock();
     look_for([&] { return job.running.load(std::memory_order_acquire) == 0; });
     lock.lock();  // a helper that has just counted itself out may still hold it
+    return job.taken;
   }
 
   std::atomic<int32_t> expecting{0};  // calls that have more parts
@@ -124,14 +141,17 @@ class Pool {
     for (;;) {
       if (first_ == nullptr) {
         lock.unlock();
+        const auto asleep = std::chrono::steady_clock::now() + kAwake;
         look_for([&] {
-          return waiting_.load(std::memory_order_relaxed) || expecting.load(std::memory_order_relaxed) == 0;
+          return waiting_.load(std::memory_order_relaxed) ||
+                 (expecting.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() > asleep);
         });
         lock.lock();
         wake_.wait(lock, [&] { return first_ != nullptr; });
       }
       Job* job = first_;
       job->running.fetch_add(1, std::memory_order_relaxed);
+      job->taken = true;
       if (--job->unclaimed == 0) remove(job);
       lock.unlock();
       leave(job->processor);
@@ -168,10 +188,18 @@ Pool* pool = [] {
 
 void run_on_threads(int32_t threads, void (*body)(void*), void* context) noexcept {
   const DefaultFloats floats;
-  if (threads > 1)
-    pool->run(threads - 1, body, context);
-  else
-    body(context);
+  Job job(threads - 1, body, context);
+  if (threads > 1) pool->offer(job);
+  body(context);
+  if (threads > 1) pool->close(job);
+}
+
+Aside::Aside(void (*body)(void*), void* context) : job_(std::make_unique<Job>(1, body, context)) { pool->offer(*job_); }
+
+Aside::~Aside() {
+  if (pool->close(*job_)) return;
+  const DefaultFloats floats;
+  job_->body(job_->context);
 }
 
 MoreParts::MoreParts(int32_t threads) noexcept : shared_(threads > 1) { pool->expecting += shared_; }

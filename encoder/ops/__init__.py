@@ -186,9 +186,10 @@ class Operations(Protocol):
         """
         ...
 
-    def scores(self, linear: Linear) -> Callable[[Tensor], Tensor] | None:
+    def scores(self, linear: Linear) -> Callable[[Tensor, int], Callable[[], Tensor]] | None:
         """A trained head's linear map of states: (tokens, hidden) bfloat16 to (tokens, labels) float32.
 
-        None if not supported. Its bits depend on no machine and no library.
+        It begins, with so many threads, and returns what waits for the result. None if not supported. Its bits depend
+        on no machine and no library.
         """
         ...

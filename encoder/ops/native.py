@@ -13,7 +13,7 @@ from torch.nn import functional
 from encoder.families import Activation
 from encoder.layers import Linear, Norm
 from encoder.native import library
-from encoder.native.core import HEAD_UNIT, LANES, ROW_UNIT, Core
+from encoder.native.core import HEAD_UNIT, LANES, ROW_UNIT, Core, Scoring
 from encoder.native.library import NativeUnavailableError
 from encoder.ops import Embeddings8, Layer8, Linear8, Quantiser, Rows
 from encoder.ops.reference import Reference
@@ -151,9 +151,9 @@ class NativeScores:
         self._panels = rows.reshape(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
         self._bias = functional.pad(linear.bias, (0, missing))
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, threads: int) -> Scoring:
         """See `Operations.scores`."""
-        return self._core.scores(states.contiguous(), self._panels, self._bias, self._outputs)
+        return self._core.scores(states.contiguous(), self._panels, self._bias, self._outputs, threads)
 
 
 class NativeLayers:

@@ -78,7 +78,7 @@ class Reference:
         """See `Operations.stack`."""
         return None
 
-    def scores(self, linear: Linear) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002
+    def scores(self, linear: Linear) -> Callable[[Tensor, int], Callable[[], Tensor]] | None:  # noqa: ARG002
         """See `Operations.scores`."""
         return None
 

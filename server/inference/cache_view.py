@@ -143,7 +143,8 @@ class CacheView:
         """For segments, with the keys of their last states: those of which a state is known, in any order.
 
         Yields:
-            The segment's position, the deepest cut whose state is known, and that state, valid until the next one.
+            The segment's position, the deepest cut whose state is known, and that state, valid until the one after the
+            next.
         """
         if self._source is None:
             return

@@ -119,6 +119,7 @@ class Pipeline:
         limiter: Limiter,
         metrics: Metrics,
         *,
+        threads: int,
         tokenizer_threads: int,
         in_flight: int,
         verify: float,
@@ -127,6 +128,7 @@ class Pipeline:
         self._layer_cache = layer_cache
         self._limiter = limiter
         self._metrics = metrics
+        self._threads = threads
         self._in_flight = in_flight
         self._verifier = Verifier(scheduler, metrics, share=verify)
         self._single_flight: SingleFlight[Computed] = SingleFlight()
@@ -264,20 +266,23 @@ class Pipeline:
 
     def _with_states(self, document: Document, group: list[Prepared]) -> tuple[list[Prepared], float, float]:
         began = time.monotonic()
+        view, runner = document.view, document.call.model.runner
         resumed = list(group)
-        missing = [i for i, prepared in enumerate(group) if not prepared.complete]
-        for place, layer, state in document.view.states([(group[i].segment, group[i].key) for i in missing]):
-            i = missing[place]
-            resumed[i] = self._resumed(document, group[i], layer, state)
-        return resumed, began, time.monotonic()
 
-    def _resumed(self, document: Document, prepared: Prepared, layer: int, state: StateArray) -> Prepared:
-        runner = document.call.model.runner
-        if layer < runner.layers:
-            return replace(prepared, layer=layer, state=state.copy())
-        made = runner.apply(state, [head for head in prepared.heads if head not in prepared.parts])
-        document.view.keep_results(prepared.key, made)
-        return Prepared(prepared.segment, prepared.key, prepared.heads, {**prepared.parts, **made}, prepared.kept)
+        def last_states() -> Iterator[tuple[int, StateArray, list[Head]]]:
+            missing = [i for i, prepared in enumerate(group) if not prepared.complete]
+            for place, layer, state in view.states([(group[i].segment, group[i].key) for i in missing]):
+                i = missing[place]
+                if layer < runner.layers:
+                    resumed[i] = replace(group[i], layer=layer, state=state.copy())
+                else:
+                    yield i, state, [head for head in group[i].heads if head not in group[i].parts]
+
+        for i, made in runner.apply_each(last_states(), self._threads):
+            each = group[i]
+            view.keep_results(each.key, made)
+            resumed[i] = Prepared(each.segment, each.key, each.heads, {**each.parts, **made}, each.kept)
+        return resumed, began, time.monotonic()
 
     async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
         """Charge cached segments; the others are charged when the scheduler releases them."""

@@ -1,7 +1,7 @@
 """The only place of the server that knows tensors: runs batches of segments through an encoder, in worker threads."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,24 +65,39 @@ class Runner:
 
     def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[Any]]:
         """Make heads' numbers of one segment's state after the last layer."""
-        if not heads:
-            return {}
+        return self._begin(state, heads, threads=1)() if heads else {}
+
+    def apply_each(
+        self, wanted: Iterable[tuple[int, StateArray, Sequence[Head]]], threads: int
+    ) -> Iterator[tuple[int, dict[Head, NDArray[Any]]]]:
+        """Apply heads to states, each with a number, while the next state comes: each is used until the one after."""
+        behind = None
+        for number, state, heads in wanted:
+            begun = number, self._begin(state, heads, threads)
+            if behind:
+                yield behind[0], behind[1]()
+            behind = begun
+        if behind:
+            yield behind[0], behind[1]()
+
+    def _begin(self, state: StateArray, heads: Sequence[Head], threads: int) -> Callable[[], dict[Head, NDArray[Any]]]:
         tensor = numpy_to_state(state)
-        return {head: self._apply(tensor, head) for head in heads}
+        begun = [(head, self._begin_one(tensor, head, threads)) for head in heads]
+        return lambda: {head: end() for head, end in begun}
 
     def add_head(self, head: TrainedHead) -> None:
         """Offer a trained head, under its digest."""
         self._heads[head.digest] = head
 
-    def _apply(self, state: torch.Tensor, head: Head) -> NDArray[Any]:
+    def _begin_one(self, state: torch.Tensor, head: Head, threads: int) -> Callable[[], NDArray[Any]]:
         match head:
             case SumRanges():
-                return range_sums(state, head.ranges)
+                made = range_sums(state, head.ranges)
             case Pool():
-                vector: NDArray[Any] = pool(state, (len(state),), head.pooling)[0]
-                return vector
+                made = pool(state, (len(state),), head.pooling)[0]
             case _:
-                return self._heads[head.digest](state)
+                return self._heads[head.digest].begin(state, threads)
+        return lambda: made
 
     def warm_up(self) -> None:
         """Run a longest segment twice: the first caller is not to pay for what is set up on first use."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cache import (
     CacheSettings,
@@ -278,10 +279,25 @@ def test_large_values_are_read_one_at_a_time_and_not_kept(open_store: Opener) ->
     events = counts(store)
     assert (events[Event.MEMORY_HIT], events[Event.DISK_HIT], events[Event.MISS]) == (1, 3, 1)
     assert store.stats().memory_entries == 1
-    first, second = (array for _, array in store.each([key(0), key(5)]))
-    assert first is not None
-    assert second is not None
-    assert np.shares_memory(first, second)
+
+
+def test_a_large_value_stays_while_the_next_is_read(open_store: Opener) -> None:
+    with open_store() as store:
+        fill(store, 0, 1, 2, 3)
+        (damaged,) = [path for path in store.settings.folder.rglob("*.val") if bytes(key(2)).hex() in path.name]
+    damaged.write_bytes(b"short")
+    store = open_store()
+    last: tuple[int, NDArray[np.uint16]] | None = None
+    seen = []
+    for name, array in store.each([key(number) for number in (0, 9, 1, 2, 9, 3)]):
+        if array is not None:
+            if last:
+                assert np.array_equal(last[1], state(last[0]))
+            last = int.from_bytes(name.digest, "big"), array
+            seen.append(array)
+    assert len(seen) == 3
+    assert np.shares_memory(seen[0], seen[2]), "and no longer"
+    assert not np.shares_memory(seen[0], seen[1])
 
 
 def test_a_look_up_of_large_values_may_end_early(open_store: Opener) -> None:

@@ -282,11 +282,30 @@ def test_scores_are_those_of_64_bit_floats_and_depend_on_their_row_alone(form: s
     scores, defined = (native_forms.native(each).scores(head) for each in (form, "generic"))
     assert scores
     assert defined
-    found = scores(x)
+    found = scores(x, 1)()
     exactly = x.double() @ head.weight.double().t() + head.bias.double()
     assert ((found.double() - exactly).abs() <= 1e-6 * inputs).all()
-    assert torch.equal(found, defined(x)), "the same bits in all forms"
-    assert all(torch.equal(scores(x[row : row + 1])[0], found[row]) for row in (0, 5, 11, 12, 300))
+    assert torch.equal(found, defined(x, 1)()), "the same bits in all forms"
+    assert all(torch.equal(scores(x[row : row + 1], 1)()[0], found[row]) for row in (0, 5, 11, 12, 300))
+
+
+def test_scores_are_the_same_when_another_thread_makes_them(native: Native) -> None:
+    draw = Draw(1)
+    scores = native.scores(Linear(draw.normal(35, 384), draw.normal(35)))
+    assert scores
+    x = [draw.normal(tokens, 384).bfloat16() for tokens in (1, 300, 7, 510)]
+    expected = [scores(each, 1)() for each in x]
+    for _ in range(50):
+        begun = [scores(each, 2) for each in x]
+        assert all(torch.equal(end(), right) for end, right in zip(begun, expected, strict=True))
+
+
+def test_scores_that_nobody_takes_end_before_what_they_are_made_of_goes(native: Native) -> None:
+    """Else another thread would write to memory that was given back: the sanitized build would say so."""
+    scores = native.scores(Linear(torch.ones(35, 384), torch.ones(35)))
+    assert scores
+    for _ in range(50):
+        scores(torch.ones(510, 384, dtype=torch.bfloat16), 2)
 
 
 def test_a_head_of_another_size_is_left_to_pytorch(native: Native) -> None:

@@ -7,7 +7,7 @@ cache, and the script that runs in Redis.
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -87,6 +87,12 @@ class Model:
             Computed({1: work.ids}, self.apply(work.ids, work.heads), now, now, now + seconds, seconds)
             for work in works
         ]
+
+    def apply_each(
+        self, wanted: Iterable[tuple[int, StateArray, Sequence[Head]]], threads: int
+    ) -> Iterator[tuple[int, dict[Head, NDArray[Any]]]]:
+        assert threads
+        return ((number, self.apply(state, heads)) for number, state, heads in wanted)
 
     def apply(self, state: StateArray, heads: Sequence[Head]) -> dict[Head, NDArray[Any]]:
         return {head: vector(int(state[0]), cast("Pool", head)) for head in heads}
@@ -234,6 +240,7 @@ class States(RuleBasedStateMachine):
             cast("Any", None),
             self.limiter,
             self.metrics,
+            threads=streams,
             tokenizer_threads=READERS,
             in_flight=3,
             verify=0.0,
@@ -364,8 +371,9 @@ class States(RuleBasedStateMachine):
             rate = CLIENTS[name].plan.tokens_per_minute
             if rate is None:
                 continue
-            # A segment longer than the window is a debt. What was bought from Redis for one who left is kept.
-            left_over = max(1.0, max(SIZES) if self.limiter._shared else max(SIZES) - rate)
+            # A segment longer than the window is a debt. A unit is left over, and what was bought from Redis for one
+            # who left.
+            left_over = max(SIZES) if self.limiter._shared else 1.0 + max(0, max(SIZES) - rate)
             for i, (start, _) in enumerate(grants):
                 within_minute = sum(amount for at, amount in grants[i:] if at < start + MINUTE - 1e-6)
                 assert within_minute <= rate + left_over + 1e-6

@@ -21,7 +21,7 @@ Scores = NDArray[np.float32]
 
 OUTSIDE = "O"
 ENTITY_BYTES = 40  # without its label
-SEGMENTS_AT_ONCE = 16  # taken in together: their logits are a megabyte, and the event loop waits for a millisecond
+SEGMENTS_AT_ONCE = 32  # taken in together: the event loop waits for one or two milliseconds
 TOKENS_AN_ENTITY = 4  # at least, in a whole document; a reply is checked again once it is made
 
 
@@ -214,21 +214,21 @@ class ClassifyTokensMerge:
         firsts, lasts = bounds[:-1], bounds[1:] - 1
         certain = words.scores[np.arange(bounds[-1]), best[: bounds[-1]]].astype(np.float64)
         scores = np.add.reduceat(certain, firsts) / np.diff(bounds)
-        wanted = np.flatnonzero(self._wanted[kinds[firsts]] & (scores >= self._task.min_score))
+        wanted = self._wanted[kinds[firsts]] & (scores >= self._task.min_score)
+        wanted &= words.starts[firsts] < words.ends[lasts]
         firsts, lasts = firsts[wanted], lasts[wanted]
-        spans = map(self._trimmed, words.starts[firsts].tolist(), words.ends[lasts].tolist())
+        starts, ends = words.starts[firsts].tolist(), words.ends[lasts].tolist()
         labels = [self._labels[kind] for kind in kinds[firsts].tolist()]
-        columns = labels, scores[wanted].tolist(), words.segments[firsts].tolist()
-        return tuple(Entity(*span, *rest) for span, *rest in zip(spans, *columns, strict=True) if span[0] < span[1])
+        found = map(Entity, starts, ends, labels, scores[wanted].tolist(), words.segments[firsts].tolist())
+        outermost = "".join(map(self._text.__getitem__, starts + (words.ends[lasts] - 1).tolist()))
+        if outermost.split() == [outermost]:  # no white space there
+            return tuple(found)
+        return tuple(each for each in map(self._trimmed, found) if each.start < each.end)
 
-    def _trimmed(self, start: int, end: int) -> tuple[int, int]:
-        """A span without white space at its ends: SentencePiece's pieces begin with the space before them."""
-        text = self._text
-        while start < end and text[start].isspace():
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        return start, end
+    def _trimmed(self, entity: Entity) -> Entity:
+        """Without white space at its ends: SentencePiece's pieces begin with the space before them."""
+        covered = self._text[entity.start : entity.end]
+        return entity._replace(start=entity.end - len(covered.lstrip()), end=entity.start + len(covered.rstrip()))
 
 
 def _tag(label: str) -> tuple[bool, str]:
