@@ -7,6 +7,7 @@ entity of its label too: the model saw only one side of the edge.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -242,6 +243,7 @@ def entity_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for _, tag in map(_tag, labels) if tag != OUTSIDE))
 
 
+@lru_cache
 def _tags(labels: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.bool_]]:
     """Labels of entities, the first being none; of each of a head's labels, which it is, and whether it begins one."""
     tags = [_tag(label) for label in labels]
