@@ -65,6 +65,7 @@ class Disk:
         self._counters = counters
         self._on_fault = on_fault
         self._opening = threading.Lock()
+        self._of_thread = threading.local()
         self._index: Index | None = None
         self._invalid: dict[Key, Row] = {}  # rows that led to no valid value, to be removed
         self._pause, self._next_attempt = 0.0, 0.0
@@ -92,17 +93,17 @@ class Disk:
     def find(self, keys: Sequence[Key], now: float, *, in_place: bool = False) -> Iterator[Entry | None]:
         """Yield the valid entry of each key, or None. Values are read one by one, in one thread.
 
-        Those that are read `in_place` lie in two places in turn: each array is valid only until the one after the next.
+        Those that are read `in_place` lie in the thread's two places in turn: each array is valid only until the thread
+        reads the one after the next.
         """
         done = 0
         with self._faults(keys) as index:
             if index is not None:
                 rows = index.find([bytes(key) for key in keys])
-                largest = max(map(_file_bytes, rows.values()), default=0)
-                rooms = [np.empty(largest, np.uint8) if in_place else None for _ in range(2)]
+                rooms = self._rooms(max(map(_file_bytes, rows.values()), default=0)) if in_place else []
                 for key in keys:
                     row = rows.get(bytes(key))
-                    entry = None if row is None else self._read(index, key, row, now, rooms[0])
+                    entry = None if row is None else self._read(index, key, row, now, rooms[0] if rooms else None)
                     if entry is not None:
                         rooms.reverse()
                     done += 1
@@ -115,6 +116,13 @@ class Disk:
             if index is not None:
                 return set(index.find([bytes(key) for key in keys]))
         return set()
+
+    def _rooms(self, nbytes: int) -> list[NDArray[np.uint8]]:
+        """The thread's two places, the next to be used first. Kept: 393 kB of new pages take 90 µs, reading 13."""
+        rooms: list[NDArray[np.uint8]] | None = getattr(self._of_thread, "rooms", None)
+        if rooms is None or min(room.nbytes for room in rooms) < nbytes:
+            rooms = self._of_thread.rooms = [np.empty(nbytes, np.uint8) for _ in range(2)]
+        return rooms
 
     def _read(self, index: Index, key: Key, row: Row, now: float, room: NDArray[np.uint8] | None) -> Entry | None:
         try:
