@@ -27,12 +27,11 @@ def window_hashes(
         uint64, one per window.
     """
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
-    step = 8 // little.itemsize  # items in a word
-    words = np.ndarray(len(little) - step + 1, "<u8", little, strides=little.strides)  # one begins at each item
-    fitting = len(little) - width + 1
-    hashes = np.zeros_like(words[:fitting][starts])
-    for first in range(0, width, step):
-        hashes += words[first : first + fitting][starts]
+    shape = max(0, len(little) - width + 1), width * little.itemsize // 8  # a window begins at each item; its words
+    windows = np.ndarray(shape, "<u8", little, strides=(little.itemsize, 8))[starts]
+    hashes = np.zeros(len(windows), np.uint64)
+    for words in windows.T:
+        hashes += words
         hashes *= _MULTIPLIER
         hashes ^= hashes >> _HALF
     return hashes

@@ -71,7 +71,7 @@ def _length(window: str, start: int) -> int:
     first, last = np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right")
     candidates = first + np.flatnonzero(points[first - 1 : last - 1] == _LF)
     if not len(candidates):
-        candidates = first + np.flatnonzero(_IS_SPACE[np.minimum(points[first:last], np.uint32(0x3001))])
+        candidates = first + np.flatnonzero(_IS_SPACE.take(points[first:last], mode="clip"))
     if not len(candidates):
         candidates = np.arange(first, last)
     return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates] - HASHED))])
