@@ -71,7 +71,7 @@ class Store:
         Each array is valid only until the thread reads the one after the next: work on one may go on while the next is
         read.
 
-        For large values: what is on disk is read into the thread's same two places, and does not stay in this process.
+        For large values: what is on disk is read into the thread's same two buffers, and does not stay in this process.
         The files are in the system's cache, and new pages cost more than reading again: where all of 28 states were
         kept, they took half as long again, and up to nine times as long where a virtual machine had to find the pages.
         """

@@ -26,7 +26,7 @@ class Aside {
   const std::unique_ptr<Job> job_;
 };
 
-// While one exists, threads that have finished wait awake for the next part of this call; otherwise they sleep.
+// While one exists, threads that have finished wait awake for the next part of this call; otherwise they soon sleep.
 class MoreParts {
  public:
   explicit MoreParts(int32_t threads) noexcept;

@@ -70,7 +70,7 @@ class Runner:
     def apply_each(
         self, wanted: Iterable[tuple[int, StateArray, Sequence[Head]]], threads: int
     ) -> Iterator[tuple[int, dict[Head, NDArray[Any]]]]:
-        """Apply heads to states, each with a number, while the next state comes: each is used until the one after."""
+        """Apply heads to numbered states, each while the next is fetched: a state must last until the next has come."""
         behind = None
         for number, state, heads in wanted:
             begun = number, self._begin(state, heads, threads)

@@ -97,7 +97,7 @@ def test_an_entry_of_another_secret_is_refused() -> None:
 
 
 def test_no_two_entries_share_a_key_of_the_mac() -> None:
-    """GMAC under a repeated key and nonce would reveal the key; an entry that is written again differs in both."""
+    """GMAC under a repeated key and nonce would reveal the key, so an entry that is written again has another nonce."""
     first, second = (stored(np.arange(8, dtype="<u2"), key(1)) for _ in range(2))
     assert first[:HEADER_BYTES] != second[:HEADER_BYTES]
     assert first[-16:] == second[-16:]  # the content
