@@ -8,7 +8,7 @@ else before whitespace, else at any code point.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ CONTEXT: Final = 64  # code points before a region, needed to classify the bound
 _IS_SPACE = np.zeros(0x3002, np.bool_)  # by code point; the last one stands for all beyond
 _IS_SPACE[[0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]] = True
 _LF = 0x0A
-_INSIDE = 0x80  # the upper two bits of a byte within a code point
+_UPPER, _INSIDE = 0xC0, 0x80  # two bits, and what they are in a byte within a code point
+
+Unit = TypeVar("Unit", np.uint8, np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +61,18 @@ def regions(text: str) -> Iterator[Region]:
 
 def _length(window: str, start: int) -> int:
     """Length in code points of the region at the start of a window."""
-    utf8 = np.frombuffer(window.encode("utf-8", "surrogatepass"), np.uint8)
-    if window.isascii():  # one byte per code point
-        points: NDArray[np.uint8] | NDArray[np.uint32] = utf8
-        ends = np.arange(len(window) + 1)
-    else:
-        points = code_points(window, start)
-        ends = np.append(np.flatnonzero(utf8 & 0xC0 != _INSIDE), len(utf8))  # bytes before each code point
+    utf8 = _encoded(window, "utf-8", start, np.uint8)
     if len(utf8) <= LARGEST:
-        return len(points)
-    first, last = np.searchsorted(ends, SMALLEST), np.searchsorted(ends, LARGEST, side="right")
-    candidates = first + np.flatnonzero(points[first - 1 : last - 1] == _LF)
+        return len(window)
+    candidates = SMALLEST + np.flatnonzero(utf8[SMALLEST - 1 : LARGEST] == _LF)
     if not len(candidates):
-        candidates = first + np.flatnonzero(_IS_SPACE.take(points[first:last], mode="clip"))
-    if not len(candidates):
-        candidates = np.arange(first, last)
-    return int(candidates[least(window_hashes(utf8, HASHED, ends[candidates] - HASHED))])
+        begins = np.flatnonzero(utf8[: LARGEST + 1] & _UPPER != _INSIDE)
+        first = int(np.searchsorted(begins, SMALLEST))
+        points = utf8 if window.isascii() else code_points(window)
+        spaces = first + np.flatnonzero(_IS_SPACE.take(points[first : len(begins)], mode="clip"))
+        candidates = begins[spaces if len(spaces) else slice(first, None)]
+    end = int(candidates[least(window_hashes(utf8, HASHED, candidates - HASHED))])
+    return end if window.isascii() else int(np.count_nonzero(utf8[:end] & _UPPER != _INSIDE))
 
 
 def utf8_widths(points: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -87,7 +85,11 @@ def utf8_widths(points: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 def code_points(text: str, start: int = 0) -> NDArray[np.uint32]:
     """The text's code points; `start` is its position in the document, for the error message."""
+    return _encoded(text, "utf-32-le", start, np.uint32)
+
+
+def _encoded(text: str, encoding: str, start: int, dtype: type[Unit]) -> NDArray[Unit]:
     try:
-        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return np.frombuffer(text.encode(encoding), dtype)
     except UnicodeEncodeError as error:
         raise TextError(start + error.start) from None
