@@ -38,7 +38,7 @@ from cache import (
 )
 
 _ENTRIES = 48
-_SIZES = (96, 384, 6_000, 40_000)  # float32 numbers: in the index, and in files of their own
+_SIZES = (96, 384, 10_000, 40_000)  # float32 numbers: in the index, and in files of their own
 _SECONDS = 60.0  # in which a trial must end
 _KEYS = KeyMaker(bytes(32))
 _WRONG, _FAILED = 3, 4  # exit statuses of a trial

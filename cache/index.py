@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 DATABASE: str = diskcache.core.DBNAME
 FANOUT = 256  # folders of value files
-INLINE_BYTES = 16_384  # smaller values are stored in the index: a pooled vector needs no file
+INLINE_BYTES = 32_768  # smaller values are stored in the index: most results and tokens need no file
 OPEN_PATIENCE = 1.0
 """Seconds that opening waits for another process's lock."""
 
@@ -55,7 +55,7 @@ _SETTINGS = {
 }
 _RAW_MODE = 1  # diskcache's, for every row; the mode in a row is ignored
 _BATCH = 64  # rows removed in one transaction, while other processes wait
-_FIND_LIMIT = 500  # parameters of one statement
+_FIND_LIMIT = 512  # parameters of one statement
 _FILENAME = re.compile(r"[0-9a-f]{2}/([0-9a-f]{66})-[0-9a-f]{12}\.val", re.ASCII)
 _KINDS = {kind.value: kind for kind in Kind}
 _BYTES = "{0}.size + COALESCE(LENGTH({0}.value), 0)"
@@ -185,7 +185,9 @@ class Index:
         """Return the rows of those keys that have one."""
         found: dict[bytes, Row] = {}
         for start in range(0, len(keys), _FIND_LIMIT):
-            part = keys[start : start + _FIND_LIMIT]
+            part: list[bytes | None] = [*keys[start : start + _FIND_LIMIT]]
+            # In powers of two, so that few statements are prepared: 20 µs each. NULL equals no key.
+            part += [None] * ((1 << (len(part) - 1).bit_length()) - len(part))
             marks = ",".join("?" * len(part))
             rows = self._sql(f"SELECT key, filename, value, size FROM Cache WHERE raw = 1 AND key IN ({marks})", part)  # noqa: S608
             found.update((key, Row(*columns)) for key, *columns in rows)

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cache import Kind, RunFields, SegmentFields
+from chunking import RegionTokens, Tokens
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings, ModelSettings, Settings
-from server.inference.cache_view import layout_fields
+from server.inference.cache_view import layout_fields, rows_of, tokens_of
 from tests.server.helpers import SOON, TINY, Server, model, prose, serving, settings
 
 TEXT = prose(4000)
@@ -69,6 +70,22 @@ def test_an_edit_computes_the_edit_and_is_the_same_bits(warm: Server, truth: dic
     assert edited.results == truth[EDITED].results
     assert 1 <= computed(edited) <= 4
     assert len(edited.segments) >= 10
+
+
+@pytest.mark.parametrize(("last", "dtype"), [(65_535, np.uint16), (65_536, np.int32), (250_001, np.int32)])
+def test_tokens_come_back_as_they_were(last: int, dtype: type) -> None:
+    edges = np.array([0, 3, 16_384])
+    kinds = np.array([4, 0], np.uint8)
+    rows = rows_of(RegionTokens(Tokens(np.array([7, last], np.int32), edges[:-1], edges[1:]), kinds))
+    assert rows.dtype == dtype
+    read = tokens_of(rows)
+    assert (read.tokens.ids.tolist(), read.tokens.starts.tolist(), read.tokens.ends.tolist()) == (
+        [7, last],
+        [0, 3],
+        [3, 16_384],
+    )
+    assert read.kinds.tolist() == [4, 0]
+    assert [each.dtype for each in (read.tokens.ids, read.tokens.starts, read.kinds)] == [np.int32, np.int64, np.uint8]
 
 
 def test_another_head_reads_states_and_computes_no_layer(warm: Server, server: Server) -> None:
