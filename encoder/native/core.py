@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from encoder import ops
 from encoder.families import Activation
-from encoder.layers import Norm
+from encoder.layers import Linear, Norm
 from encoder.native import library
 from encoder.native.library import NativeUnavailableError
 
@@ -346,31 +347,9 @@ class Core:
         self._kernels.embed(byref(call), torch.get_num_threads())
         return state
 
-    def scores(self, x: Tensor, panels: Tensor, bias: Tensor, outputs: int, threads: int) -> "Scoring":
-        """Begin rows times weights, plus biases: (rows, inputs) bfloat16 to (rows, outputs) float32.
-
-        Args:
-            x: the rows.
-            panels: for each sixteen outputs, (inputs, 16) float32.
-            bias: in whole sixteens.
-            outputs: how many of them are wanted.
-            threads: with more than one, another thread makes them if it is free.
-        """
-        rows, inputs = x.shape
-        count = -(-outputs // LANES)
-        if inputs % LANES or outputs <= 0:
-            raise ValueError(f"rows must have a multiple of {LANES} columns, and outputs be more than 0")
-        out = _made((rows, outputs), torch.float32)
-        call = _ScoresCall(
-            _address(x, "x", torch.bfloat16, rows, inputs),
-            rows,
-            inputs,
-            _address(panels, "panels", torch.float32, count, inputs, LANES),
-            _address(bias, "bias", torch.float32, count * LANES),
-            outputs,
-            out.data_ptr(),
-        )
-        return Scoring(self._kernels, call, out, (x, panels, bias), threads)
+    def scores(self, linear: Linear) -> "Scores":
+        """A head's linear map, whose inputs come in whole sixteens."""
+        return Scores(self._kernels, linear)
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
         outputs, inputs, outliers = linear.scale.shape[0], linear.input.factor.shape[0], linear.input.columns.shape[0]
@@ -387,10 +366,33 @@ class Core:
         )
 
 
+class Scores:
+    """A head's linear map: rows (n, inputs) bfloat16 to (n, outputs) float32."""
+
+    def __init__(self, kernels: Any, linear: Linear) -> None:
+        outputs, inputs = linear.weight.shape
+        if inputs % LANES or outputs <= 0:
+            raise ValueError(f"rows must have a multiple of {LANES} columns, and outputs be more than 0")
+        missing = -outputs % LANES
+        rows = functional.pad(linear.weight, (0, 0, 0, missing))
+        panels = rows.reshape(-1, LANES, inputs).transpose(1, 2).contiguous()
+        bias = functional.pad(linear.bias, (0, missing))
+        self._kernels, self._inputs, self._outputs, self._weights = kernels, inputs, outputs, (panels, bias)
+        self._panels = _address(panels, "panels", torch.float32, len(rows) // LANES, inputs, LANES)
+        self._bias = _address(bias, "bias", torch.float32, len(rows))
+
+    def __call__(self, x: Tensor, threads: int) -> "Scoring":
+        """Begin to score rows; with more than one thread, another makes the scores if it is free."""
+        x, rows, inputs, outputs = x.contiguous(), len(x), self._inputs, self._outputs
+        address, out = _address(x, "x", torch.bfloat16, rows, inputs), _made((rows, outputs), torch.float32)
+        call = _ScoresCall(address, rows, inputs, self._panels, self._bias, outputs, out.data_ptr())
+        return Scoring(self._kernels, call, out, (x, self._weights), threads)
+
+
 class Scoring:
     """Scores that another thread makes if one is free. What they are made of stays as it is until they are taken."""
 
-    def __init__(self, kernels: Any, call: _ScoresCall, out: Tensor, inputs: tuple[Tensor, ...], threads: int) -> None:
+    def __init__(self, kernels: Any, call: _ScoresCall, out: Tensor, inputs: object, threads: int) -> None:
         self._end, self._out, self._inputs = kernels.end_scores, out, inputs
         self._begun: int | None = kernels.begin_scores(byref(call), threads)
 

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from torch import Tensor
-from torch.nn import functional
 
 from encoder.families import Activation
 from encoder.layers import Linear, Norm
 from encoder.native import library
-from encoder.native.core import HEAD_UNIT, LANES, ROW_UNIT, Core, Scoring
+from encoder.native.core import HEAD_UNIT, LANES, ROW_UNIT, Core, Scores
 from encoder.native.library import NativeUnavailableError
 from encoder.ops import Embeddings8, Layer8, Linear8, Quantiser, Rows
 from encoder.ops.reference import Reference
 
-__all__ = ["Native", "NativeLayers", "NativeScores", "NativeUnavailableError", "best", "outlook"]
+__all__ = ["Native", "NativeLayers", "NativeUnavailableError", "best", "outlook"]
 
 ARITHMETIC = "octavo-8bit-1"
 """Names the arithmetic, which all forms share bit for bit. Count up if any result changes; golden.json has the name."""
@@ -135,25 +134,9 @@ class Native(Reference):
             return None
         return NativeLayers(self._core, layers, heads, activation)
 
-    def scores(self, linear: Linear) -> "NativeScores | None":
+    def scores(self, linear: Linear) -> Scores | None:
         """See `Operations.scores`."""
-        return None if linear.weight.shape[1] % LANES else NativeScores(self._core, linear)
-
-
-class NativeScores:
-    """A head's linear map, its weights in the order of the core's products."""
-
-    def __init__(self, core: Core, linear: Linear) -> None:
-        self._core = core
-        self._outputs = linear.weight.shape[0]
-        missing = -self._outputs % LANES
-        rows = functional.pad(linear.weight, (0, 0, 0, missing))
-        self._panels = rows.reshape(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()
-        self._bias = functional.pad(linear.bias, (0, missing))
-
-    def __call__(self, states: Tensor, threads: int) -> Scoring:
-        """See `Operations.scores`."""
-        return self._core.scores(states.contiguous(), self._panels, self._bias, self._outputs, threads)
+        return None if linear.weight.shape[1] % LANES else self._core.scores(linear)
 
 
 class NativeLayers:
