@@ -117,13 +117,12 @@ def _tensors(answers: Sequence[Any], encoding: Encoding) -> dict[str, Tensor]:
                 "label_scores": Tensor.of(np.array([label.score for label in labels], np.float32).reshape(shape)),
             }
         case Entities():
-            entities = [entity for answer in answers for entity in answer.entities]
-            spans = [(entity.start, entity.end) for entity in entities]
+            found = Entities.joined(answers)
             return {
-                "entity_spans": Tensor.of(np.array(spans, np.int64).reshape(-1, 2)),
-                "entity_labels": Tensor.of_texts([entity.label for entity in entities], (len(entities),)),
-                "entity_scores": Tensor.of(np.array([entity.score for entity in entities], np.float32)),
-                "entity_rows": _rows(len(answer.entities) for answer in answers),
+                "entity_spans": Tensor.of(found.spans),
+                "entity_labels": Tensor.of_texts(found.labels, (len(found),)),
+                "entity_scores": Tensor.of(found.scores.astype(np.float32)),
+                "entity_rows": _rows(len(answer) for answer in answers),
             }
         case Redaction():
             return {"redacted": Tensor.of_texts([answer.text for answer in answers], (len(answers), 1))}

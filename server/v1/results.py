@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chunking import Ruler, Unit
 from octavo.v1 import inference_pb2 as pb
@@ -22,9 +23,7 @@ from server.inference.tasks import (
 )
 from server.inference.tasks.classify import LabelScore
 from server.inference.tasks.embed import Vectors, encoded
-from server.inference.tasks.redact import Masked
 from server.inference.tasks.sparse import SparseVector
-from server.inference.tasks.tokens import Entity
 from server.v1.replies import KEPT_SEGMENT_BYTES, REPLY_BYTES, SEGMENT_INFO_BYTES
 from server.v1.requests import DATA_TYPES, check_message
 
@@ -61,7 +60,10 @@ class Results:
                 assert isinstance(task, EmbedTask)
                 return pb.TaskResult(name=task.name, embed=embedding(task, answer))
             case Entities():
-                return pb.TaskResult(name=task.name, classify_tokens=_entities(answer.entities, self._ruler(task)))
+                result = pb.TaskResult(name=task.name, classify_tokens=pb.Entities())
+                written = result.classify_tokens.entities  # in place: each copy of 540 entities takes 34 µs
+                _fill([written.add() for _ in answer.labels], answer, self._ruler(task))
+                return result
             case Redaction():
                 return pb.TaskResult(name=task.name, redact=_redaction(answer, self._ruler(task), self._unit))
             case Classification():
@@ -206,36 +208,29 @@ def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
     )
 
 
-def _entities(entities: Sequence[Entity], ruler: Ruler) -> pb.Entities:
-    written = pb.Entities()
-    for each, span in zip(entities, _spans(entities, ruler), strict=True):
-        _write(each, span, written.entities.add())
-    return written
-
-
-def _spans(places: Sequence[Entity | Masked], ruler: Ruler) -> list[list[int]]:
-    """Where each starts and ends in the caller's unit."""
-    edges = ruler.units([edge for each in places for edge in (each.start, each.end)])
-    spans: list[list[int]] = edges.reshape(-1, 2).tolist()
-    return spans
-
-
-def _write(entity: Entity, span: Sequence[int], to: pb.Entity) -> None:
-    """Fill in a message field by field: 0.5 µs, with keywords 2 µs, and a long document has thousands."""
-    place = to.span
-    place.start, place.end = span
-    _, _, to.label, to.score, to.segment_index = entity
-
-
 def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
-    spans = _spans([each.entity for each in answer.masked], ruler)
-    masks = _spans(answer.masked, Ruler(answer.text, unit))
     written = pb.Redaction(text=answer.text)
-    for each, span, mask in zip(answer.masked, spans, masks, strict=True):
-        to = written.entities.add()
-        _write(each.entity, span, to.entity)
-        to.redacted.start, to.redacted.end = mask
+    masked = [written.entities.add() for _ in answer.entities.labels]
+    _fill([each.entity for each in masked], answer.entities, ruler)
+    for each, start, end in zip(masked, *_edges(answer.masks, Ruler(answer.text, unit)), strict=True):
+        place = each.redacted
+        place.start, place.end = start, end
     return written
+
+
+def _fill(messages: Sequence[pb.Entity], found: Entities, ruler: Ruler) -> None:
+    """Fill in messages field by field: 0.5 µs each, with keywords 2 µs, and a long document has thousands."""
+    columns = *_edges(found.spans, ruler), found.labels, found.scores.tolist(), found.segments.tolist()
+    for to, start, end, label, score, segment in zip(messages, *columns, strict=True):
+        place = to.span
+        place.start, place.end = start, end
+        to.label, to.score, to.segment_index = label, score, segment
+
+
+def _edges(spans: NDArray[np.int64], ruler: Ruler) -> Sequence[list[int]]:
+    """Where spans (n, 2) start, and where they end, in the caller's unit."""
+    edges: list[list[int]] = ruler.units(spans.reshape(-1)).reshape(-1, 2).T.tolist()
+    return edges
 
 
 def _in_a_row(pieces: Sequence[pb.Redaction], unit: Unit) -> pb.Redaction:

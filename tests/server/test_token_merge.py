@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,14 +11,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chunking import Segment
-from server.inference.tasks import ClassifyTask, ClassifyTokensTask, EmbedSparseTask, RedactTask
+from server.inference.tasks import ClassifyTask, ClassifyTokensTask, EmbedSparseTask, Redaction, RedactTask
 from server.inference.tasks.task import Parts
-from server.inference.tasks.tokens import Aggregation, Entity, entity_labels
+from server.inference.tasks.tokens import Aggregation, Entities, entity_labels
 from server.types import Trained
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 HEAD = Trained("head")
 WIDTH = 3  # code points of a token; pieces of a word are not separated
+
+
+class Entity(NamedTuple):
+    start: int
+    end: int
+    label: str
+    score: float
+    segment: int
+
+
+def listed(found: Entities) -> list[Entity]:
+    spans = [tuple(span) for span in found.spans.tolist()]
+    rest = zip(spans, found.labels, found.scores.tolist(), found.segments.tolist(), strict=True)
+    return [Entity(*span, *others) for span, *others in rest]
 
 
 class Pieces:
@@ -80,24 +94,28 @@ def cut(segment: Segment, places: Sequence[int]) -> list[tuple[Segment, slice]]:
 
 def found(
     wanted: ClassifyTokensTask, text: str, segment: Segment, logits: NDArray[np.float32], places: Sequence[int] = ()
-) -> tuple[Entity, ...]:
+) -> list[Entity]:
     whole, flowing = wanted.merge(text, stream=False), wanted.merge(text, stream=True)
     sent: list[Entity] = []
     for part, rows in cut(segment, places):
         parts: Parts = {HEAD: logits[rows]}
         whole.add(part, parts)
         flowing.add(part, parts)
-        sent += flowing.of_segment(parts).entities
+        sent += listed(flowing.of_segment(parts))
     answer, rest = whole.result(), flowing.result()
     assert answer is not None
     assert rest is not None
-    assert not rest.entities
-    assert tuple(sent) == answer.entities, "a stream's entities come once each"
-    return answer.entities
+    assert not len(rest)
+    assert sent == listed(answer), "a stream's entities come once each"
+    return sent
 
 
 def strip(entities: Sequence[Entity]) -> list[tuple[int, int, str, Any]]:
     return [(each.start, each.end, each.label, pytest.approx(each.score)) for each in entities]
+
+
+def masks_of(redacted: Redaction) -> list[str]:
+    return [redacted.text[start:end] for start, end in redacted.masks]
 
 
 def pieces_of(labels: Sequence[str]) -> st.SearchStrategy[list[tuple[str, bool]]]:
@@ -144,13 +162,13 @@ def test_a_redacted_text_is_the_text_with_masks_and_maps_back(
         flowing.add(part, {HEAD: logits[rows]})
         piece = flowing.of_segment({})
         pieces_of_text.append(piece.text)
-        assert all(piece.text[each.start : each.end] == f"<{each.entity.label}>" for each in piece.masked)
+        assert masks_of(piece) == [f"<{label}>" for label in piece.entities.labels]
     assert "".join(pieces_of_text) == expected
     answer = whole.result()
     assert answer is not None
     assert answer.text == expected
-    assert strip([each.entity for each in answer.masked]) == strip(entities)
-    assert all(answer.text[each.start : each.end] == f"<{each.entity.label}>" for each in answer.masked)
+    assert strip(listed(answer.entities)) == strip(entities)
+    assert masks_of(answer) == [f"<{each.label}>" for each in entities]
 
 
 def test_a_word_is_never_split_but_by_simple_aggregation() -> None:

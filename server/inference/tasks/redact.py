@@ -2,30 +2,30 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chunking import Segment
 from server.inference.tasks.task import Parts, Size
-from server.inference.tasks.tokens import ENTITY_BYTES, ClassifyTokensTask, Entity
+from server.inference.tasks.tokens import ENTITY_BYTES, ClassifyTokensTask, Entities
 from server.types import Head
 
 MASK = "[{label}]"
 LABEL = "{label}"
 
 
-@dataclass(frozen=True, slots=True)
-class Masked:
-    """An entity, and where its mask lies in the redacted text, in code points."""
-
-    entity: Entity
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Redaction:
-    """A redacted text; in a stream a piece of it, whose positions count from the piece's start."""
+    """A redacted text; in a stream a piece of it, whose positions count from the piece's start.
 
-    text: str = ""
-    masked: tuple[Masked, ...] = ()
+    Attributes:
+        entities: what was masked.
+        masks: int64 (n, 2), where their masks start and end in the redacted text, in code points.
+    """
+
+    text: str
+    entities: Entities
+    masks: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,31 +80,31 @@ class RedactMerge:
 
     def of_segment(self, parts: Parts) -> Redaction:
         """The next piece of the redacted text, up to where no entity can still be found."""
-        piece = self._masked(self._entities.of_segment(parts).entities)
+        piece = self._masked(self._entities.of_segment(parts))
         self._done = self._upto
         return piece
 
     def result(self) -> Redaction | None:
         """The whole redacted text, unless it was sent on."""
         found = self._entities.result()
-        if found is None:
-            return None
-        return self._masked(found.entities) if self._keep else Redaction()
+        if not self._keep:
+            self._done = self._upto
+        return None if found is None else self._masked(found)
 
     @property
     def _upto(self) -> int:
         """How much of the text can be masked."""
         return min(self._seen, self._entities.settled)
 
-    def _masked(self, entities: tuple[Entity, ...]) -> Redaction:
+    def _masked(self, entities: Entities) -> Redaction:
         pieces: list[str] = []
-        masked: list[Masked] = []
+        masks: list[tuple[int, int]] = []
         begin, length = self._done, 0
-        for entity in entities:
-            mask = self._task.mask.replace(LABEL, entity.label)
-            length += entity.start - begin
-            pieces += [self._text[begin : entity.start], mask]
-            masked.append(Masked(entity, length, length + len(mask)))
-            begin, length = entity.end, length + len(mask)
+        for (start, end), label in zip(entities.spans.tolist(), entities.labels, strict=True):
+            mask = self._task.mask.replace(LABEL, label)
+            length += start - begin
+            pieces += [self._text[begin:start], mask]
+            masks.append((length, length + len(mask)))
+            begin, length = end, length + len(mask)
         pieces.append(self._text[begin : self._upto])
-        return Redaction("".join(pieces), tuple(masked))
+        return Redaction("".join(pieces), entities, np.array(masks, np.int64).reshape(-1, 2))
