@@ -333,9 +333,10 @@ def _key(maker: KeyMaker, record: tuple[Any, ...]) -> Key:
 def _changed(record: tuple[Any, ...], chance: random.Random) -> tuple[Any, ...]:
     """Return the record with one field changed, any."""
     at = chance.randrange(len(record))
-    field = chance.choice(fields(record[at]))
-    part = replace(record[at], **{field.name: _change(getattr(record[at], field.name), chance)})
-    return (*record[:at], part, *record[at + 1 :])
+    part: Any = record[at]
+    name = chance.choice(Key._fields if isinstance(part, Key) else [field.name for field in fields(part)])
+    change: Any = Key._replace if isinstance(part, Key) else replace
+    return (*record[:at], change(part, **{name: _change(getattr(part, name), chance)}), *record[at + 1 :])
 
 
 def _change(value: Any, chance: random.Random) -> Any:

@@ -99,10 +99,11 @@ class Disk:
         done = 0
         with self._faults(keys) as index:
             if index is not None:
-                rows = index.find([bytes(key) for key in keys])
+                names = [bytes(key) for key in keys]
+                rows = index.find(names)
                 rooms = self._rooms(max(map(_file_bytes, rows.values()), default=0)) if in_place else []
-                for key in keys:
-                    row = rows.get(bytes(key))
+                for key, name in zip(keys, names, strict=True):
+                    row = rows.get(name)
                     entry = None if row is None else self._read(index, key, row, now, rooms[0] if rooms else None)
                     if entry is not None:
                         rooms.reverse()

@@ -383,7 +383,7 @@ class Scores:
 
     def __call__(self, x: Tensor, threads: int) -> "Scoring":
         """Begin to score rows; with more than one thread, another makes the scores if it is free."""
-        x, rows, inputs, outputs = x.contiguous(), len(x), self._inputs, self._outputs
+        x, rows, inputs, outputs = x.contiguous(), x.shape[0], self._inputs, self._outputs
         address, out = _address(x, "x", torch.bfloat16, rows, inputs), _made((rows, outputs), torch.float32)
         call = _ScoresCall(address, rows, inputs, self._panels, self._bias, outputs, out.data_ptr())
         return Scoring(self._kernels, call, out, (x, self._weights), threads)

@@ -92,7 +92,7 @@ def test_changing_a_field_misses(record: Any, field: str) -> None:
 
 
 def test_another_state_gives_another_result() -> None:
-    others = (replace(STATE, digest=b"\0" * 32), replace(STATE, kind=Kind.TOKENS))
+    others = (STATE._replace(digest=b"\0" * 32), STATE._replace(kind=Kind.TOKENS))
     assert len({MAKER.result(HEAD, state) for state in (STATE, *others)}) == 3
 
 
