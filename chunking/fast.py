@@ -12,8 +12,9 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from chunking.errors import TextError, TokenizerError
+from chunking.errors import TokenizerError
 from chunking.files import named_specials, read_object
+from chunking.regions import encoded
 from chunking.tokenizer import Frame, Ids, Offsets, Tokens, follows_no_space
 
 _NONCHARACTER: Final = "\U0010ffff"
@@ -53,7 +54,7 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """See `Tokenizer.encode`."""
         for text in texts:
-            check_unicode(text)
+            encoded(text)  # no tokenizer can read a lone surrogate
         # encode_batch releases the GIL; encode does not.
         return [_tokens(encoding) for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
@@ -99,14 +100,6 @@ class FastTokenizer:
         if not self._continuing:
             return None
         return np.array([token.startswith(self._continuing) for token in self.vocabulary])
-
-
-def check_unicode(text: str) -> None:
-    """Raise `TextError` for a lone surrogate, which no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(error.start) from None
 
 
 def _hide(specials: set[str], specification: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from chunking.errors import TokenizerError
-from chunking.fast import check_unicode
 from chunking.files import read_object
+from chunking.regions import encoded
 from chunking.tokenizer import Frame, Ids, Offsets, Tokens, follows_no_space
 
 
@@ -98,7 +98,7 @@ class PieceTokenizer:
         return (*pieces, *self._processor.id_to_piece(list(range(self._processor.get_piece_size()))))
 
     def _encode(self, text: str) -> Tokens:
-        check_unicode(text)
+        encoded(text)  # the processor cannot read a lone surrogate
         mapping = self._processor.encode(text, return_type="offset_mapping")
         pieces = np.array(mapping["ids"], np.int32)
         ids: Ids = np.where(pieces == self._unknown, self._numbering.unknown, pieces + self._numbering.shift)

@@ -8,7 +8,7 @@ else before whitespace, else at any code point.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,6 @@ _IS_SPACE = np.zeros(0x3002, np.bool_)  # by code point; the last one stands for
 _IS_SPACE[[0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]] = True
 _LF = 0x0A
 _UPPER, _INSIDE = 0xC0, 0x80  # two bits, and what they are in a byte within a code point
-
-Unit = TypeVar("Unit", np.uint8, np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def regions(text: str) -> Iterator[Region]:
 
 def _length(window: str, start: int) -> int:
     """Length in code points of the region at the start of a window."""
-    utf8 = _encoded(window, "utf-8", start, np.uint8)
+    utf8 = np.frombuffer(encoded(window, start), np.uint8)
     if len(utf8) <= LARGEST:
         return len(window)
     candidates = SMALLEST + np.flatnonzero(utf8[SMALLEST - 1 : LARGEST] == _LF)
@@ -85,11 +83,16 @@ def utf8_widths(points: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 def code_points(text: str, start: int = 0) -> NDArray[np.uint32]:
     """The text's code points; `start` is its position in the document, for the error message."""
-    return _encoded(text, "utf-32-le", start, np.uint32)
+    return np.frombuffer(encoded(text, start, "utf-32-le"), np.uint32)
 
 
-def _encoded(text: str, encoding: str, start: int, dtype: type[Unit]) -> NDArray[Unit]:
+def encoded(text: str, start: int = 0, encoding: str = "utf-8") -> bytes:
+    """Encode a text; `start` is its position in the document.
+
+    Raises:
+        TextError: the text has a lone surrogate.
+    """
     try:
-        return np.frombuffer(text.encode(encoding), dtype)
+        return text.encode(encoding)
     except UnicodeEncodeError as error:
         raise TextError(start + error.start) from None

@@ -32,12 +32,17 @@ class Tokens:
         """Return a slice of the tokens as views."""
         return type(self)(self.ids[part], self.starts[part], self.ends[part])
 
-    def followed_by(self, others: Self, start: int) -> Self:
-        """Append the tokens of a text that starts at code point `start` of this one."""
-        return type(self)(
-            np.concatenate([self.ids, others.ids]),
-            np.concatenate([self.starts, others.starts + start]),
-            np.concatenate([self.ends, others.ends + start]),
+    def moved(self, start: int) -> Self:
+        """The tokens in a text of which theirs is a part, from code point `start` on."""
+        return type(self)(self.ids, self.starts + start, self.ends + start)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The tokens of all parts of a text."""
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.starts for part in parts]),
+            np.concatenate([part.ends for part in parts]),
         )
 
 

@@ -2,7 +2,7 @@
 
 Three kinds of entries are stored. *Results* of heads, 1 to 2 kB a segment (of labels for each token up to 70 kB), serve
 repeats. *States* at cut layers, about 400 kB a segment, serve other heads, late chunking, and models that share lower
-layers. *Tokens* of a region serve repeats and edits. The store knows only keys and
+layers. *Tokens* of regions, and of shorter texts, serve repeats and edits. The store knows only keys and
 arrays; this file makes the keys.
 
 Methods of `CacheView` block on the disk: they are called in worker threads.

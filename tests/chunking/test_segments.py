@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,6 +267,43 @@ class Remembered:
     def keep(self, region: Region, tokens: RegionTokens) -> None:
         assert (region.before, region.text) not in self.kept
         self.kept[region.before, region.text] = tokens
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(16_384, False), (16_385, True), (65_536, True), (65_537, False)])
+def test_a_text_of_some_regions_is_looked_up_at_once(
+    minilm: Tokenizer, monkeypatch: pytest.MonkeyPatch, size: int, at_once: bool
+) -> None:
+    text = "".join(f"Sentence {number} – of a long report.\n" for number in range(3000))[:size]
+    memory = Remembered()
+
+    def read_all() -> list[list[Any]]:
+        read_in_steps = read(text, minilm, Cutting(), memory=memory)
+        return [
+            [each.start, each.end, each.ids.tolist(), each.token_starts.tolist(), each.token_ends.tolist()]
+            for step in read_in_steps
+            for each in step
+        ]
+
+    first = read_all()
+    memory.asked.clear()
+    monkeypatch.setattr(type(minilm), "encode", None)  # nothing is tokenised again
+    assert read_all() == first
+    assert (memory.asked == [1]) is at_once
+    assert (("", text) in memory.kept) is at_once
+
+
+def test_an_edit_of_such_a_text_tokenises_its_region_alone(minilm: Tokenizer) -> None:
+    text = "".join(f"Sentence {number} of a long report.\n" for number in range(1500))
+    memory = Remembered()
+    list(read(text, minilm, Cutting(), memory=memory))
+    kept = len(memory.kept)
+    list(read(text.replace("Sentence 700 ", "Sentence seven hundred "), minilm, Cutting(), memory=memory))
+    assert len(memory.kept) - kept <= 3  # it, its neighbour, and the whole text
+
+
+def test_a_lone_surrogate_is_refused_before_it_is_looked_up(minilm: Tokenizer) -> None:
+    with pytest.raises(TextError, match="code point 20000"):
+        list(read("a" * 20_000 + "\ud800", minilm, Cutting(), memory=Remembered()))
 
 
 def test_what_is_remembered_reads_as_what_is_tokenised(minilm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
