@@ -160,7 +160,8 @@ class CacheView:
                 if state is None:
                     missing += positions[key]
                 else:
-                    yield from ((i, cut, state) for i in positions[key])
+                    for i in positions[key]:
+                        yield i, cut, state
 
     def holds(self, keys: Sequence[Key]) -> list[bool]:
         """Whether each state is known, without reading it."""

@@ -1,6 +1,6 @@
 """Tasks' answers on the wire."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class Results:
             case Entities():
                 result = pb.TaskResult(name=task.name, classify_tokens=pb.Entities())
                 written = result.classify_tokens.entities  # in place: each copy of 540 entities takes 34 µs
-                _fill([written.add() for _ in answer.labels], answer, self._ruler(task))
+                _fill((written.add() for _ in answer.labels), answer, self._ruler(task))
                 return result
             case Redaction():
                 return pb.TaskResult(name=task.name, redact=_redaction(answer, self._ruler(task), self._unit))
@@ -211,14 +211,14 @@ def _stacked(rows: Sequence[pb.Tensor]) -> pb.Tensor:
 def _redaction(answer: Redaction, ruler: Ruler, unit: Unit) -> pb.Redaction:
     written = pb.Redaction(text=answer.text)
     masked = [written.entities.add() for _ in answer.entities.labels]
-    _fill([each.entity for each in masked], answer.entities, ruler)
+    _fill((each.entity for each in masked), answer.entities, ruler)
     for each, start, end in zip(masked, *_edges(answer.masks, Ruler(answer.text, unit)), strict=True):
         place = each.redacted
         place.start, place.end = start, end
     return written
 
 
-def _fill(messages: Sequence[pb.Entity], found: Entities, ruler: Ruler) -> None:
+def _fill(messages: Iterable[pb.Entity], found: Entities, ruler: Ruler) -> None:
     """Fill in messages field by field: 0.5 µs each, with keywords 2 µs, and a long document has thousands."""
     columns = *_edges(found.spans, ruler), found.labels, found.scores.tolist(), found.segments.tolist()
     for to, start, end, label, score, segment in zip(messages, *columns, strict=True):
