@@ -341,7 +341,7 @@ def _changed(record: tuple[Any, ...], chance: random.Random) -> tuple[Any, ...]:
 
 def _change(value: Any, chance: random.Random) -> Any:
     """Return the nearest other value of a field."""
-    if isinstance(value, Kind):
+    if isinstance(value, Kind):  # which is bytes too
         return Kind.TOKENS if value is Kind.STATE else Kind.STATE
     if isinstance(value, bytes):
         at = chance.randrange(len(value))

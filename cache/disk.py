@@ -112,7 +112,7 @@ class Disk:
         yield from [None] * (len(keys) - done)
 
     def holds(self, keys: Sequence[Key]) -> set[bytes]:
-        """Return the keys, encoded as on disk, that the index has. Does not read values."""
+        """Return the keys, encoded as on disk, that the index has. Does not read files."""
         with self._faults(keys) as index:
             if index is not None:
                 return set(index.find([bytes(key) for key in keys]))

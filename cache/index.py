@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 DATABASE: str = diskcache.core.DBNAME
 FANOUT = 256  # folders of value files
-INLINE_BYTES = 32_768  # smaller values are stored in the index: most results and tokens need no file
+INLINE_BYTES = 32_768  # smaller values are stored in the index: a vector or a region's tokens need no file
 OPEN_PATIENCE = 1.0
 """Seconds that opening waits for another process's lock."""
 

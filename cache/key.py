@@ -49,7 +49,7 @@ class Kind(bytes, Enum):
         return self.name.lower()
 
 
-class Key(NamedTuple):  # hashed and compared without any Python, and keys are looked up by the hundred
+class Key(NamedTuple):  # hashed and compared in C: keys are looked up by the hundred
     """Names an entry by its kind and the digest of all that decided it, the tenant included."""
 
     kind: Kind
@@ -105,12 +105,12 @@ class HeadFields:
 
 @dataclass(frozen=True, slots=True)
 class TokensFields:
-    """What decides a region's tokens, and the kind of boundary before each."""
+    """What decides the tokens of a region, or of a whole text, and the kind of boundary before each."""
 
     tenant: str
     tokenizer: bytes  # digest of the tokenizer's files and settings
     library: str  # name and version of the library that tokenises
-    cutting: int  # version of the rules that tell boundaries
+    cutting: int  # version of the rules that tell regions and boundaries
     before: bytes  # the text before the region that the rules read, UTF-8
     region: bytes  # the region's UTF-8
 

@@ -25,7 +25,7 @@ CONTEXT: Final = 64  # code points before a region, needed to classify the bound
 _IS_SPACE = np.zeros(0x3002, np.bool_)  # by code point; the last one stands for all beyond
 _IS_SPACE[[0x20, 0x09, 0x0D, 0x0A, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]] = True
 _LF = 0x0A
-_UPPER, _INSIDE = 0xC0, 0x80  # two bits, and what they are in a byte within a code point
+_UPPER, _INSIDE = 0xC0, 0x80  # a byte's upper two bits, and their value inside a code point
 
 
 @dataclass(frozen=True, slots=True)

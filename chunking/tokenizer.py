@@ -33,7 +33,7 @@ class Tokens:
         return type(self)(self.ids[part], self.starts[part], self.ends[part])
 
     def moved(self, start: int) -> Self:
-        """The tokens in a text of which theirs is a part, from code point `start` on."""
+        """The same tokens, with offsets in a text that contains theirs from code point `start` on."""
         return type(self)(self.ids, self.starts + start, self.ends + start)
 
     @classmethod

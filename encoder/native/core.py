@@ -348,7 +348,7 @@ class Core:
         return state
 
     def scores(self, linear: Linear) -> "Scores":
-        """A head's linear map, whose inputs come in whole sixteens."""
+        """A head's linear map, whose inputs are a multiple of 16."""
         return Scores(self._kernels, linear)
 
     def _linear(self, linear: ops.Linear8) -> _Linear:
@@ -375,7 +375,7 @@ class Scores:
             raise ValueError(f"rows must have a multiple of {LANES} columns, and outputs be more than 0")
         missing = -outputs % LANES
         rows = functional.pad(linear.weight, (0, 0, 0, missing))
-        panels = rows.reshape(-1, LANES, inputs).transpose(1, 2).contiguous()
+        panels = rows.reshape(-1, LANES, inputs).transpose(1, 2).contiguous()  # (inputs, 16) for each sixteen outputs
         bias = functional.pad(linear.bias, (0, missing))
         self._kernels, self._inputs, self._outputs, self._weights = kernels, inputs, outputs, (panels, bias)
         self._panels = _address(panels, "panels", torch.float32, len(rows) // LANES, inputs, LANES)

@@ -2,7 +2,7 @@
 
 Three kinds of entries are stored. *Results* of heads, 1 to 2 kB a segment (of labels for each token up to 70 kB), serve
 repeats. *States* at cut layers, about 400 kB a segment, serve other heads, late chunking, and models that share lower
-layers. *Tokens* of regions, and of shorter texts, serve repeats and edits. The store knows only keys and
+layers. *Tokens* of regions, and of texts of medium length, serve repeats and edits. The store knows only keys and
 arrays; this file makes the keys.
 
 Methods of `CacheView` block on the disk: they are called in worker threads.
@@ -230,7 +230,7 @@ def _is_kept(head: Head) -> TypeGuard[Pool | Trained]:
 def rows_of(tokens: RegionTokens) -> NDArray[Any]:
     """A region's tokens as they are stored: (4, n), ids, starts and ends within the region, kinds of boundary.
 
-    As uint16 if all ids fit it: a region of English then takes 10 to 30 kB, not 20 to 60.
+    As uint16 if all numbers fit it: a region of English then takes 10 to 30 kB, not 20 to 60.
     """
     read = tokens.tokens
     rows = np.stack([read.ids, read.starts, read.ends, tokens.kinds])

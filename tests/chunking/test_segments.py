@@ -292,18 +292,29 @@ def test_a_text_of_some_regions_is_looked_up_at_once(
     assert (("", text) in memory.kept) is at_once
 
 
-def test_an_edit_of_such_a_text_tokenises_its_region_alone(minilm: Tokenizer) -> None:
+def test_after_an_edit_of_such_a_text_the_other_regions_are_known(minilm: Tokenizer) -> None:
     text = "".join(f"Sentence {number} of a long report.\n" for number in range(1500))
     memory = Remembered()
     list(read(text, minilm, Cutting(), memory=memory))
     kept = len(memory.kept)
+    assert kept >= 5
     list(read(text.replace("Sentence 700 ", "Sentence seven hundred "), minilm, Cutting(), memory=memory))
     assert len(memory.kept) - kept <= 3  # it, its neighbour, and the whole text
 
 
+def test_a_text_that_is_not_read_to_its_end_is_not_kept_whole(minilm: Tokenizer) -> None:
+    text = "".join(f"Sentence {number} of a long report.\n" for number in range(1500))
+    memory = Remembered()
+    next(read(text, minilm, Cutting(), memory=memory))
+    assert memory.kept
+    assert ("", text) not in memory.kept
+
+
 def test_a_lone_surrogate_is_refused_before_it_is_looked_up(minilm: Tokenizer) -> None:
+    memory = Remembered()
     with pytest.raises(TextError, match="code point 20000"):
-        list(read("a" * 20_000 + "\ud800", minilm, Cutting(), memory=Remembered()))
+        list(read("a" * 20_000 + "\ud800", minilm, Cutting(), memory=memory))
+    assert not memory.asked
 
 
 def test_what_is_remembered_reads_as_what_is_tokenised(minilm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

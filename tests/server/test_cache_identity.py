@@ -72,9 +72,12 @@ def test_an_edit_computes_the_edit_and_is_the_same_bits(warm: Server, truth: dic
     assert len(edited.segments) >= 10
 
 
-@pytest.mark.parametrize(("last", "dtype"), [(65_535, np.uint16), (65_536, np.int32), (250_001, np.int32)])
-def test_tokens_come_back_as_they_were(last: int, dtype: type) -> None:
-    edges = np.array([0, 3, 16_384])
+@pytest.mark.parametrize(
+    ("last", "end", "dtype"),
+    [(65_535, 65_535, np.uint16), (65_536, 9, np.int32), (250_001, 9, np.int32), (9, 65_536, np.int32)],
+)
+def test_tokens_come_back_as_they_were(last: int, end: int, dtype: type) -> None:
+    edges = np.array([0, 3, end])
     kinds = np.array([4, 0], np.uint8)
     rows = rows_of(RegionTokens(Tokens(np.array([7, last], np.int32), edges[:-1], edges[1:]), kinds))
     assert rows.dtype == dtype
@@ -82,7 +85,7 @@ def test_tokens_come_back_as_they_were(last: int, dtype: type) -> None:
     assert (read.tokens.ids.tolist(), read.tokens.starts.tolist(), read.tokens.ends.tolist()) == (
         [7, last],
         [0, 3],
-        [3, 16_384],
+        [3, end],
     )
     assert read.kinds.tolist() == [4, 0]
     assert [each.dtype for each in (read.tokens.ids, read.tokens.starts, read.kinds)] == [np.int32, np.int64, np.uint8]

@@ -187,6 +187,19 @@ def test_at_a_segment_s_edge_an_entity_goes_on() -> None:
     assert (text[place.start : place.end], place.segment) == ("ccc", 2)
 
 
+def test_white_space_at_an_entity_s_ends_is_left_out() -> None:
+    """SentencePiece's pieces begin with the space before them, and one may be nothing else."""
+    text = " ab  c"
+    starts, ends = np.array([0, 3, 4]), np.array([3, 4, 6])
+    segment = Segment(0, 0, len(text), np.array([0, 2, 4, 6, 0], np.int32), slice(1, 4), starts, ends)
+    logits = np.zeros((5, len(LABELS)), np.float32)
+    logits[[1, 2, 3], [LABELS.index(label) for label in ("B-PER", "B-LOC", "B-PER")]] = 4, 5, 6
+    first, second = found(task(), text, segment, logits)
+    assert (text[first.start : first.end], first.label) == ("ab", "PER")
+    assert (text[second.start : second.end], second.label) == ("c", "PER")
+    assert first.score < second.score
+
+
 def test_only_wanted_labels_and_scores_are_answered() -> None:
     text, segment, logits = document([("B-PER", False), ("O", False), ("B-LOC", False)])
     assert [e.label for e in found(task(wanted=frozenset({"LOC"})), text, segment, logits)] == ["LOC"]

@@ -30,7 +30,7 @@ TOKENS_AN_ENTITY = 4  # at least, in a whole document; a reply is checked again 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entities:
-    """Labelled stretches of the document, in its order and without overlaps; columns, for a long one has thousands.
+    """Labelled stretches of the document, in its order and without overlaps. Columns: a long one has thousands.
 
     Attributes:
         spans: int64 (n, 2), where each starts and ends, in code points.
@@ -49,7 +49,7 @@ class Entities:
 
     @classmethod
     def joined(cls, parts: Sequence["Entities"]) -> "Entities":
-        """Consecutive stretches' entities, at least one stretch's."""
+        """Those of all parts, of which there is at least one."""
         spans, labels, scores, segments = zip(*((x.spans, x.labels, x.scores, x.segments) for x in parts), strict=True)
         return cls(
             np.concatenate(spans), list(chain.from_iterable(labels)), np.concatenate(scores), np.concatenate(segments)
