@@ -68,7 +68,6 @@ class RedactMerge:
     def __init__(self, task: RedactTask, text: str, *, keep: bool) -> None:
         self._task = task
         self._text = text
-        self._keep = keep
         self._entities = task.entities.merge(text, stream=not keep)
         self._done = 0  # of the text, in code points
         self._seen = 0
@@ -85,10 +84,8 @@ class RedactMerge:
         return piece
 
     def result(self) -> Redaction | None:
-        """The whole redacted text, unless it was sent on."""
+        """The redacted text that was not sent on: all of it, or in a stream nothing."""
         found = self._entities.result()
-        if not self._keep:
-            self._done = self._upto
         return None if found is None else self._masked(found)
 
     @property

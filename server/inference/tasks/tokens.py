@@ -234,8 +234,10 @@ class ClassifyTokensMerge:
 
     def _trimmed(self, found: Entities) -> Entities:
         """Without white space at their ends: SentencePiece's pieces begin with the space before them."""
-        outermost = "".join(itemgetter(0, *(found.spans - (0, 1)).ravel().tolist())(self._text))[1:]
-        if not outermost or outermost.split() == [outermost]:  # no white space there
+        if not len(found):
+            return found
+        outermost = "".join(itemgetter(*(found.spans - (0, 1)).ravel().tolist())(self._text))
+        if outermost.split() == [outermost]:  # no white space there
             return found
         covered = [self._text[start:end] for start, end in found.spans.tolist()]
         trimmed = [(len(text) - len(text.lstrip()), len(text.rstrip()) - len(text)) for text in covered]
