@@ -1,8 +1,8 @@
 """`octavo fleet`."""
 
 import os
-import queue
 import signal
+import socket
 from typing import Any, Final
 
 import click
@@ -59,16 +59,19 @@ def fleet(replicas: int, max_replicas: int | None, threads: int | None, own_cach
         credentials_of(settings.server.tls_certificate, settings.server.tls_key)
         return serve.run(application(settings, shape), name=APPLICATION, route_prefix=None)
 
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    signals, writer = socket.socketpair()
+    writer.setblocking(False)
     ray.init(address, include_dashboard=False if shape.local else None)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.put(number))
+        signal.signal(number, lambda *_: None)
+    # A thread of Ray's can take a signal, and would not wake a wait of this one; it does write to this socket.
+    signal.set_wakeup_fd(writer.fileno())
     try:
         serve.start(proxy_location="Disabled")
         if shape.local:
             check_listen(settings.server.listen)
         print("ready", *run(settings).addresses.remote().result(), flush=True)
-        while signals.get() == signal.SIGHUP:
+        while signals.recv(1)[0] == signal.SIGHUP:
             try:
                 run(configuration(**options).settings)
                 print("changed", flush=True)

@@ -1,9 +1,14 @@
-"""Ctrl-C while a command starts, at the moments at which Python would lose it."""
+"""Ctrl-C at the moments at which Python would lose it: while a command starts, and where another thread takes it."""
 
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+
+from octavo.cli.documents import in_order
 
 # Interrupts the process while it imports a module, where Python ignores exceptions.
 _PROGRAM = """
@@ -51,3 +56,17 @@ def test_ctrl_c_is_never_lost_while_a_command_starts(module: str, command: str) 
         timeout=60,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_ctrl_c_that_another_thread_takes_ends_the_wait_for_a_file() -> None:
+    interrupted, late = threading.Event(), []
+
+    def work(_: str) -> None:
+        time.sleep(0.2)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        late.append(not interrupted.wait(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        _ = [future.result() for _, future in in_order(["a file"], work, 1)]
+    assert not late
+    interrupted.set()

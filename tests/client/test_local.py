@@ -19,7 +19,7 @@ from tests.client.double import vector_of
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
-import os, pathlib, signal, stat, sys, threading
+import os, pathlib, signal, stat, sys
 import click
 from tests.client.double import Double, serving
 
@@ -28,8 +28,11 @@ notes = pathlib.Path(__file__).parent / "notes"
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(arguments):
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Another thread can take the signal, and would not wake a wait of this one; it does write to this pipe.
+    signalled, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     address = arguments[arguments.index("--listen") + 1]
     mode = stat.S_IMODE(os.stat(os.path.dirname(address.removeprefix("unix:"))).st_mode)
     notes.write_text(f"{os.getpid()} {mode:o} {' '.join(arguments)}")
@@ -44,7 +47,7 @@ def serve(arguments):
         print("ready", address, flush=True)
         print("x" * 100_000, flush=True)  # a pipe that nobody reads would block here
         notes.with_name("ready").touch()
-        stop.wait()
+        os.read(signalled, 1)
     notes.with_name("stopped").write_text(repr([request.options.model for request in double.requests]))
     os._exit(0)  # a slow answer's thread would be waited for
 """

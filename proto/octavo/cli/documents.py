@@ -3,7 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LEAST_STEPS = 200
+_WAIT_SECONDS = 0.5  # another thread can take the signal of a Ctrl-C, which then does not interrupt a wait
 _IDLE = "the server may have a queue of other calls, or your limit is used up"
 
 
@@ -156,7 +157,10 @@ def in_order(
         under_way.extend((file, _started(work, file)) for file in islice(left, in_flight - len(under_way)))
         if not under_way:
             return
-        yield under_way.popleft()
+        file, future = under_way.popleft()
+        while not wait([future], _WAIT_SECONDS).done:
+            pass
+        yield file, future
 
 
 def _started(work: Callable[[Item], Result], file: Item) -> "Future[Result]":
