@@ -62,10 +62,10 @@ def fleet(replicas: int, max_replicas: int | None, threads: int | None, own_cach
     signals, writer = socket.socketpair()
     writer.setblocking(False)
     ray.init(address, include_dashboard=False if shape.local else None)
+    # A signal that one of Ray's threads takes does not end a wait of this one; a byte in this socket does.
+    signal.set_wakeup_fd(writer.fileno())
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    # A thread of Ray's can take a signal, and would not wake a wait of this one; it does write to this socket.
-    signal.set_wakeup_fd(writer.fileno())
     try:
         serve.start(proxy_location="Disabled")
         if shape.local:

@@ -28,7 +28,7 @@ notes = pathlib.Path(__file__).parent / "notes"
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(arguments):
-    # Another thread can take the signal, and would not wake a wait of this one; it does write to this pipe.
+    # A signal that another thread takes does not end a wait of this one; a byte in this pipe does.
     signalled, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)

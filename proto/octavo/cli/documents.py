@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LEAST_STEPS = 200
-_WAIT_SECONDS = 0.5  # another thread can take the signal of a Ctrl-C, which then does not interrupt a wait
+_WAIT_SECONDS = 0.5  # a Ctrl-C whose signal another thread takes does not end a wait
 _IDLE = "the server may have a queue of other calls, or your limit is used up"
 
 
