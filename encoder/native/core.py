@@ -4,11 +4,12 @@ Structures have the names and fields of those in C. They hold addresses, so the 
 """
 
 from collections.abc import Sequence
-from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p, memmove
+from ctypes import CFUNCTYPE, POINTER, Array, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p, memmove
 from itertools import accumulate
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -77,7 +78,7 @@ class _AttentionCall(Structure):
     _fields_ = (
         ("qkv", c_void_p),
         ("out", c_void_p),
-        ("offsets", c_void_p),
+        ("offsets", POINTER(c_int32)),
         ("segments", c_int64),
         ("heads", c_int64),
         ("head_size", c_int64),
@@ -90,7 +91,7 @@ class _LayersCall(Structure):
         ("layers", POINTER(POINTER(Layer))),
         ("count", c_int64),
         ("state", c_void_p),
-        ("offsets", c_void_p),
+        ("offsets", POINTER(c_int32)),
         ("segments", c_int64),
         ("window", c_int64),
     )
@@ -105,7 +106,7 @@ class _EmbedCall(Structure):
         ("hidden", c_int64),
         ("ids", c_void_p),
         ("state", c_void_p),
-        ("offsets", c_void_p),
+        ("offsets", POINTER(c_int32)),
         ("segments", c_int64),
     )
 
@@ -199,9 +200,7 @@ class Core:
         hidden = width // 3
         out = _made((tokens, hidden), torch.bfloat16)
         offsets = _offsets(lengths, tokens)
-        call = _AttentionCall(
-            address, out.data_ptr(), offsets.data_ptr(), len(lengths), heads, hidden // heads, _checked(window)
-        )
+        call = _AttentionCall(address, out.data_ptr(), offsets, len(lengths), heads, hidden // heads, _checked(window))
         return out, self._kernels.attention(byref(call), torch.get_num_threads())
 
     def pack(self, weight: Tensor, zero: int) -> Tensor:
@@ -316,7 +315,7 @@ class Core:
         # Not by torch: the threads that it copies with look for more work afterwards, in the way of the core's.
         memmove(out.data_ptr(), state.data_ptr(), state.nbytes)
         pointers = (POINTER(Layer) * len(layers))(*(POINTER(Layer)(layer) for layer in layers))
-        call = _LayersCall(pointers, len(layers), out.data_ptr(), offsets.data_ptr(), len(lengths), _checked(window))
+        call = _LayersCall(pointers, len(layers), out.data_ptr(), offsets, len(lengths), _checked(window))
         self._kernels.layers(byref(call), torch.get_num_threads())
         return out
 
@@ -329,9 +328,10 @@ class Core:
             raise ValueError(f"a segment has more than {positions} tokens")
         if ids.dim() != 1 or ids.device.type != "cpu" or ids.dtype not in {torch.int64, torch.int32}:
             raise ValueError("ids must be a CPU tensor of one dimension and of integers")
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        numbers = ids.numpy()
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < vocabulary:
             raise ValueError("a token id is not in the vocabulary")
-        offsets, narrow = _offsets(lengths, len(ids)), ids.to(torch.int32).contiguous()
+        offsets, narrow = _offsets(lengths, len(numbers)), np.ascontiguousarray(numbers, np.int32)
         state = _made((len(ids), hidden), torch.bfloat16)
         call = _EmbedCall(
             _address(tables.words, "words", torch.int8, vocabulary, hidden),
@@ -339,9 +339,9 @@ class Core:
             _address(tables.positions, "positions", torch.bfloat16, positions, hidden),
             _norm(tables.norm, hidden),
             hidden,
-            narrow.data_ptr(),
+            narrow.ctypes.data,
             state.data_ptr(),
-            offsets.data_ptr(),
+            offsets,
             len(lengths),
         )
         self._kernels.embed(byref(call), torch.get_num_threads())
@@ -459,13 +459,13 @@ def _empty_rows(tokens: int, to: ops.Quantiser) -> ops.Rows:
     )
 
 
-def _offsets(lengths: Sequence[int], tokens: int) -> Tensor:
+def _offsets(lengths: Sequence[int], tokens: int) -> Array[c_int32]:
     if any(not 0 <= index(length) <= MOST_TOKENS for length in lengths):
         raise ValueError(f"a segment's length must be 0 to {MOST_TOKENS:,}")
     offsets = [0, *accumulate(lengths)]
     if offsets[-1] != tokens:
         raise ValueError(f"lengths sum to {offsets[-1]} of {tokens} tokens")
-    return torch.tensor(offsets, dtype=torch.int32, device="cpu")
+    return (c_int32 * len(offsets))(*offsets)
 
 
 def _activation(name: Activation) -> int:

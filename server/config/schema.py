@@ -251,7 +251,10 @@ class ComputeSettings(Section):
         description="Maximum tokens, including special tokens, per run of the encoder; a segment is never split. "
         "0: 512 on a CPU, where more is no faster but makes others wait; 16,384 on CUDA.",
     )
-    tokenizer_threads: Count = Field(default=2, description="Documents tokenised at the same time.")
+    tokenizer_threads: Count = Field(
+        default=2,
+        description="Documents tokenised at the same time; bulk calls leave one of several places to interactive ones.",
+    )
     in_flight_segments: Count = Field(default=32, description="Maximum segments of a call in progress.")
 
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Barrier, BrokenBarrierError
 from typing import ParamSpec, TypeVar
 
@@ -35,7 +36,7 @@ from server.scheduling.forecast import Reservation
 from server.scheduling.scheduler import Scheduler
 from server.telemetry import loops
 from server.telemetry.metrics import Metrics
-from server.types import Computed, Head, StateArray, Work
+from server.types import Computed, Head, Priority, StateArray, Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Prepared:
         kept: where the caller has its digest, if the caller holds its vector.
         layer: the layer to resume from.
         state: the state at that layer; None if nothing is cached.
+        sought: whether a state was looked up, or none was needed.
     """
 
     segment: Segment
@@ -65,6 +67,7 @@ class Prepared:
     kept: int | None = None
     layer: int = 0
     state: StateArray | None = None
+    sought: bool = False
 
     @property
     def is_read(self) -> bool:
@@ -133,6 +136,7 @@ class Pipeline:
         self._verifier = Verifier(scheduler, metrics, share=verify)
         self._single_flight: SingleFlight[Computed] = SingleFlight()
         self._gate = FairGate(tokenizer_threads)
+        self._bulk_gate = FairGate(max(1, tokenizer_threads - 1))
         self._reader_count = tokenizer_threads
         self._readers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="reader")
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="keeper")
@@ -164,9 +168,13 @@ class Pipeline:
         self._metrics.documents.labels(call.model.name).inc()
         return Document(call, text, timings, self._layer_cache.view(call, text), reservation)
 
-    async def read(self, document: Document) -> AsyncGenerator[list[Prepared], None]:
-        """Tokenise, cut and look up region by region, yielding to other calls in between."""
-        steps, more = self._steps(document), True
+    async def read(self, document: Document, *, eager: bool) -> AsyncGenerator[list[Prepared], None]:
+        """Tokenise, cut and look up region by region, yielding to other calls in between.
+
+        If `eager`, states are looked up in the first step: most documents have no other, and it saves a thread hop.
+        It is not for a call of several documents, of which one may compute what another needs.
+        """
+        steps, more = self._steps(document, eager=eager), True
         while more:
             group, more = await self.aside(document.call, next, steps)
             yield group
@@ -219,12 +227,19 @@ class Pipeline:
     async def aside(self, call: Call, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function that takes long in a reader thread, fairly between clients.
 
-        There are few of these: each thread that runs Python makes the event loop wait for the interpreter's lock.
+        There are few of these: each thread that runs Python makes the others wait for the interpreter's lock. So bulk
+        leaves one of them, if there are several, to interactive calls.
         """
-        async with self._gate.entered(call.client, call.priority):
-            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: function(*args, **kwargs))
+        if call.priority is Priority.INTERACTIVE:
+            return await self._aside(call, partial(function, *args, **kwargs))
+        async with self._bulk_gate.entered(call.client, call.priority):
+            return await self._aside(call, partial(function, *args, **kwargs))
 
-    def _steps(self, document: Document) -> Iterator[tuple[list[Prepared], bool]]:
+    async def _aside(self, call: Call, work: Callable[[], T]) -> T:
+        async with self._gate.entered(call.client, call.priority):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    def _steps(self, document: Document, *, eager: bool) -> Iterator[tuple[list[Prepared], bool]]:
         """The blocking part of `read`. A step reads regions for `STEP_SECONDS`, at least one.
 
         Each step says whether more follow: another thread hop to find out would cost as much as five segments.
@@ -250,31 +265,31 @@ class Pipeline:
             known = view.results(list(zip(keys, heads, strict=True)))
             document.timings.cache.stay(ended, time.monotonic())
             read = zip(segments, keys, heads, known, kept, strict=True)
-            yield [Prepared(*each) for each in read], more
+            group = [Prepared(*each) for each in read]
+            yield self._with_states(document, group) if eager else group, more
+            eager = False
 
     async def _resume(
         self, document: Document, groups: AsyncIterable[list[Prepared]]
     ) -> AsyncGenerator[list[Prepared], None]:
         """Look up states of the segments whose results are not all cached."""
         async for group in groups:
-            if all(prepared.complete for prepared in group):
+            if all(prepared.sought or prepared.complete for prepared in group):
                 yield group
-                continue
-            resumed, began, ended = await self.aside(document.call, self._with_states, document, group)
-            document.timings.cache.stay(began, ended)
-            yield resumed
+            else:
+                yield await self.aside(document.call, self._with_states, document, group)
 
-    def _with_states(self, document: Document, group: list[Prepared]) -> tuple[list[Prepared], float, float]:
+    def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
         began = time.monotonic()
         view, runner = document.view, document.call.model.runner
-        resumed = list(group)
+        resumed = [prepared if prepared.complete else replace(prepared, sought=True) for prepared in group]
 
         def last_states() -> Iterator[tuple[int, StateArray, list[Head]]]:
             missing = [i for i, prepared in enumerate(group) if not prepared.complete]
             for place, layer, state in view.states([(group[i].segment, group[i].key) for i in missing]):
                 i = missing[place]
                 if layer < runner.layers:
-                    resumed[i] = replace(group[i], layer=layer, state=state.copy())
+                    resumed[i] = replace(resumed[i], layer=layer, state=state.copy())
                 else:
                     yield i, state, [head for head in group[i].heads if head not in group[i].parts]
 
@@ -282,7 +297,8 @@ class Pipeline:
             each = group[i]
             view.keep_results(each.key, made)
             resumed[i] = Prepared(each.segment, each.key, each.heads, {**each.parts, **made}, each.kept)
-        return resumed, began, time.monotonic()
+        document.timings.cache.stay(began, time.monotonic())
+        return resumed
 
     async def _pay(self, call: Call, group: Sequence[Prepared]) -> None:
         """Charge cached segments; the others are charged when the scheduler releases them."""

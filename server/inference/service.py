@@ -105,7 +105,9 @@ class Service:
             sizes: list[tuple[Call, Size]] = []
             for job in jobs:
                 try:
-                    cut = await self._cut(job, timings, reservation, lambda size: grow([*sizes, size]))
+                    cut = await self._cut(
+                        job, timings, reservation, lambda size: grow([*sizes, size]), eager=len(jobs) == 1
+                    )
                     cuts.append(cut)
                     sizes.append((job.call, cut.size))
                 except EmptyDocument as fault:
@@ -176,7 +178,7 @@ class Service:
     ) -> AsyncGenerator[Result, None]:
         """Answer one document of a stream of them, segment by segment, in order."""
         document = self._pipeline.open(call, text, timings, reservation)
-        async with aclosing(self._pipeline.results(document, self._pipeline.read(document))) as results:
+        async with aclosing(self._pipeline.results(document, self._pipeline.read(document, eager=True))) as results:
             async for result in results:
                 yield result
 
@@ -188,13 +190,19 @@ class Service:
                 yield reservation
 
     async def _cut(
-        self, job: Job, timings: Timings, reservation: Reservation, grow: Callable[[tuple[Call, Size]], None]
+        self,
+        job: Job,
+        timings: Timings,
+        reservation: Reservation,
+        grow: Callable[[tuple[Call, Size]], None],
+        *,
+        eager: bool = False,
     ) -> Cut:
         document = self._pipeline.open(job.call, job.text, timings, reservation)
         groups: list[list[Prepared]] = []
         count, kept, usage, size = 0, 0, Usage(), Size(0, 0, 0)
         text_bytes = len(job.text) if job.text.isascii() else len(job.text.encode())
-        async with aclosing(self._pipeline.read(document)) as reading:
+        async with aclosing(self._pipeline.read(document, eager=eager)) as reading:
             async for group in reading:
                 groups.append(group)
                 count += len(group)

@@ -209,7 +209,7 @@ class Scheduler:
         self.forecast.speed.observe(sum(item.cost for item in batch), done[0].layers_seconds, threads)
 
     def _take(self) -> list[_Waiting]:
-        """The next segments that may share a run: same model, window and layers, together within the token budget."""
+        """The next segments that may share a run: of one kind, together within the token budget."""
         batch: list[_Waiting] = []
         tokens = 0
         try:
@@ -273,11 +273,12 @@ def _expire(future: asyncio.Future[Computed | None]) -> None:
 
 def _fits(batch: list[_Waiting], tokens: int, item: _Waiting) -> bool:
     """Whether an item may join a batch of so many tokens; a cached answer takes no place in it."""
-    first = batch[0].work if batch else None
-    if first is None or item.work is None:
+    if not batch or item.work is None:
         return True
-    return _same_run(first, item.work) and tokens + item.cost <= first.runner.batch_tokens
+    return _kind(batch[0]) == _kind(item) and tokens + item.cost <= item.work.runner.batch_tokens
 
 
-def _same_run(one: Work, other: Work) -> bool:
-    return (one.runner, one.window, one.start, one.cuts) == (other.runner, other.window, other.start, other.cuts)
+def _kind(item: _Waiting) -> tuple[object, ...]:
+    """What the items of one run have in common: an interactive segment does not wait for bulk that could share it."""
+    work = item.work
+    return (item.priority, *((work.runner, work.window, work.start, work.cuts) if work else ()))

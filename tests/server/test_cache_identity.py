@@ -15,6 +15,7 @@ from chunking import RegionTokens, Tokens
 from octavo.v1 import inference_pb2 as pb
 from server.config.schema import CacheSettings, ModelSettings, Settings
 from server.inference.cache_view import layout_fields, rows_of, tokens_of
+from server.inference.pipeline import Pipeline
 from tests.server.helpers import SOON, TINY, Server, model, prose, serving, settings
 
 TEXT = prose(4000)
@@ -95,6 +96,30 @@ def test_another_head_reads_states_and_computes_no_layer(warm: Server, server: S
     other = analyze(warm, TEXT, pooling=2)
     assert computed(other) == 0
     assert other.results == analyze(server, TEXT, pooling=2).results
+
+
+def test_a_short_document_is_read_in_one_hop_with_its_states(warm: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops: list[object] = []
+    aside = Pipeline.aside
+
+    def counted(*arguments: Any) -> Any:
+        hops.append(arguments)
+        return aside(*arguments)
+
+    monkeypatch.setattr(Pipeline, "aside", counted)
+    for text, pooling in ((prose(50, seed=1), 0), (prose(50, seed=1), 2)):  # computed, and from its state
+        hops.clear()
+        analyze(warm, text, pooling=pooling)
+        assert len(hops) == 1
+
+
+def test_a_copy_of_a_document_later_in_the_call_is_not_computed_again(
+    warm: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.inference.service.DOCUMENTS_AT_ONCE", 1)
+    documents = [pb.Document(text=prose(50, seed=2))] * 3
+    usage = warm.inference.Embed(pb.EmbedRequest(documents=documents)).info.usage
+    assert usage.computed_tokens == usage.processed_tokens / 3
 
 
 def test_another_head_reads_states_of_float32_from_disk(models: Path, tmp_path: Path) -> None:

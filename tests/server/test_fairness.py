@@ -1,14 +1,28 @@
 """Fair queueing, held to what it promises on any order of arrivals."""
 
+import asyncio
+import threading
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
+from server.auth.clients import ANONYMOUS
+from server.config.schema import LimitSettings
+from server.inference.pipeline import Pipeline
+from server.limits import Limiter
 from server.scheduling.fair_queue import FairQueue
+from server.scheduling.scheduler import Scheduler
+from server.telemetry.metrics import Metrics
+from server.types import Priority
 
 Item = tuple[str, int]
 COST = 10.0
+SOON = 30.0  # seconds; nothing here takes so long unless it is broken
 
 
 def queue() -> FairQueue[Item]:
@@ -131,3 +145,36 @@ def test_clients_who_have_gone_leave_nothing_behind() -> None:
         fair.push(f"client {number}", 1.0, COST, ("x", number))
         fair.pop()
     assert len(fair._flows) < 64
+
+
+@pytest.mark.parametrize(("readers", "for_bulk"), [(1, 1), (2, 1), (3, 2)])
+async def test_bulk_leaves_one_of_several_readers_to_interactive_calls(readers: int, for_bulk: int) -> None:
+    metrics = Metrics(CollectorRegistry())
+    limiter = Limiter(LimitSettings(), metrics)
+    pipeline = Pipeline(
+        Scheduler(1, 1, limiter, metrics),
+        cast("Any", None),
+        limiter,
+        metrics,
+        threads=1,
+        tokenizer_threads=readers,
+        in_flight=1,
+        verify=0.0,
+    )
+    began, going_on = threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        began.release()
+        assert going_on.wait(SOON)
+
+    bulk, interactive = (cast("Any", SimpleNamespace(client=ANONYMOUS, priority=each)) for each in reversed(Priority))
+    tasks = [asyncio.create_task(pipeline.aside(bulk, work)) for _ in range(readers)]
+    for _ in range(for_bulk):
+        assert await asyncio.to_thread(began.acquire, timeout=SOON)
+    if for_bulk < readers:
+        async with asyncio.timeout(SOON):
+            assert await pipeline.aside(interactive, lambda: "read") == "read"
+    assert not began.acquire(blocking=False), "all the others wait"
+    going_on.set()
+    await asyncio.gather(*tasks)
+    await pipeline.close()

@@ -188,6 +188,15 @@ async def test_a_run_goes_through_the_same_layers(machine: Machine, metrics: Met
     assert machine.batches == [[b"0", b"1"], [b"2", b"3"], [b"4"]]
 
 
+async def test_an_interactive_segment_does_not_wait_for_bulk_in_its_run(machine: Machine, metrics: Metrics) -> None:
+    async with scheduling(metrics) as scheduler:
+        async with held(scheduler, machine):
+            bulk = [submitted(scheduler, machine, key, priority=Priority.BULK) for key in (b"a", b"b")]
+            interactive = [submitted(scheduler, machine, key) for key in (b"c", b"d")]
+        await asyncio.gather(*bulk, *interactive)
+    assert machine.batches == [[b"c", b"d"], [b"a", b"b"]]
+
+
 async def test_a_run_has_one_model(machine: Machine, metrics: Metrics) -> None:
     other = Machine()
     async with scheduling(metrics) as scheduler:
