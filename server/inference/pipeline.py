@@ -266,20 +266,22 @@ class Pipeline:
             document.timings.cache.stay(ended, time.monotonic())
             read = zip(segments, keys, heads, known, kept, strict=True)
             group = [Prepared(*each) for each in read]
-            yield self._with_states(document, group) if eager else group, more
+            yield self._resumed(document, group) if eager else group, more
             eager = False
 
     async def _resume(
         self, document: Document, groups: AsyncIterable[list[Prepared]]
     ) -> AsyncGenerator[list[Prepared], None]:
-        """Look up states of the segments whose results are not all cached."""
+        """Look up states of the segments whose results are not all cached, unless `read` has done so."""
         async for group in groups:
             if all(prepared.sought or prepared.complete for prepared in group):
                 yield group
             else:
-                yield await self.aside(document.call, self._with_states, document, group)
+                yield await self.aside(document.call, self._resumed, document, group)
 
-    def _with_states(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+    def _resumed(self, document: Document, group: list[Prepared]) -> list[Prepared]:
+        if all(prepared.complete for prepared in group):
+            return group
         began = time.monotonic()
         view, runner = document.view, document.call.model.runner
         resumed = [prepared if prepared.complete else replace(prepared, sought=True) for prepared in group]
