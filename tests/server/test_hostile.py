@@ -140,6 +140,7 @@ def test_a_stream_whose_answers_nobody_reads_is_read_no_further(victim: Server) 
     with attacking(victim, clients.unread_documents, count=20_000) as attack:
         assert most_bytes(victim, attack) <= MOST_BYTES
         assert victim.sample("documents_total") - before < 1_000
+    assert attack.counted.result()["sent_mb"] < 0.5, "gRPC took what nobody had asked for"
 
 
 def test_millions_of_empty_documents_are_refused(victim: Server) -> None:
