@@ -48,8 +48,8 @@ class Listener:
                 # Connections are closed now and then, gRPC adding a tenth of jitter, so that balancers can balance.
                 ("grpc.max_connection_age_ms", _milliseconds(max_connection_age_seconds)),
                 ("grpc.max_connection_age_grace_ms", _milliseconds(limits.default_deadline_seconds)),
-                # What gRPC takes of a call before anyone asks for it. By default that grows with a connection's speed, to
-                # some MB: 200 incomplete requests then hold 144 to 193 MB, not 69 to 77.
+                # What gRPC takes of a call before anyone asks for it. By default that grows with a connection's speed:
+                # 200 incomplete requests then hold 144 to 193 MB, not 69 to 77.
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
