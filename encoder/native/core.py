@@ -328,7 +328,7 @@ class Core:
             raise ValueError(f"a segment has more than {positions} tokens")
         if ids.dim() != 1 or ids.device.type != "cpu" or ids.dtype not in {torch.int64, torch.int32}:
             raise ValueError("ids must be a CPU tensor of one dimension and of integers")
-        numbers = ids.numpy()
+        numbers = ids.numpy()  # torch would give up the interpreter's lock for each of what follows
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < vocabulary:
             raise ValueError("a token id is not in the vocabulary")
         offsets, narrow = _offsets(lengths, len(numbers)), np.ascontiguousarray(numbers, np.int32)

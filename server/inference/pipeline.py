@@ -57,7 +57,7 @@ class Prepared:
         kept: where the caller has its digest, if the caller holds its vector.
         layer: the layer to resume from.
         state: the state at that layer; None if nothing is cached.
-        sought: whether a state was looked up, or none was needed.
+        sought: whether its state was looked up; not if all results were known without it.
     """
 
     segment: Segment

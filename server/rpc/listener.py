@@ -23,7 +23,7 @@ from server.v1.models import ModelServicer
 from server.v1.requests import Limits
 
 MIB = 1 << 20
-READ_AHEAD_BYTES = 1 << 17  # a stream of documents over 50 ms of round trip still sends 2.4 MB/s
+UNASKED_BYTES = 1 << 17  # over a round trip of 50 ms a stream of documents still sends 2.4 MB/s
 KEEPALIVE_MS = 60_000  # of silence, after which the peer is asked whether it lives
 SERVICES = (
     *(
@@ -51,7 +51,7 @@ class Listener:
                 # What gRPC takes of a call before anyone asks for it. By default that grows with a connection's speed:
                 # 200 incomplete requests then hold 144 to 193 MB, not 69 to 77.
                 ("grpc.http2.bdp_probe", 0),
-                ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
+                ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
