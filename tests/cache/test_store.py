@@ -239,7 +239,7 @@ def test_a_write_never_waits_and_what_does_not_fit_is_dropped(
     start = time.perf_counter()
     kept = [store.put(key(number), state(number), TAG) for number in range(8)]
     assert time.perf_counter() - start < 0.2
-    assert 3 <= sum(kept) <= 4
+    assert 3 <= sum(kept) <= 6  # as many fit into the queue; the writer may have taken as many
     assert counts(store)[Event.DROPPED] == 8 - sum(kept)
     assert store.flush()
     assert served(store, *range(8)) == [number for number in range(8) if kept[number]]

@@ -100,6 +100,33 @@ def test_flush_waits_for_the_write_under_way(bench: Callable[..., Bench]) -> Non
     assert b.writer.flush(5)
 
 
+def test_a_batch_waits_for_more_but_not_while_somebody_waits_for_it(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.writer.GATHER", 60.0)
+    b = bench()
+    b.gate.set()
+    b.writer.submit(write(0))
+    assert not b.started.wait(0.3)
+    assert b.writer.flush(5)
+    assert b.batches == [1]
+    b.writer.submit(write(1))  # the one who waited has gone
+    b.started.clear()
+    assert not b.started.wait(0.3)
+
+
+def test_a_batch_is_written_once_half_of_the_room_is_taken(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.writer.GATHER", 60.0)
+    b = bench(limit=4 * write(0).entry.nbytes)
+    b.gate.set()
+    b.writer.submit(write(0))
+    assert not b.started.wait(0.3)
+    b.writer.submit(write(1))
+    assert b.started.wait(5)
+
+
 def test_a_purge_drops_queued_writes_alone(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.writer.submit(write(0))
