@@ -18,7 +18,10 @@ DESCRIPTORS = Path("/dev/fd")
 
 
 def hang_up(peer: str) -> bool:
-    """Shut down the connection to gRPC's name of a peer (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`).
+    """Shut down the connection from gRPC's name of a peer (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`).
+
+    Only a connection that this process accepted, whose own port is one that it listens on: one that it made, as to a
+    Redis, can have the same address at its other end.
 
     Returns:
         Whether it was found. A peer on a unix socket has no name of its own, and is not.
@@ -28,18 +31,27 @@ def hang_up(peer: str) -> bool:
         return False
     host, _, port = rest.rpartition(":")
     wanted = _plain(host.strip("[]")), int(port)
-    try:
-        entries = os.listdir(DESCRIPTORS)  # noqa: PTH208 - numbers, not paths
-    except OSError:  # such as too many open files
-        return False
-    for entry in entries:
-        with suppress(OSError), _socket(int(entry)) as connection:  # closed meanwhile, or no socket
-            if connection.family in {socket.AF_INET, socket.AF_INET6}:
-                address = connection.getpeername()
-                if (_plain(address[0]), address[1]) == wanted:
-                    connection.shutdown(socket.SHUT_RDWR)
-                    return True
+    ports = {each.getsockname()[1] for each in _sockets() if _listens(each)}
+    for each in _sockets():
+        with suppress(OSError):  # it is not connected
+            address = each.getpeername()
+            if (_plain(address[0]), address[1]) == wanted and each.getsockname()[1] in ports:
+                each.shutdown(socket.SHUT_RDWR)
+                return True
     return False
+
+
+def _sockets() -> Iterator[socket.socket]:
+    """This process's internet sockets, each valid until the next; none when there are too many open files."""
+    with suppress(OSError):
+        for entry in os.listdir(DESCRIPTORS):  # noqa: PTH208 - numbers, not paths
+            with suppress(OSError), _socket(int(entry)) as each:  # closed meanwhile, or no socket
+                if each.family in {socket.AF_INET, socket.AF_INET6}:
+                    yield each
+
+
+def _listens(each: socket.socket) -> bool:
+    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 @contextmanager

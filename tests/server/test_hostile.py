@@ -269,6 +269,23 @@ def descriptors() -> list[str]:
     return sorted(os.listdir("/dev/fd"))  # noqa: PTH208 - numbers, not paths
 
 
+def test_hanging_up_spares_a_connection_that_was_made_to_the_same_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        made = socket.create_connection(elsewhere.getsockname())
+        other_end, _ = elsewhere.accept()
+    with made, other_end, socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(made.getpeername())
+        client.connect(server.getsockname())
+        accepted, (host, port) = server.accept()
+        with accepted:
+            assert (host, port) == made.getpeername()
+            assert hang_up(f"ipv4:{host}:{port}")
+            assert client.recv(1) == b""
+            made.sendall(b"?")
+            assert other_end.recv(1) == b"?"
+
+
 def test_hanging_up_leaves_no_descriptor_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, (host, port) = server.accept()
