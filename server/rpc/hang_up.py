@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing, contextmanager, suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -17,11 +17,13 @@ from urllib.parse import unquote
 DESCRIPTORS = Path("/dev/fd")
 
 
-def hang_up(peer: str) -> bool:
-    """Shut down the connection from gRPC's name of a peer (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`).
+def hang_up(peer: str, ports: Container[int]) -> bool:
+    """Shut down the connection that a peer made, by gRPC's name of it (`ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`).
 
-    Only a connection that this process accepted, whose own port is one that it listens on: one that it made, as to a
-    Redis, can have the same address at its other end.
+    Args:
+        peer: whose.
+        ports: that the server listens on. One of them is the connection's own: a connection that the process itself
+            made, as to Redis, can have the same address at its other end, and is spared.
 
     Returns:
         Whether it was found. A peer on a unix socket has no name of its own, and is not.
@@ -31,27 +33,18 @@ def hang_up(peer: str) -> bool:
         return False
     host, _, port = rest.rpartition(":")
     wanted = _plain(host.strip("[]")), int(port)
-    ports = {each.getsockname()[1] for each in _sockets() if _listens(each)}
-    for each in _sockets():
-        with suppress(OSError):  # it is not connected
-            address = each.getpeername()
-            if (_plain(address[0]), address[1]) == wanted and each.getsockname()[1] in ports:
-                each.shutdown(socket.SHUT_RDWR)
-                return True
+    try:
+        entries = os.listdir(DESCRIPTORS)  # noqa: PTH208 - numbers, not paths
+    except OSError:  # such as too many open files
+        return False
+    for entry in entries:
+        with suppress(OSError), _socket(int(entry)) as connection:  # closed meanwhile, or no socket
+            if connection.family in {socket.AF_INET, socket.AF_INET6} and connection.getsockname()[1] in ports:
+                address = connection.getpeername()
+                if (_plain(address[0]), address[1]) == wanted:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    return True
     return False
-
-
-def _sockets() -> Iterator[socket.socket]:
-    """This process's internet sockets, each valid until the next; none when there are too many open files."""
-    with suppress(OSError):
-        for entry in os.listdir(DESCRIPTORS):  # noqa: PTH208 - numbers, not paths
-            with suppress(OSError), _socket(int(entry)) as each:  # closed meanwhile, or no socket
-                if each.family in {socket.AF_INET, socket.AF_INET6}:
-                    yield each
-
-
-def _listens(each: socket.socket) -> bool:
-    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 @contextmanager

@@ -97,6 +97,9 @@ class Outermost(grpc.aio.ServerInterceptor):
         metrics: where calls are counted.
         gate: what each call passes.
         context_of: what handlers take as their context; gRPC's own services take gRPC's.
+
+    Attributes:
+        ports: that the server listens on, once it does.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Outermost(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._gate = gate
         self._context_of = context_of
+        self.ports: set[int] = set()
 
     async def intercept_service(
         self,
@@ -159,7 +163,7 @@ class Outermost(grpc.aio.ServerInterceptor):
                 if reason is Reason.INTERNAL:
                     report(error)
                 if writer.pending:
-                    await _leave_unread(context)
+                    await _leave_unread(context, self.ports)
                 await _abort(context, error, request_id)
             finally:
                 seconds = time.monotonic() - began
@@ -247,12 +251,12 @@ async def _next(context: GrpcContext, slot: Slot, stall_seconds: float) -> Any:
         reading.cancel()
 
 
-async def _leave_unread(context: GrpcContext) -> None:
+async def _leave_unread(context: GrpcContext, ports: set[int]) -> None:
     """Close the connection of a call whose reply is not read, and give gRPC the time to cancel it.
 
     A caller whose connection cannot be closed gets the status behind the reply, once it reads that.
     """
-    log.warning("reply not read", connection_closed=hang_up(context.peer()))
+    log.warning("reply not read", connection_closed=hang_up(context.peer(), ports))
     await asyncio.sleep(CANCEL_SECONDS)
 
 

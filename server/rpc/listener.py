@@ -57,6 +57,7 @@ class Listener:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 4),
             ],
         )
+        self._ports = outermost.ports
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -101,7 +102,11 @@ class Listener:
                     port = self._server.add_insecure_port(address)
             except RuntimeError:
                 raise StartError(f"cannot listen on {address}") from None
-            bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
+            if address.startswith("unix:"):
+                bound.append(address)
+            else:
+                bound.append(f"{address.rpartition(':')[0]}:{port}")
+                self._ports.add(port)
         await self._server.start()
         return bound
 

@@ -110,8 +110,8 @@ def test_a_batch_waits_for_more_but_not_while_somebody_waits_for_it(
     assert not b.started.wait(0.3)
     assert b.writer.flush(5)
     assert b.batches == [1]
-    b.writer.submit(write(1))  # the one who waited has gone
     b.started.clear()
+    b.writer.submit(write(1))  # the one who waited has gone
     assert not b.started.wait(0.3)
 
 

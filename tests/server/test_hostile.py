@@ -280,7 +280,7 @@ def test_hanging_up_spares_a_connection_that_was_made_to_the_same_address() -> N
         accepted, (host, port) = server.accept()
         with accepted:
             assert (host, port) == made.getpeername()
-            assert hang_up(f"ipv4:{host}:{port}")
+            assert hang_up(f"ipv4:{host}:{port}", {server.getsockname()[1]})
             assert client.recv(1) == b""
             made.sendall(b"?")
             assert other_end.recv(1) == b"?"
@@ -289,10 +289,11 @@ def test_hanging_up_spares_a_connection_that_was_made_to_the_same_address() -> N
 def test_hanging_up_leaves_no_descriptor_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, (host, port) = server.accept()
+        ports = {server.getsockname()[1]}
         with accepted, Path(__file__).open("rb"):
             before = descriptors()
-            assert hang_up(f"ipv4:{host}:{port}")
+            assert hang_up(f"ipv4:{host}:{port}", ports)
             assert descriptors() == before
             assert client.recv(1) == b""
-            assert not hang_up("ipv4:127.0.0.1:1")
+            assert not hang_up("ipv4:127.0.0.1:1", ports)
             assert descriptors() == before

@@ -360,7 +360,7 @@ async def test_a_caller_that_reads_too_late_is_told_so_where_its_connection_stay
 ) -> None:
     left = asyncio.Event()
 
-    def stay(_: str) -> bool:
+    def stay(*_: object) -> bool:
         left.set()
         return False
 

@@ -26,6 +26,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from prometheus_client import CollectorRegistry
 
+from benchmarks.hostile.clients import ANALYZE, long_reply
+from benchmarks.hostile.wire import Connection, drive, frame
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1 import inference_pb2_grpc
 from server.commands.serve import serve
@@ -506,6 +508,22 @@ def note(watch: Any) -> Iterator[int]:
             yield response.status
     except grpc.RpcError:
         return
+
+
+def test_a_reply_that_nobody_reads_does_not_keep_a_server_from_stopping(models: Path, tmp_path: Path) -> None:
+    patience = {"default_deadline_seconds": 5, "stop_grace_seconds": 100}
+    arguments = [part for name, value in patience.items() for part in ("--set", f"server.{name}={value}")]
+    with process(tmp_path, "--listen", "127.0.0.1:0", *arguments, *NO_METRICS, level="warning") as server:
+        (address,) = server.ready()
+        caller = Connection(address, window=1000)
+        caller.send(caller.call(ANALYZE), frame(long_reply()), end=True)
+        drive([caller], SOON, lambda: caller.received > 0)
+        assert caller.received
+        assert not caller.statuses
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.stops() == 0
+        assert [json.loads(line)["connection_closed"] for line in server.log] == [True]
+        caller.close()
 
 
 def test_a_second_signal_stops_at_once(models: Path, tmp_path: Path) -> None:
